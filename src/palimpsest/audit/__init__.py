@@ -1,0 +1,75 @@
+"""Look inside: what a network remembers, and whether a comparison means what it says.
+
+Rooms, one paper each:
+
+- `palimpsest.audit.hark`: hypothesising after the results are known, the rules against it, and what each habit costs;
+- `palimpsest.audit.model_evaluation`: which test for which comparison, and `compare`, which applies it.
+
+Their hall: `palimpsest.audit.significance` (tests, corrections, intervals) and `palimpsest.audit.resampling` (splits,
+cross-validation, nested selection, the .632+ bootstrap). The names below can be imported from here; SciPy and
+scikit-learn are loaded with the first of them.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+_ROOMS = {
+    "hark": (
+        "Prereg",
+        "SelectiveReport",
+        "TuningLedger",
+        "amend",
+        "harking_rate",
+        "selective_report",
+    ),
+    "model_evaluation": ("Choice", "Comparison", "Pair", "choose_test", "compare"),
+    "resampling": (
+        "BootstrapError",
+        "NestedScores",
+        "bootstrap_error",
+        "cross_scores",
+        "five_by_two",
+        "folds",
+        "holdout",
+        "leave_one_out",
+        "nested_cv",
+        "no_information_rate",
+        "out_of_fold",
+        "point632",
+        "point632_plus",
+        "random_splits",
+    ),
+    "significance": (
+        "InflatedTestWarning",
+        "Outcome",
+        "benjamini_hochberg",
+        "bonferroni",
+        "bootstrap_interval",
+        "cochran_q",
+        "f_5x2",
+        "friedman",
+        "holm",
+        "kfold_t",
+        "mcnemar",
+        "normal_interval",
+        "paired_t",
+        "paired_t_5x2",
+        "resampled_t",
+        "wilcoxon",
+    ),
+}
+_HOMES = {name: room for room, names in _ROOMS.items() for name in names}
+
+__all__ = sorted(_HOMES)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"palimpsest.audit has no {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

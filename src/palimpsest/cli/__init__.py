@@ -1,2 +1,92 @@
-def main() -> None:
-    raise SystemExit(0)
+"""The command line: `palimpsest COMMAND ...`.
+
+Each command is the module of its name beside this file, with a dataclass `Arguments`, whose documented fields are
+its flags, and `main(args) -> int | None`, whose value is the exit code. A module is imported when its command is
+called, so that help is instant. A command prints results to stdout and progress to stderr, and raises UserError
+for what the user can mend.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+from palimpsest import __version__
+from palimpsest.errors import UserError
+
+COMMANDS = {
+    "search": "find methods for a problem, with their verdicts",
+    "show": "what a method is, how to import it, what the evidence says",
+    "run": "put a paper's claim to the test, and write the report",
+    "forget": "make your own model forget, and audit the result",
+    "audit": "ask your own model what it remembers",
+}
+
+HELP = f"""\
+Decide what a neural network learns, keeps and forgets, and prove that it did.
+
+usage: palimpsest COMMAND ...
+
+{"".join(f"  {name:<8}{what}{chr(10)}" for name, what in COMMANDS.items())}
+  palimpsest COMMAND --help    the flags of a command; every command takes --json
+  palimpsest --version         palimpsest {__version__}
+
+start here:
+
+  palimpsest search "my model must forget a customer's records"
+  palimpsest show npo
+  palimpsest run npo --seeds 3
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command that `argv` (by default the process's arguments) asks for.
+
+    Returns:
+        the exit code: 0; 2 for an error of the user's, told in one line on stderr; 130 if interrupted.
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")  # a terminal without Unicode shows ?, not a traceback
+    try:
+        code = _dispatch(argv)
+        sys.stdout.flush()
+        return code
+    except UserError as error:
+        print(f"palimpsest: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\npalimpsest: interrupted; finished jobs are kept, the same command goes on from there", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader, such as head, has left: nothing more to say, not even at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+
+
+def _dispatch(argv: list[str]) -> int:
+    name, *rest = argv or ["--help"]
+    if name in ("--help", "-h", "help"):
+        print(HELP, end="")
+        return 0
+    if name in ("--version", "-V"):
+        print(f"palimpsest {__version__}")
+        return 0
+    if name not in COMMANDS:
+        from difflib import get_close_matches
+
+        near = get_close_matches(name, COMMANDS, n=2, cutoff=0.5)
+        hint = f"did you mean {' or '.join(near)}?" if near else f"the commands are {', '.join(COMMANDS)}"
+        raise UserError(f"unknown command {name!r}: {hint}")
+    import tyro
+
+    command = import_module(f"palimpsest.cli.{name}")
+    args = tyro.cli(
+        command.Arguments,
+        prog=f"palimpsest {name}",
+        args=rest,
+        config=(tyro.conf.FlagCreatePairsOff, tyro.conf.DisallowNone, tyro.conf.PositionalMetavarFromFieldName),
+    )
+    return command.main(args) or 0

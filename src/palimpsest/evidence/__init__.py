@@ -1,0 +1,41 @@
+"""Evidence: claims declared before their result is known, run on many seeds, judged by rules, kept and shown.
+
+    from palimpsest.evidence import load_claim, run_claim
+
+    outcome = run_claim("npo", workers=4)
+    outcome.counts          # {'held': 2, 'refuted': 1, 'open': 0, 'void': 0}
+    outcome.verdicts[0]     # word, estimate, 95% interval, p, Holm's p, effect, differences by seed
+
+The rules are in `palimpsest.audit.hark` (registration, ledger) and `palimpsest.evidence.verdict` (the four words). What
+only running needs (SciPy, joblib, rich) is loaded with the first of its names.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+from palimpsest.evidence.claim import Claim, Expectation, claim_names, expect, given, load_claim
+
+_HOMES = {
+    "Job": "store",
+    "Outcome": "outcome",
+    "Store": "store",
+    "Verdict": "verdict",
+    "export": "outcome",
+    "judge": "verdict",
+    "run_claim": "outcome",
+    "write_report": "report",
+}
+
+__all__ = ["Claim", "Expectation", "claim_names", "expect", "given", "load_claim", *sorted(_HOMES)]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"palimpsest.evidence has no {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return list(__all__)

@@ -1,0 +1,437 @@
+"""HARK: hypothesising after the results are known, and the rules that keep a comparison from it.
+
+Gencoglu, van Gils, Guldogan, Morikawa, Süzen, Gruber, Leinonen, Huttunen, "HARK Side of Deep Learning: From Grad
+Student Descent to Automated Machine Learning", 2019, arXiv:1904.07633.
+
+The paper argues that deep learning reports the best of many tries as if it had been the only one, and recommends that
+the question be written down first, that both sides be tuned alike and that negative results be kept. It has no
+algorithm; this room is our operational form of its advice, and the evidence layer runs on it:
+
+- `Prereg`, `digest`, `amend`: what will be tested, fixed before the run and known by its SHA-256;
+- `decide`, `verdict`: an interval against a margin, one of four words;
+- `TuningLedger`: the same number of tuning trials for every arm, on seeds that the verdict never sees;
+- `chain`, `next_hash`, `verify_chain`: rows of which none can be dropped or changed unnoticed;
+- `harking_rate`, `selective_report`: what the bad habits cost. The best of k independent null variants passes a test
+  at level alpha with probability 1 - (1 - alpha)^k: 64% for k = 20 at 5%.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from hashlib import sha256
+from typing import Any, Literal
+
+import numpy as np
+from jaxtyping import Float
+from scipy import integrate, stats
+
+Word = Literal["held", "refuted", "open", "void"]
+WORDS: tuple[Word, ...] = ("held", "refuted", "open", "void")
+PAPER_WORDS = {"held": "supported", "refuted": "refuted", "open": "inconclusive", "void": "failed precondition"}
+
+TUNING_SEEDS = range(100)
+VERDICT_SEEDS = (100, 101, 102, 103, 104)
+LEAST_SEEDS = 5
+
+Policy = Literal["all", "best_variant", "best_metric", "best_seed_subset", "stop_when_significant"]
+POLICIES: tuple[Policy, ...] = ("all", "best_variant", "best_metric", "best_seed_subset", "stop_when_significant")
+
+
+# --- the registration -------------------------------------------------------------------------------------------
+
+
+def canonical_json(value: Any) -> str:
+    """The one JSON text of a value: sorted keys, no spaces, ASCII; NaN and infinities as the strings nan, inf, -inf.
+
+    Dataclasses become objects with their class name under `is`; NumPy numbers become plain ones.
+
+    Raises:
+        TypeError: for anything that has no such form (a function, a set, an open file).
+
+    >>> canonical_json({"b": (1, float("nan")), "a": 0.5})
+    '{"a":0.5,"b":[1,"nan"]}'
+    """
+    return json.dumps(_plain(value), sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def _plain(value: Any) -> Any:
+    if value is None or isinstance(value, (str, bool, int)):
+        return value
+    if isinstance(value, (np.generic, np.ndarray)):
+        return _plain(value.tolist())
+    if isinstance(value, float):
+        return value + 0.0 if math.isfinite(value) else str(value)  # + 0.0: -0.0 is 0.0
+    if is_dataclass(value) and not isinstance(value, type):
+        shown = {f.name: getattr(value, f.name) for f in fields(value)}
+        return _plain({"is": type(value).__name__} | shown)
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple, range)):
+        return [_plain(item) for item in value]
+    raise TypeError(f"a {type(value).__name__} has no canonical JSON: use numbers, strings, lists and dicts")
+
+
+@dataclass(frozen=True)
+class Prereg:
+    """What a study will test, fixed before it runs. Only one metric decides; all others are exploratory."""
+
+    hypothesis: str
+    arms: tuple[str, ...]
+    task: str
+    metric: str
+    """the primary metric, the only one that decides the hypothesis"""
+    direction: str
+    margin: float
+    alpha: float = 0.05
+    test: str = "t interval of the differences paired by seed; Holm over the expectations"
+    seeds: tuple[int, ...] = VERDICT_SEEDS
+    budget: Mapping[str, Any] = field(default_factory=dict)
+    """per arm; an arm that is not named has the full budget"""
+    stopping: str = "after the last seed; no verdict of record before it"
+    plan: Mapping[str, Any] = field(default_factory=dict)
+    """whatever else is fixed before the run: further expectations, settings, the digest of the source"""
+    version: int = 1
+    amends: str = ""
+    reason: str = ""
+
+    def __post_init__(self) -> None:
+        for name in ("hypothesis", "metric", "direction"):
+            if not getattr(self, name).strip():
+                raise ValueError(f"{name} is empty: say it before the run")
+        if not self.arms or len(set(self.arms)) != len(self.arms):
+            raise ValueError(f"arms must be distinct and at least one, got {self.arms}")
+        if not 0 < self.alpha < 1:
+            raise ValueError(f"alpha must lie between 0 and 1, got {self.alpha}")
+        object.__setattr__(self, "arms", tuple(self.arms))
+        object.__setattr__(self, "seeds", tuple(self.seeds))
+        check_verdict_seeds(self.seeds)
+
+
+def check_verdict_seeds(seeds: Sequence[int]) -> None:
+    """Raise ValueError unless the seeds are distinct, at least five, and none was open to tuning (0-99)."""
+    if len(seeds) < LEAST_SEEDS or len(set(seeds)) != len(seeds):
+        raise ValueError(f"a verdict needs at least {LEAST_SEEDS} distinct seeds, got {list(seeds)}")
+    spent = sorted(seed for seed in seeds if seed < len(TUNING_SEEDS))
+    if spent:
+        raise ValueError(f"seeds 0-99 are for tuning and pilots: take verdict seeds from 100 up, got {spent}")
+
+
+def digest(prereg: Prereg) -> str:
+    """SHA-256 of what is claimed: every field but the bookkeeping of amendments (version, amends, reason).
+
+    >>> a = Prereg("b beats a", ("a", "b"), "digits", "accuracy", "above", 0.02)
+    >>> digest(a) == digest(replace(a, version=2)), digest(a) == digest(replace(a, margin=0.01))
+    (True, False)
+    """
+    content = asdict(prereg)
+    for bookkeeping in ("version", "amends", "reason"):
+        del content[bookkeeping]
+    return sha256(canonical_json(content).encode()).hexdigest()
+
+
+def amend(prereg: Prereg, reason: str, **changes: Any) -> Prereg:
+    """The next version of a registration, which names the version it replaces and says why.
+
+    Raises:
+        ValueError: without a reason, or where the changes leave the claim as it was.
+
+    >>> first = Prereg("b beats a", ("a", "b"), "digits", "accuracy", "above", 0.02)
+    >>> second = amend(first, "0.02 is below the test set's resolution", margin=0.05)
+    >>> second.version, second.amends == digest(first)
+    (2, True)
+    """
+    if not reason.strip():
+        raise ValueError("an amendment needs a reason")
+    new = replace(prereg, **changes, version=prereg.version + 1, amends=digest(prereg), reason=reason.strip())
+    if digest(new) == digest(prereg):
+        raise ValueError("nothing to amend: the claim is the one that is registered")
+    return new
+
+
+# --- the verdict ------------------------------------------------------------------------------------------------
+
+
+def decide(low: float, high: float, least: float, most: float) -> Word:
+    """Held where the interval [low, high] lies inside [least, most], refuted where the two are disjoint, else open.
+
+    >>> decide(0.2, 0.4, 0.1, math.inf), decide(-0.2, 0.05, 0.1, math.inf), decide(0.0, 0.2, 0.1, math.inf)
+    ('held', 'refuted', 'open')
+    """
+    if math.isnan(low) or math.isnan(high):
+        return "open"
+    if least <= low and high <= most:
+        return "held"
+    return "refuted" if high < least or low > most else "open"
+
+
+def verdict(
+    differences: Sequence[float] | Mapping[int, float],
+    margin: float = 0.0,
+    direction: Literal["above", "below"] = "above",
+    *,
+    alpha: float = 0.05,
+    precondition: bool = True,
+) -> Word:
+    """One of the four words, from the differences (method - baseline) paired by seed.
+
+    The (1 - alpha) t-interval of the mean difference is held against the margin: at least `margin` (above) or at most
+    `-margin` (below). `PAPER_WORDS` translates to supported, refuted, inconclusive, failed precondition.
+
+    >>> verdict([0.31, 0.28, 0.33, 0.30, 0.29], 0.1), verdict([0.31, -0.2, 0.1, 0.4, 0.0], 0.1)
+    ('held', 'open')
+    """
+    values = np.array(list(differences.values() if isinstance(differences, Mapping) else differences), float)
+    if direction not in ("above", "below"):
+        raise ValueError(f"direction must be above or below, got {direction!r}")
+    if not precondition:
+        return "void"
+    if values.size < 2 or not np.isfinite(values).all():
+        return "open"
+    half = stats.t.ppf(1 - alpha / 2, values.size - 1) * values.std(ddof=1) / math.sqrt(values.size)
+    least, most = (margin, math.inf) if direction == "above" else (-math.inf, -margin)
+    return decide(values.mean() - half, values.mean() + half, least, most)
+
+
+# --- tuning -----------------------------------------------------------------------------------------------------
+
+
+class UnequalTuning(ValueError):
+    """Arms were tuned with different budgets."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One tuning run of one arm."""
+
+    arm: str
+    settings: Mapping[str, Any]
+    seed: int
+    score: float
+
+
+class TuningLedger:
+    """Counts tuning trials, and gives nobody's best settings away before every arm has had the same number.
+
+    >>> ledger = TuningLedger(["baseline", "method"])
+    >>> ledger.record("method", {"lr": 0.1}, seed=0, score=0.8)
+    >>> ledger.best("method")
+    Traceback (most recent call last):
+    palimpsest.audit.hark.UnequalTuning: tuning trials differ: baseline 0, method 1
+    >>> ledger.record("baseline", {"lr": 0.1}, seed=0, score=0.7)
+    >>> ledger.best("method")
+    {'lr': 0.1}
+    """
+
+    def __init__(self, arms: Iterable[str]) -> None:
+        self.trials: dict[str, list[Trial]] = {arm: [] for arm in arms}
+        if len(self.trials) < 2:
+            raise ValueError(f"tuning is compared between two arms or more, got {list(self.trials)}")
+
+    def record(self, arm: str, settings: Mapping[str, Any], *, seed: int, score: float) -> None:
+        """Count one trial. Raises ValueError for an unknown arm, a verdict's seed or a score that is not finite."""
+        if arm not in self.trials:
+            raise ValueError(f"no arm {arm!r}: the ledger has {', '.join(self.trials)}")
+        if seed not in TUNING_SEEDS:
+            raise ValueError(f"tuning uses seeds 0-99, got {seed}: the others are kept for the verdict")
+        if not math.isfinite(score):
+            raise ValueError(f"a trial's score must be finite, got {score}: report the worst value instead")
+        self.trials[arm].append(Trial(arm, dict(settings), seed, float(score)))
+
+    def check(self) -> None:
+        """Raise UnequalTuning unless all arms have had the same number of trials."""
+        counts = {arm: len(trials) for arm, trials in self.trials.items()}
+        if len(set(counts.values())) > 1:
+            raise UnequalTuning("tuning trials differ: " + ", ".join(f"{arm} {n}" for arm, n in counts.items()))
+
+    def best(self, arm: str, *, highest: bool = True) -> dict[str, Any]:
+        """The settings with the best mean score over their seeds; the first tried wins a tie."""
+        self.check()
+        scores: dict[str, list[float]] = {}
+        named: dict[str, Mapping[str, Any]] = {}
+        for trial in self.trials[arm]:
+            key = canonical_json(trial.settings)
+            named.setdefault(key, trial.settings)
+            scores.setdefault(key, []).append(trial.score)
+        if not scores:
+            raise ValueError(f"no trials of {arm!r} yet")
+        sign = 1 if highest else -1
+        return dict(named[max(scores, key=lambda key: sign * float(np.mean(scores[key])))])
+
+
+# --- the append-only ledger -------------------------------------------------------------------------------------
+
+GENESIS = "0" * 64
+
+
+class TamperedLedger(ValueError):
+    """A row of the ledger was changed, dropped or moved."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One link: the canonical JSON of what happened, the hash before it and its own."""
+
+    body: str
+    previous: str
+    hash: str
+
+
+def next_hash(previous: str, body: str) -> str:
+    """SHA-256 of the previous row's hash and this row's body."""
+    return sha256(f"{previous}\n{body}".encode()).hexdigest()
+
+
+def chain(previous: str, body: Any) -> Row:
+    """The row that follows the hash `previous` (`GENESIS` for the first).
+
+    >>> first = chain(GENESIS, {"verdict": "refuted"})
+    >>> verify_chain([first, chain(first.hash, {"verdict": "held"})]) == chain(first.hash, {"verdict": "held"}).hash
+    True
+    """
+    text = canonical_json(body)
+    return Row(text, previous, next_hash(previous, text))
+
+
+def verify_chain(rows: Iterable[Row]) -> str:
+    """Check every link and return the head's hash; keep the head elsewhere to notice rows cut from the end.
+
+    Raises:
+        TamperedLedger: naming the first row (from 1) that does not fit.
+    """
+    head = GENESIS
+    for number, row in enumerate(rows, 1):
+        if row.previous != head or row.hash != next_hash(row.previous, row.body):
+            raise TamperedLedger(f"row {number} of the ledger does not follow from the one before it: it was altered")
+        head = row.hash
+    return head
+
+
+# --- what the habits cost ---------------------------------------------------------------------------------------
+
+
+def harking_rate(k: int, alpha: float = 0.05, rho: float = 0.0, *, draws: int = 0, seed: int = 0) -> float:
+    """Chance that the best of k null variants passes a one-sided test at level alpha.
+
+    Independent variants: 1 - (1 - alpha)^k. Statistics with pairwise correlation rho (variants share a baseline):
+    Z_i = sqrt(rho) Z + sqrt(1 - rho) e_i, so the chance is 1 - E_Z[Phi((c - sqrt(rho) Z) / sqrt(1 - rho))^k] with
+    c the upper alpha point; the expectation is a one-dimensional integral. `draws > 0` simulates it instead.
+
+    >>> round(harking_rate(20), 3), round(harking_rate(20, rho=0.5), 3), harking_rate(20, rho=1.0)
+    (0.642, 0.339, 0.05)
+    """
+    if k < 1:
+        raise ValueError(f"k must be at least 1, got {k}")
+    if not 0 < alpha < 1:
+        raise ValueError(f"alpha must lie between 0 and 1, got {alpha}")
+    if not 0 <= rho <= 1:
+        raise ValueError(f"rho must lie in [0, 1], got {rho}")
+    cut = stats.norm.isf(alpha)
+    if draws:
+        rng = np.random.default_rng(seed)
+        shared = math.sqrt(rho) * rng.standard_normal((draws, 1))
+        best = (shared + math.sqrt(1 - rho) * rng.standard_normal((draws, k))).max(axis=1)
+        return float((best > cut).mean())
+    if rho in (0, 1):
+        return float(alpha if rho == 1 else -math.expm1(k * math.log1p(-alpha)))
+    shared = np.linspace(-9, 9, 20001)
+    none_passes = stats.norm.cdf((cut - math.sqrt(rho) * shared) / math.sqrt(1 - rho)) ** k
+    return float(1 - integrate.trapezoid(none_passes * stats.norm.pdf(shared), shared))
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One comparison as a reader would see it: which variant and metric, on which seeds, its mean gain and p."""
+
+    variant: int
+    metric: int
+    seeds: tuple[int, ...]
+    gain: float
+    p: float
+
+
+@dataclass(frozen=True)
+class SelectiveReport:
+    """What a policy shows of a study; `announced` are the findings it calls significant."""
+
+    policy: Policy
+    findings: tuple[Finding, ...]
+    alpha: float
+
+    @property
+    def announced(self) -> tuple[Finding, ...]:
+        return tuple(finding for finding in self.findings if finding.p <= self.alpha)
+
+
+def selective_report(
+    results: Float[np.ndarray, "variants metrics seeds"] | Float[np.ndarray, "variants seeds"],
+    policy: Policy,
+    *,
+    alpha: float = 0.05,
+    least_seeds: int = 3,
+) -> SelectiveReport:
+    """What a study announces under one of five habits, to measure what each does to true nulls.
+
+    Args:
+        results: gains of every variant over the baseline, paired by seed, higher is better; without the middle axis
+            there is one metric. Variant 0 and metric 0 are the ones that were registered.
+        policy: `all` shows every variant on metric 0 with Holm's correction over the variants. The others show one
+            finding, uncorrected: `best_variant` the variant with the highest mean gain on metric 0; `best_metric`
+            the metric of variant 0 with the smallest p; `best_seed_subset` the best `least_seeds` or more seeds of
+            variant 0, as many as give the smallest p; `stop_when_significant` variant 0 after the first seed (from
+            `least_seeds` on) at which p <= alpha, or after all of them.
+        alpha: level of the one-sided paired t-tests of gain > 0.
+
+    >>> study = np.random.default_rng(0).standard_normal((20, 1, 5))
+    >>> len(selective_report(study, "all").announced), len(selective_report(study, "best_variant").announced)
+    (0, 1)
+    """
+    from palimpsest.audit.significance import holm  # late: the claims import this room, few of them compute with it
+
+    gains = np.asarray(results, float)
+    gains = gains[:, None] if gains.ndim == 2 else gains
+    if gains.ndim != 3 or 0 in gains.shape or gains.shape[2] < 2:
+        raise ValueError(f"results must be [variants, metrics, seeds] with 2 seeds or more, got {np.shape(results)}")
+    if not np.isfinite(gains).all():
+        raise ValueError("results must be finite")
+    seeds = gains.shape[2]
+    if not 2 <= least_seeds <= seeds:
+        raise ValueError(f"least_seeds must lie between 2 and the {seeds} seeds, got {least_seeds}")
+
+    def finding(variant: int, metric: int, used: Sequence[int], p: float) -> Finding:
+        used = tuple(int(seed) for seed in used)
+        return Finding(int(variant), int(metric), used, float(gains[variant, metric, list(used)].mean()), float(p))
+
+    every = tuple(range(seeds))
+    first = gains[0, 0]
+    if policy == "all":
+        shown = [finding(variant, 0, every, p) for variant, p in enumerate(holm(_p_gain(gains[:, 0])))]
+    elif policy == "best_variant":
+        best = int(gains[:, 0].mean(axis=-1).argmax())
+        shown = [finding(best, 0, every, _p_gain(gains[best, 0]))]
+    elif policy == "best_metric":
+        p_values = _p_gain(gains[0])
+        shown = [finding(0, p_values.argmin(), every, p_values.min())]
+    elif policy == "best_seed_subset":
+        order = np.argsort(-first, kind="stable")
+        p_values = [_p_gain(first[order[:n]]) for n in range(least_seeds, seeds + 1)]
+        best = int(np.argmin(p_values))
+        shown = [finding(0, 0, sorted(order[: least_seeds + best]), p_values[best])]
+    elif policy == "stop_when_significant":
+        looks = ((n, _p_gain(first[:n])) for n in range(least_seeds, seeds + 1))
+        n, p = next(look for look in looks if look[1] <= alpha or look[0] == seeds)
+        shown = [finding(0, 0, range(n), p)]
+    else:
+        raise ValueError(f"unknown policy {policy!r}: choose from {', '.join(POLICIES)}")
+    return SelectiveReport(policy, tuple(shown), alpha)
+
+
+def _p_gain(gains: Float[np.ndarray, "*rows seeds"]) -> Float[np.ndarray, "*rows"]:
+    """One-sided p of mean gain > 0; gains that do not vary are decided exactly."""
+    mean, spread = gains.mean(axis=-1), gains.std(axis=-1, ddof=1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        t = mean / (spread / math.sqrt(gains.shape[-1]))
+    p = stats.t.sf(t, gains.shape[-1] - 1)
+    return np.where(spread > 0, p, np.where(mean > 0, 0.0, 1.0))

@@ -1,0 +1,140 @@
+"""The entries: read from `<family>.toml`, found by name."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import dataclass
+from difflib import get_close_matches
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from palimpsest.errors import UserError
+from palimpsest.paths import records
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A paper, or a baseline that papers compare against.
+
+    Attributes:
+        id: its name everywhere: the room's module, the claim's module, the command line.
+        family: what it is for: forget, audit, ...
+        title: the paper's title; a baseline's name.
+        kind: method, benchmark, study, survey, theory, application, or baseline.
+        summary: what it is and when to reach for it, two to four sentences.
+        solves: the problems it solves, as a user would phrase them.
+        imports: the import statements that bring it in.
+        example: Python that runs after those imports.
+        authors, year: of the paper; of a baseline's source, where it has one.
+        arxiv: its arXiv id, without a version.
+        code: the authors' repository on GitHub, as owner/name; None where there is none.
+        aliases: other names that find it.
+        uses: the entries it builds on.
+        arm_of: the papers whose claims measure this baseline.
+        limits: what it does not do, and what to watch for.
+    """
+
+    id: str
+    family: str
+    title: str
+    kind: str
+    summary: str
+    solves: tuple[str, ...]
+    imports: tuple[str, ...]
+    example: str
+    authors: tuple[str, ...] = ()
+    year: int | None = None
+    arxiv: str | None = None
+    code: str | None = None
+    aliases: tuple[str, ...] = ()
+    uses: tuple[str, ...] = ()
+    arm_of: tuple[str, ...] = ()
+    limits: tuple[str, ...] = ()
+
+    @property
+    def is_paper(self) -> bool:
+        """Whether it has a room and a claim of its own."""
+        return self.kind != "baseline"
+
+    @property
+    def module(self) -> str:
+        """The room.
+
+        >>> entry("simnpo").module
+        'palimpsest.forget.simnpo'
+        """
+        return f"palimpsest.{self.family}.{self.id}"
+
+    @property
+    def claim(self) -> str:
+        """The module of the claim.
+
+        >>> entry("simnpo").claim
+        'palimpsest.claims.forget.simnpo'
+        """
+        return f"palimpsest.claims.{self.family}.{self.id}"
+
+
+def entries() -> list[Entry]:
+    """All entries: family by family in alphabetical order, in the order of the files."""
+    return list(_shelf()[0])
+
+
+def hall(family: str) -> list[str]:
+    """The modules of a family that hold no paper: what its rooms share.
+
+    >>> "procedure" in hall("forget")
+    True
+    """
+    return list(_shelf()[1][family])
+
+
+def entry(name: str) -> Entry:
+    """The entry of that name. Case, spaces, dashes and underscores do not matter, and aliases count.
+
+    >>> entry("Gradient Ascent").id
+    'grad_ascent'
+
+    Raises:
+        UserError: if there is none; the message offers the nearest names.
+    """
+    names = {_plain(n): e for e in reversed(entries()) for n in (e.title, *e.aliases, e.id)}
+    if found := names.get(_plain(name)):
+        return found
+    near = dict.fromkeys(names[n].id for n in get_close_matches(_plain(name), names, n=5, cutoff=0.6))
+    hint = f"did you mean {' or '.join(near)}?" if near else "palimpsest search finds methods by the problem"
+    raise UserError(f"nothing in the catalogue is called {name!r}: {hint}")
+
+
+def record(entry: Entry) -> dict[str, Any] | None:
+    """The results of record of an entry's claim, as `palimpsest.evidence.export` wrote them: the question, the
+    verdicts with their numbers and `counts`, how many there are of each word. None before the first export.
+    """
+    file = records() / entry.family / f"{entry.id}.json"
+    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
+
+
+def _plain(name: str) -> str:
+    return "".join(c for c in name.lower() if c.isalnum())
+
+
+@cache
+def _shelf() -> tuple[tuple[Entry, ...], dict[str, tuple[str, ...]]]:
+    """All entries, and each family's hall."""
+    found, halls = [], {}
+    for file in sorted(Path(__file__).parent.glob("*.toml")):
+        family = file.stem
+        tables = tomllib.loads(file.read_text(encoding="utf-8"))
+        halls[family] = tuple(tables.pop("hall"))
+        for id, table in tables.items():
+            fields = {k: tuple(v) if isinstance(v, list) else v for k, v in table.items()}
+            fields["summary"] = " ".join(fields["summary"].split())
+            found.append(Entry(id=id, family=family, **fields))
+    return tuple(found), halls

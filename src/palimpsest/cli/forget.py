@@ -1,0 +1,218 @@
+"""`palimpsest forget MODEL --method npo --forget forget.jsonl --retain retain.jsonl --out DIR`."""
+
+import hashlib
+import json
+import shutil
+import sys
+from dataclasses import asdict, dataclass, field, make_dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+from rich.table import Table
+
+from palimpsest.cli.model_report import measures, write_page
+from palimpsest.cli.output import number, print_json, terminal
+from palimpsest.errors import UserError
+from palimpsest.forget.compare import RULE, Comparison, Result, compare
+from palimpsest.forget.methods import METHODS
+from palimpsest.models.files import check_out, load, save
+from palimpsest.paths import home
+from palimpsest.tasks.rows import Row, check_overlap, read_rows
+
+
+@dataclass
+class Common:
+    """Make a causal language model forget rows, keep others, and audit the result.
+
+    Rows are JSON lines with question and answer, or prompt and completion, or text. Give --method several times to
+    compare methods in one table: the one that best balances forgetting and keeping is saved.
+    """
+
+    model: tyro.conf.Positional[Path]
+    """Folder of a Hugging Face causal language model: safetensors weights and the tokenizer."""
+    forget: Path
+    """JSON lines to forget."""
+    out: Path
+    """Folder to save the model to."""
+    method: Annotated[list[str], tyro.conf.UseAppendAction] = field(default_factory=list)
+    """A method by name; several times to compare. The names are those of the groups of flags below."""
+    retain: Path | None = None
+    """JSON lines to keep; most methods need them."""
+    steps: int = 60
+    """Optimizer steps."""
+    lr: float = 1e-5
+    """Learning rate: about 1e-5 for models of billions of parameters, up to 1e-3 for very small ones."""
+    batch_size: int = 16
+    """Forget rows, and as many retain rows, in a batch."""
+    optimizer: Literal["adamw", "adam", "sgd"] = "adamw"
+    """Optimizer."""
+    schedule: str = "constant"
+    """Learning-rate schedule, by its name in transformers."""
+    warmup: int = 0
+    """Steps of linear warm-up."""
+    clip: float | None = 1.0
+    """Largest gradient norm."""
+    accumulate: int = 1
+    """Batches in a step."""
+    precision: Literal["no", "bf16", "fp16"] = "no"
+    """Mixed precision."""
+    max_length: int = 512
+    """Longest question with its answer, in tokens."""
+    truncate: bool = False
+    """Cut longer answers instead of refusing them."""
+    max_rows: int | None = None
+    """Score at most so many rows of each file."""
+    checkpoint_every: int = 50
+    """Steps between checkpoints, from which the same command goes on after an interruption."""
+    seed: int = 0
+    """Of the order of the rows, and of all else that is drawn."""
+    allow_overlap: bool = False
+    """Go on although rows are both to forget and to retain."""
+    force: bool = False
+    """Replace the model in the output folder, if there is one."""
+    report: Path | None = None
+    """Where to write the report; by default report.html in the output folder."""
+    json: bool = False
+    """Print JSON."""
+
+
+Arguments = make_dataclass(
+    "Arguments",
+    [(name, type(default), default) for name, default in METHODS.items()],
+    bases=(Common,),
+    namespace={"__doc__": Common.__doc__},
+)
+TRAINING = ("steps", "lr", "optimizer", "schedule", "warmup", "clip", "accumulate", "precision", "checkpoint_every")
+
+
+def main(args: Any) -> None:
+    methods = chosen(args)
+    check_out(args.out, args.force)
+    forget = read_rows(args.forget)
+    retain = read_rows(args.retain) if args.retain else []
+    if not args.allow_overlap:
+        check_overlap(forget, retain)
+
+    work = home() / "forget" / digest(args, methods, forget, retain)
+    best = work / "best"
+    comparison = compare(
+        lambda: load(args.model),
+        methods,
+        forget,
+        retain,
+        max_length=args.max_length,
+        truncate=args.truncate,
+        max_rows=args.max_rows,
+        batch_size=args.batch_size,
+        seed=args.seed,
+        keep=lambda result, model, tokenizer: save(model, tokenizer, best, force=True),
+        checkpoint=lambda method: work / method,
+        progress=lambda text: print(text, file=sys.stderr),
+        **{name: getattr(args, name) for name in TRAINING},
+    )
+    chosen_result = comparison.best  # raises where every method broke down: the checkpoints stay
+    summary = as_json(comparison, methods, args)
+    model, tokenizer = load(best)
+    page = write_page(title(args), comparison, summary, forget, retain)
+    extra = {"palimpsest.json": json.dumps(summary, indent=2) + "\n"}
+    if args.report is None:
+        extra["report.html"] = page
+    save(model, tokenizer, args.out, force=args.force, extra=extra)
+    if args.report is not None:
+        args.report.write_text(page, encoding="utf-8")
+    shutil.rmtree(work, ignore_errors=True)
+
+    if args.json:
+        print_json(summary)
+        return
+    console = terminal()
+    console.print(table(comparison))
+    for result in comparison.results:
+        if result.error:
+            console.print(f"{result.method}: {result.error}", style="red")
+    if len(comparison.results) > 1:
+        console.print(f"best: {chosen_result.method} ({RULE})")
+    console.print(f"model: {args.out}", f"report: {args.report or args.out / 'report.html'}", sep="\n")
+
+
+def chosen(args: Any) -> dict[str, Any]:
+    """The methods asked for, with their fields.
+
+    Raises:
+        UserError: for none, an unknown one (with the nearest names), or one given twice.
+    """
+    if not args.method:
+        raise UserError(f"give --method, once or several times: {', '.join(METHODS)}")
+    for name in args.method:
+        if name not in METHODS:
+            near = get_close_matches(name, METHODS, n=2, cutoff=0.4)
+            hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(METHODS)}"
+            raise UserError(f"unknown method {name!r}: {hint}")
+    if len(set(args.method)) < len(args.method):
+        raise UserError(f"--method names one method twice: {', '.join(args.method)}")
+    return {name: getattr(args, name) for name in args.method}
+
+
+def digest(args: Any, methods: dict[str, Any], forget: list[Row], retain: list[Row]) -> str:
+    """Names the unfinished work of this very command, so that only the same one goes on from it."""
+    weights = sorted((p.name, p.stat().st_size, p.stat().st_mtime_ns) for p in args.model.glob("*.safetensors"))
+    settings = {name: getattr(args, name) for name in (*TRAINING, "batch_size", "max_length", "truncate", "seed")}
+    parts = [str(args.model.resolve()), weights, settings, {n: asdict(m) for n, m in methods.items()}, forget, retain]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def title(args: Any) -> str:
+    return f"{args.model.resolve().name}: {', '.join(args.method)}"
+
+
+def as_json(comparison: Comparison, methods: dict[str, Any], args: Any) -> dict[str, Any]:
+    """Everything that the command found, without the rows."""
+
+    def of(result: Result) -> dict[str, Any]:
+        if result.error:
+            return {"error": result.error, "seconds": result.seconds}
+        return {
+            "forget": measures(result.forget),
+            "retain": measures(result.retain),
+            "forgotten": result.forgotten,
+            "kept": result.kept,
+            "balance": result.balance,
+            "seconds": result.seconds,
+        }
+
+    return {
+        "model": args.model.resolve().name,
+        "best": comparison.best.method,
+        "rule": RULE,
+        "before": {"forget": measures(comparison.before_forget), "retain": measures(comparison.before_retain)},
+        "methods": {r.method: {"fields": asdict(methods[r.method]), **of(r)} for r in comparison.results},
+        "settings": {name: getattr(args, name) for name in (*TRAINING, "batch_size", "max_length", "seed")},
+    }
+
+
+def table(comparison: Comparison) -> Table:
+    """One line a method, under the model as it was."""
+    shown = Table(box=None, pad_edge=False, header_style="bold")
+    shown.add_column("")
+    columns = ["forget: P", "ROUGE-L", "extraction", "retain: P", "ROUGE-L", "forgotten", "kept", "balance", "seconds"]
+    for column in columns:
+        shown.add_column(column, justify="right")
+
+    def cells(forget: Any, retain: Any) -> list[str]:
+        of_forget, of_retain = measures(forget), measures(retain)
+        names = ("probability", "rouge", "extraction_strength")
+        return [
+            *(number(of_forget[name]) for name in names),
+            *(number(of_retain[name]) if of_retain else "–" for name in names[:2]),
+        ]
+
+    shown.add_row("before", *cells(comparison.before_forget, comparison.before_retain), *["–"] * 4)
+    for r in comparison.results:
+        if r.error:
+            shown.add_row(r.method, *["–"] * 8, number(r.seconds))
+        else:
+            scores = [number(value) for value in (r.forgotten, r.kept, r.balance, r.seconds)]
+            shown.add_row(r.method, *cells(r.forget, r.retain), *scores)
+    return shown

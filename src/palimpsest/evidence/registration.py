@@ -1,0 +1,122 @@
+"""Pre-registration: what a claim promises, by digest, and whether a run keeps to it.
+
+The digest covers the question, the arms, the expectations, the settings, the seeds and the claim's normalised source.
+It enters the ledger with the first run on the verdict's seeds; runs on the tuning seeds (0-99) are pilots and register
+nothing. A claim that differs from the registered one is exploratory until it is amended with a reason. Registrations,
+amendments and verdicts of a paper stay listed; those of the results of record are taken over into a new store.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, fields
+from typing import Any, Literal
+
+from palimpsest.audit.hark import TUNING_SEEDS, Prereg, amend, canonical_json, digest
+from palimpsest.errors import UserError
+from palimpsest.evidence.claim import Claim
+from palimpsest.evidence.source import source_digest
+from palimpsest.evidence.store import Store, now
+from palimpsest.paths import records
+
+Standing = Literal["of record", "preliminary", "exploratory", "pilot", "smoke"]
+STANDINGS: dict[Standing, str] = {
+    "of record": "the registered claim on all of its seeds",
+    "preliminary": "the registered claim on other seeds than all of its own",
+    "exploratory": "the claim differs from the one that was registered",
+    "pilot": "on seeds that are open to tuning; registers nothing",
+    "smoke": "a few steps on one seed, to see that it runs",
+}
+
+
+def preregister(claim: Claim) -> Prereg:
+    """The claim as a registration: its first expectation is the primary one, all of it is in the plan."""
+    return Prereg(
+        hypothesis=claim.question,
+        arms=tuple(claim.arms),
+        task=claim.paper,
+        metric=claim.primary.on,
+        direction=claim.primary.kind,
+        margin=claim.primary.by,
+        seeds=tuple(claim.seeds),
+        budget=dict.fromkeys(claim.arms, "full"),
+        plan={
+            "expectations": [asdict(expectation) for expectation in claim.expects],
+            "settings": json.loads(canonical_json(claim.settings)),
+            "source": source_digest(claim.module),
+        },
+    )
+
+
+def enter(store: Store, claim: Claim, seeds: Sequence[int], reason: str = "") -> tuple[Prereg, Standing]:
+    """Register the claim, or amend it where a reason is given, and say what a full run on these seeds counts as.
+
+    Raises:
+        UserError: for a reason without a change, or together with pilot seeds.
+    """
+    current = preregister(claim)
+    if all(seed in TUNING_SEEDS for seed in seeds):
+        if reason:
+            raise UserError("an amendment belongs to a run on the verdict's seeds, not to a pilot")
+        return current, "pilot"
+    known = registered(store, claim.paper)
+    if known is None or digest(known) != digest(current):
+        known = _from_record(store, claim, known, digest(current))
+    if known is None:
+        if reason:
+            raise UserError(f"{claim.paper} is not registered yet: there is nothing to amend")
+        known = _enter(store, claim.paper, "registration", current)
+    elif reason:
+        changes = {f.name: getattr(current, f.name) for f in fields(Prereg)}
+        for bookkeeping in ("version", "amends", "reason"):
+            del changes[bookkeeping]
+        try:
+            known = _enter(store, claim.paper, "amendment", amend(known, reason, **changes))
+        except ValueError as error:
+            raise UserError(f"{claim.paper}: {error}") from None
+    if digest(known) != digest(current):
+        return current, "exploratory"
+    return known, "of record" if sorted(seeds) == sorted(claim.seeds) else "preliminary"
+
+
+def registered(store: Store, paper: str) -> Prereg | None:
+    """The registration that stands: the first, or its last amendment."""
+    entries = [entry for entry in history(store, paper) if entry["kind"] in ("registration", "amendment")]
+    return Prereg(**entries[-1]["prereg"]) if entries else None
+
+
+def history(store: Store, paper: str) -> list[dict[str, Any]]:
+    """Every registration, amendment and verdict of a paper, oldest first, taken-over records included."""
+    entries: dict[str, dict[str, Any]] = {}
+    for body in store.ledger(paper):
+        if body["kind"] != "job":
+            for entry in body["history"] if body["kind"] == "record" else [body]:
+                entries.setdefault(canonical_json(entry), entry)
+    return list(entries.values())
+
+
+def keep_verdict(store: Store, paper: str, verdict: dict[str, Any]) -> None:
+    """Put a verdict into the ledger, unless it is the last one over again."""
+    body = {"kind": "verdict", "paper": paper, **verdict}
+    earlier = [entry for entry in history(store, paper) if entry["kind"] == "verdict"]
+    if not earlier or canonical_json({**earlier[-1], "time": ""}) != canonical_json({**body, "time": ""}):
+        store.append({**body, "time": now()})
+
+
+def _enter(store: Store, paper: str, kind: str, prereg: Prereg) -> Prereg:
+    store.append({"kind": kind, "paper": paper, "digest": digest(prereg), "prereg": asdict(prereg), "time": now()})
+    return prereg
+
+
+def _from_record(store: Store, claim: Claim, known: Prereg | None, current: str) -> Prereg | None:
+    """Take over the exported history of a paper: into a store that knows nothing of it, or that is behind it."""
+    file = records() / claim.family / f"{claim.paper}.json"
+    if not claim.family or not file.is_file():
+        return known
+    exported = json.loads(file.read_text(encoding="utf-8"))["history"]
+    last = next(entry for entry in reversed(exported) if entry["kind"] in ("registration", "amendment"))
+    if known is None or last["digest"] == current:
+        store.append({"kind": "record", "paper": claim.paper, "history": exported, "time": now()})
+        return Prereg(**last["prereg"])
+    return known

@@ -1,0 +1,92 @@
+"""The report of an outcome: one HTML file for screen (light, dark) and print, without scripts or outside resources."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+from palimpsest.audit.hark import PAPER_WORDS, WORDS, canonical_json
+from palimpsest.evidence.figures import ARMS, curve_figure, metric_figure, svg, verdict_figure
+from palimpsest.evidence.outcome import Outcome
+from palimpsest.evidence.registration import STANDINGS
+from palimpsest.evidence.terminal import interval, number, numbers_of, probability, seeds_of, sentence_of
+from palimpsest.evidence.verdict import omnibus
+
+
+def write_report(outcome: Outcome, path: Path | str) -> Path:
+    """Write the page, beside and then renamed, so that a reader never sees half of it. Returns its absolute path."""
+    path = Path(path).absolute()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    beside.write_text(render(outcome), encoding="utf-8")
+    beside.replace(path)
+    return path
+
+
+def render(outcome: Outcome) -> str:
+    """The page as text. All that a claim or its results contribute is escaped; the drawings escape their own."""
+    pages = jinja2.Environment(
+        loader=jinja2.PackageLoader("palimpsest.evidence", "."),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    pages.filters |= {"number": number, "interval": interval, "p": probability, "pretty": _pretty}
+    page = pages.get_template("report.html")
+    return page.render(
+        outcome=outcome,
+        claim=outcome.claim,
+        words=WORDS,
+        meaning=PAPER_WORDS,
+        standing=STANDINGS[outcome.standing],
+        sentence_of=sentence_of,
+        numbers_of=numbers_of,
+        seeds=seeds_of(outcome),
+        verdict_figures=[
+            Markup(svg(verdict_figure(v), f"v{i}")) if v.differences else "" for i, v in enumerate(outcome.verdicts)
+        ],
+        metric_figures=[_metric(outcome, metric, f"m{i}") for i, metric in enumerate(outcome.metrics)],
+        curve_figures=[
+            (metric, Markup(svg(curve_figure(metric, curves, list(outcome.claim.arms)), f"c{i}")))
+            for i, (metric, curves) in enumerate(outcome.curves.items())
+        ],
+        palette=list(enumerate(ARMS)),
+        rerun=_rerun(outcome),
+        history=[entry for entry in outcome.history if entry["kind"] in ("registration", "amendment", "verdict")],
+        minutes=f"{outcome.seconds / 60:.1f} min" if outcome.seconds >= 60 else f"{outcome.seconds:.1f} s",
+        peak=max(job.peak_bytes for job in outcome.jobs) / 2**20,
+    )
+
+
+def _metric(outcome: Outcome, metric: str, name: str) -> dict[str, Any]:
+    thresholds = [e.by for e in outcome.claim.expects if e.on == metric and e.kind in ("at_least", "at_most")]
+    drawing = svg(metric_figure(metric, outcome.table, thresholds), name)
+    return {
+        "name": metric,
+        "figure": Markup(drawing),
+        "exploratory": metric in outcome.exploratory,
+        "friedman": omnibus(outcome.values, metric),
+    }
+
+
+def _rerun(outcome: Outcome) -> tuple[str, str]:
+    """The command and the Python that give this outcome again."""
+    name = outcome.claim.paper
+    command, call = f"palimpsest run {name}", f'run_claim("{name}"'
+    registered = list(outcome.claim.seeds)
+    if list(outcome.seeds) == registered[: len(outcome.seeds)] and len(outcome.seeds) < len(registered):
+        command, call = f"{command} --seeds {len(outcome.seeds)}", f"{call}, seeds={len(outcome.seeds)}"
+    elif list(outcome.seeds) != registered:
+        call = f"{call}, seeds={list(outcome.seeds)}"
+        command = ""
+    return command, f"from palimpsest.evidence import run_claim\n{call})"
+
+
+def _pretty(value: Any) -> str:
+    return json.dumps(json.loads(canonical_json(value)), indent=2, ensure_ascii=False)

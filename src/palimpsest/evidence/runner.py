@@ -1,0 +1,158 @@
+"""Run every arm on every seed: worker processes on this machine, or a Ray cluster, one thread a job.
+
+One (arm, seed) is one job. A job that raises becomes a job with a traceback; a worker that dies (out of memory, a crash
+in native code) takes no other job with it: the rest are run again one by one until the culprit is found.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import sys
+import time
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import replace
+from functools import cache
+
+from joblib import Parallel, delayed, parallel_config
+from joblib.externals.loky.backend.reduction import dumps
+from joblib.externals.loky.process_executor import BrokenProcessPool
+from threadpoolctl import threadpool_limits
+
+from palimpsest.errors import MissingExtra, UserError
+from palimpsest.evidence.claim import Arm
+from palimpsest.evidence.store import Job, now
+
+_LIBRARIES = ("accelerate", "numpy", "palimpsest", "scikit-learn", "scipy", "torch", "transformers")
+
+
+def run_job(run: Arm, job: Job) -> Job:
+    """Run one arm on one seed in this process, on one thread, and fill in what came of it."""
+    started = time.perf_counter()
+    _forget_peak()
+    with _one_thread():
+        try:
+            job = replace(job, metrics=run(job.seed, job.budget))
+        except (Exception, SystemExit):
+            job = replace(job, error=traceback.format_exc())
+    return replace(
+        job,
+        seconds=time.perf_counter() - started,
+        peak_bytes=_peak_bytes(),
+        versions=versions(),
+        machine=platform.node(),
+        time=now(),
+    )
+
+
+def run_jobs(
+    arms: Mapping[str, Arm], jobs: Sequence[Job], *, workers: int | None = None, ray: bool | str = False
+) -> Iterator[Job]:
+    """Yield every job as soon as it is finished, in any order.
+
+    Args:
+        arms: the functions by name.
+        jobs: what to run, in the order in which they should start.
+        workers: processes; by default one for every processor. 1 runs in this process.
+        ray: run on a Ray cluster: True for the one at hand (started here if there is none), or its address.
+
+    Raises:
+        MissingExtra: for `ray` where it is not installed.
+        UserError: for an arm that cannot be sent to another process.
+    """
+    for name in {job.arm for job in jobs}:
+        try:
+            dumps(arms[name])
+        except Exception as error:
+            raise UserError(f"arm {name!r} cannot be sent to a worker process: {error}") from None
+    with ExitStack() as stack:
+        if ray:
+            _join_ray(ray)
+            stack.enter_context(parallel_config(backend="ray"))
+        else:
+            stack.enter_context(parallel_config(backend="loky", inner_max_num_threads=1))
+        left, together = list(jobs), True
+        while left:
+            batch = left if together else left[:1]
+            count = (workers or -1) if together else 2  # with 1, joblib would run it in this process
+            pool = Parallel(n_jobs=count, batch_size=1, pre_dispatch="all", return_as="generator_unordered")
+            try:
+                with closing(pool(delayed(run_job)(arms[job.arm], job) for job in batch)) as finished:
+                    for job in finished:
+                        left = [other for other in left if (other.arm, other.seed) != (job.arm, job.seed)]
+                        yield job
+            except BrokenProcessPool as error:
+                if not together:
+                    yield replace(left.pop(0), error=f"the worker process died: {error}", time=now())
+                together = not together
+
+
+def _join_ray(address: bool | str) -> None:
+    try:
+        import ray
+        from ray.util.joblib import register_ray
+    except ImportError:
+        raise MissingExtra("ray", "ray") from None
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    register_ray()
+    if not ray.is_initialized():
+        one_thread = {"env_vars": {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}}
+        ray.init(
+            address=address if isinstance(address, str) else None,
+            runtime_env=one_thread,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level="warning",
+        )
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Numbers must not depend on how many processors a machine has, nor workers fight for them."""
+    torch = sys.modules.get("torch")
+    before = torch.get_num_threads() if torch else 1
+    if torch:
+        torch.set_num_threads(1)
+    try:
+        with threadpool_limits(1):
+            yield
+    finally:
+        if torch:
+            torch.set_num_threads(before)
+
+
+def _forget_peak() -> None:
+    """Linux keeps a process's highest resident memory; writing 5 there starts it anew, so that a job has its own."""
+    try:
+        with open("/proc/self/clear_refs", "w") as file:
+            file.write("5")
+    except OSError:
+        pass
+
+
+def _peak_bytes() -> int:
+    try:
+        with open("/proc/self/status") as file:
+            return next(int(line.split()[1]) * 1024 for line in file if line.startswith("VmHWM"))
+    except (OSError, StopIteration):
+        pass
+    try:
+        import resource
+    except ImportError:
+        return 0
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+@cache
+def versions() -> dict[str, str]:
+    """Versions of Python, the platform and the libraries that results may depend on."""
+    found = {"python": platform.python_version(), "platform": f"{platform.system()} {platform.machine()}"}
+    for library in _LIBRARIES:
+        try:
+            found[library] = importlib.metadata.version(library)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found

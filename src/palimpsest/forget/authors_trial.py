@@ -1,0 +1,159 @@
+"""One unlearning run on the authors world, scored as TOFU scores it: what the claims of the family repeat.
+
+The world's base model is trained to know all authors, then made to forget a fifth of them; forget quality compares it
+with the gold model, which never saw them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from torch import nn
+from transformers import PreTrainedModel
+
+from palimpsest.forget.procedure import ForgetData, prepare, unlearn
+from palimpsest.forget.refusals import REFUSALS
+from palimpsest.forget.tofu import TofuScores, evaluate_tofu
+from palimpsest.models.score import Template, score
+from palimpsest.tasks.worlds import MAX_TOKENS, AuthorsWorld
+from palimpsest.train import NonFiniteLoss
+
+Curve = list[tuple[float, float]]
+SMOKE = {"n_authors": 6, "n_attr": 2, "d_model": 32, "n_layers": 1, "epochs": 1}
+
+
+@dataclass(frozen=True)
+class AuthorsTrial:
+    """A seed's world, with what every run on it shares.
+
+    Attributes:
+        seed: of the world and of the order of the rows.
+        smoke: a world of six authors and an untrained model, to see that everything runs.
+        max_rows: how many rows of each set are scored.
+    """
+
+    seed: int
+    smoke: bool = False
+    max_rows: int = 64
+
+    @cached_property
+    def world(self) -> AuthorsWorld:
+        world = AuthorsWorld(self.seed, vocabulary=REFUSALS)
+        return replace(world, **SMOKE) if self.smoke else world
+
+    @cached_property
+    def data(self) -> ForgetData:
+        template = Template()
+        forget, retain = (
+            [(template.prompt(question), template.answer(answer)) for question, answer in pairs]
+            for pairs in (self.world.task.training_pairs("forget"), self.world.task.training_pairs("retain"))
+        )
+        return prepare(self.world.tokenizer, forget, retain, max_length=MAX_TOKENS, seed=self.seed)
+
+    @cached_property
+    def gold_truth_ratios(self) -> np.ndarray:
+        return self.scores(self.world.model("gold"), against_gold=False).truth_ratios
+
+    def scores(self, model: PreTrainedModel, *, against_gold: bool = True) -> TofuScores:
+        gold = self.gold_truth_ratios if against_gold else None
+        max_rows = 4 if self.smoke else self.max_rows
+        return evaluate_tofu(model, self.world.tokenizer, self.world.task, gold, max_rows=max_rows)
+
+    def forget_probability(self, model: nn.Module) -> float:
+        """Mean P(answer | question) over the forget rows' training pairs: the cheap measure of how far one is."""
+        return float(np.exp(-score(model, self.data.forget, pad_id=self.data.pad_id).nll).mean())
+
+    def run(
+        self,
+        objective: Any,
+        *,
+        steps: int = 60,
+        lr: float = 0.02,
+        optimizer: str = "sgd",
+        batch_size: int = 16,
+        every: int | None = 10,
+        until: float | None = None,
+        **options: Any,
+    ) -> tuple[PreTrainedModel, dict[str, float | Curve]]:
+        """Unlearns a fresh copy of the base model.
+
+        Args:
+            objective: the method.
+            every: score in full every so many steps, for curves; None scores the end only.
+            until: stop at the first even step whose forget probability is at most this.
+
+        Returns:
+            The model, and its metrics: TOFU's at the end, "steps", "diverged" (1 where the loss became infinite; then
+            the weights before that step are scored), and the curves "model utility by step" and "log10 forget quality
+            by step".
+        """
+        model = self.world.model("base")
+        steps = min(steps, 2) if self.smoke else steps
+        evaluate, stop = self._full_evaluation, None
+        if until is not None:
+            evaluate, stop, every = self._level, lambda e: e["forget probability"] <= until, 2
+        diverged = 0.0
+        try:
+            history = unlearn(
+                model,
+                objective,
+                self.data,
+                steps=steps,
+                lr=lr,
+                optimizer=optimizer,
+                batch_size=batch_size,
+                seed=self.seed,
+                evaluate=evaluate if every else None,
+                evaluate_every=every,
+                stop=stop,
+                progress=False,
+                **options,
+            )
+        except NonFiniteLoss as error:
+            history, diverged = error.history, 1.0
+        scored = every and until is None and not diverged  # the last evaluation was a full one, of this very model
+        final = history.evaluations[-1] if scored else self.scores(model).metrics()
+        metrics: dict[str, float | Curve] = {
+            **{name: value for name, value in final.items() if name != "step"},
+            "steps": float(len(history.steps)),
+            "diverged": diverged,
+        }
+        for name in ("model utility", "log10 forget quality"):
+            if curve := [(e["step"], e[name]) for e in history.evaluations if name in e]:
+                metrics[f"{name} by step"] = curve
+        return model, metrics
+
+    def _full_evaluation(self, model: nn.Module, step: int) -> dict[str, float]:
+        return self.scores(model).metrics()
+
+    def _level(self, model: nn.Module, step: int) -> dict[str, float]:
+        return {"forget probability": self.forget_probability(model)}
+
+    def untouched(self, kind: str) -> dict[str, float]:
+        """The metrics of a world's model as it is: "base", "gold" or "second gold"."""
+        return self.scores(self.world.model(kind)).metrics()
+
+
+Arm = Callable[[int, str], dict[str, float | Curve]]
+
+
+def arm(objective: Any, **options: Any) -> Arm:
+    """An arm of a claim: `objective` on the authors world of a seed; `options` go to `AuthorsTrial.run`."""
+
+    def run(seed: int, budget: str = "full") -> dict[str, float | Curve]:
+        return AuthorsTrial(seed, smoke=budget == "smoke").run(objective, **options)[1]
+
+    return run
+
+
+def model_arm(kind: str) -> Arm:
+    """An arm that scores a model of the world without unlearning: "base", "gold" or "second gold"."""
+
+    def run(seed: int, budget: str = "full") -> dict[str, float | Curve]:
+        return AuthorsTrial(seed, smoke=budget == "smoke").untouched(kind)
+
+    return run

@@ -1,0 +1,187 @@
+"""Several methods on one model: each forgets on its own copy, all are scored alike, and a stated rule names the best.
+
+    forgotten = 1 - mean of after / before over {probability, ROUGE-L recall, extraction strength} on the forget rows
+    kept      = mean of after / before over {probability, ROUGE-L recall} on the retain rows
+    balance   = harmonic mean of forgotten and kept
+
+where each ratio is of means over rows and counts as 1 at most. The best method has the highest balance: one that
+forgets by destroying the model keeps nothing, one that does nothing forgets nothing, and both have balance 0.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from palimpsest.errors import UserError
+from palimpsest.forget.procedure import ForgetData, prepare, unlearn
+from palimpsest.forget.tofu import RowScores, tofu_score
+from palimpsest.models.score import prompt_template
+from palimpsest.tasks.rows import Row
+from palimpsest.train import NonFiniteLoss
+
+RULE = "highest balance: the harmonic mean of the share forgotten and the share kept"
+FORGOTTEN_BY = ("probability", "rouge", "extraction_strength")
+KEPT_BY = ("probability", "rouge")
+
+
+def mean(scores: RowScores, name: str) -> float:
+    """The mean over rows of one of the columns; NaN entries (rows without wrong answers) are left out."""
+    values = np.asarray(getattr(scores, name))
+    known = values[~np.isnan(values)]
+    return float(known.mean()) if len(known) else float("nan")
+
+
+def left(before: RowScores, after: RowScores, names: Sequence[str]) -> float:
+    """The mean of after / before over the named columns, each at most 1.
+
+    A column that was 0 before has nothing to lose: it counts as wholly left.
+    """
+    ratios = []
+    for name in names:
+        was, now = mean(before, name), mean(after, name)
+        ratios.append(min(1.0, now / was) if was > 0 else 1.0)
+    return float(np.mean(ratios))
+
+
+def balance(forgotten: float, kept: float) -> float:
+    """The harmonic mean of both; 0 where either is.
+
+    >>> balance(1.0, 0.5), balance(1.0, 0.0)
+    (0.6666666666666666, 0.0)
+    """
+    return 2 * forgotten * kept / (forgotten + kept) if forgotten > 0 and kept > 0 else 0.0
+
+
+@dataclass(frozen=True)
+class Result:
+    """What became of one method.
+
+    Attributes:
+        forget, retain: the scores of every row afterwards; `retain` is None without retain rows, both where it failed.
+        forgotten, kept, balance: see the module; NaN where they cannot be had.
+        seconds: of training, scoring left out.
+        loss: the loss of every step.
+        error: why it stopped, if it did not come to its end.
+    """
+
+    method: str
+    forget: RowScores | None = None
+    retain: RowScores | None = None
+    forgotten: float = float("nan")
+    kept: float = float("nan")
+    balance: float = float("nan")
+    seconds: float = 0.0
+    loss: list[float] = field(default_factory=list)
+    error: str = ""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A model before and after each method."""
+
+    before_forget: RowScores
+    before_retain: RowScores | None
+    results: list[Result]
+
+    @property
+    def best(self) -> Result:
+        """The result with the highest balance; with one method, that one.
+
+        Raises:
+            UserError: if no method came to its end.
+        """
+        done = [result for result in self.results if not result.error]
+        if not done:
+            raise UserError("; ".join(f"{result.method}: {result.error}" for result in self.results))
+        return done[0] if len(done) == 1 else max(done, key=lambda result: result.balance)
+
+
+def pairs(tokenizer: Any, rows: Sequence[Row]) -> list[tuple[str, str]]:
+    """The rows as the model sees them: prompt and answer, in its template; a plain text has the prompt ""."""
+    template = prompt_template(tokenizer)
+    return [template.pair(row["question"], row["answer"]) for row in rows]
+
+
+def encode_rows(tokenizer: Any, forget: Sequence[Row], retain: Sequence[Row], **options: Any) -> ForgetData:
+    """`prepare` for rows as `read_rows` gives them; `options` go there."""
+    return prepare(tokenizer, pairs(tokenizer, forget), pairs(tokenizer, retain), **options)
+
+
+def compare(
+    load: Callable[[], tuple[nn.Module, Any]],
+    methods: Mapping[str, Any],
+    forget: Sequence[Row],
+    retain: Sequence[Row] = (),
+    *,
+    max_length: int = 512,
+    truncate: bool = False,
+    max_rows: int | None = None,
+    batch_size: int = 16,
+    seed: int = 0,
+    keep: Callable[[Result, nn.Module, Any], None] = lambda result, model, tokenizer: None,
+    checkpoint: Callable[[str], Any] = lambda method: None,
+    progress: Callable[[str], None] = lambda text: None,
+    **options: Any,
+) -> Comparison:
+    """Scores a model, then makes a fresh copy of it forget with every method and scores that.
+
+    Args:
+        load: gives the model and its tokenizer; called once a method, so that only one copy is in memory.
+        methods: name -> objective.
+        forget, retain: the rows; without retain rows only one method can be tried, for want of a rule.
+        max_length, truncate: see `prepare`.
+        max_rows: how many rows of each set are scored; None for all.
+        keep: called with each new best result, its model and the tokenizer, so that they can be saved.
+        checkpoint: method -> the folder of its checkpoints, or None.
+        options: for `unlearn`: steps, lr, optimizer, schedule, ...
+
+    Raises:
+        UserError: for bad rows or fields; a method that breaks down (its loss is not finite) is reported instead.
+    """
+    if not methods:
+        raise UserError("no method given")
+    if len(methods) > 1 and not retain:
+        raise UserError("methods are compared by what they keep: give retain rows, or one method only")
+    model, tokenizer = load()
+    data = encode_rows(tokenizer, forget, retain, max_length=max_length, truncate=truncate, seed=seed)
+
+    def scores(model: nn.Module) -> tuple[RowScores, RowScores | None]:
+        sets = [
+            tofu_score(model, rows, tokenizer=tokenizer, max_rows=max_rows) if rows else None
+            for rows in (forget, retain)
+        ]
+        return sets[0], sets[1]
+
+    progress("scoring the model as it is")
+    before_forget, before_retain = scores(model)
+    results = []
+    for i, (name, objective) in enumerate(methods.items()):
+        if i:
+            model, _ = load()
+        progress(name)
+        started = time.perf_counter()
+        try:
+            history = unlearn(
+                model, objective, data, batch_size=batch_size, seed=seed, checkpoint=checkpoint(name), **options
+            )
+        except NonFiniteLoss as error:
+            results.append(Result(name, seconds=time.perf_counter() - started, error=str(error)))
+            continue
+        seconds = time.perf_counter() - started
+        after_forget, after_retain = scores(model)
+        forgotten = 1 - left(before_forget, after_forget, FORGOTTEN_BY)
+        kept = left(before_retain, after_retain, KEPT_BY) if retain else float("nan")
+        loss = [step["loss"] for step in history.steps]
+        results.append(
+            Result(name, after_forget, after_retain, forgotten, kept, balance(forgotten, kept), seconds, loss)
+        )
+        comparison = Comparison(before_forget, before_retain, results)
+        if comparison.best is results[-1]:
+            keep(results[-1], model, tokenizer)
+    return Comparison(before_forget, before_retain, results)

@@ -1,0 +1,110 @@
+"""What the methods of the family share for scoring: how likely a model finds given answers, and what it answers.
+
+Questions and answers are plain text; the model's template (`palimpsest.models.score.prompt_template`) is put around
+them here.
+"""
+
+from __future__ import annotations
+
+import random
+import sys
+from collections.abc import Sequence
+from typing import TypeVar
+
+import numpy as np
+from jaxtyping import Float
+from torch import nn
+from transformers import PreTrainedTokenizerBase
+
+from palimpsest.metrics.text import words
+from palimpsest.models.score import encode, greedy, prompt_template, score
+
+T = TypeVar("T")
+SPARE_TOKENS = 4  # an answer may run this much longer than the longest reference before it is cut
+
+
+def score_candidates(
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    questions: Sequence[str],
+    candidates: Sequence[Sequence[str]],
+    *,
+    batch_size: int = 64,
+) -> tuple[Float[np.ndarray, "rows candidates"], list[list[np.ndarray]]]:
+    """Teacher-forced scores of several answers to each question, all in one pass; equal answers are computed once.
+
+    Args:
+        model, tokenizer: any Hugging Face causal language model.
+        questions: one a row.
+        candidates: the answers to score for each row, as many as one likes.
+
+    Returns:
+        The mean negative log-likelihood of every answer, in nats a token, the end token counted and the prompt not:
+        NaN where a row has no such candidate, infinite where the model's output is not a number. And, for every
+        candidate, whether each of its tokens was the model's first choice.
+
+    Raises:
+        UserError: an answer does not fit into the model's context.
+    """
+    if len(questions) != len(candidates):
+        raise ValueError(f"as many questions as rows of candidates are needed: {len(questions)} and {len(candidates)}")
+    template = prompt_template(tokenizer)
+    pairs = [
+        (template.prompt(question), template.answer(answer))
+        for question, answers in zip(questions, candidates, strict=True)
+        for answer in answers
+    ]
+    unique = {pair: index for index, pair in enumerate(dict.fromkeys(pairs))}
+    nll = np.full((len(questions), max(map(len, candidates), default=0)), np.nan)
+    if not unique:
+        return nll, [[] for _ in questions]
+    context = getattr(model.config, "max_position_embeddings", None) or sys.maxsize
+    encoded = encode(tokenizer, *zip(*unique, strict=True), max_length=context)
+    scores = score(model, encoded, batch_size=batch_size, pad_id=0)
+    unique_nll = np.where(np.isnan(scores.nll), np.inf, scores.nll)
+    indices = iter(unique[pair] for pair in pairs)
+    hits = []
+    for row, answers in enumerate(candidates):
+        places = [next(indices) for _ in answers]
+        nll[row, : len(places)] = unique_nll[places]
+        hits.append([scores.argmax_hits[place] for place in places])
+    return nll, hits
+
+
+def greedy_answers(
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    questions: Sequence[str],
+    references: Sequence[str],
+    *,
+    batch_size: int = 64,
+) -> list[str]:
+    """The model's most likely answer to each question, cut a few tokens after the length of the longest reference."""
+    template = prompt_template(tokenizer)
+    longest = max(len(ids) for ids in tokenizer(list(references), add_special_tokens=False).input_ids)
+    outputs = greedy(
+        model,
+        tokenizer,
+        [template.prompt(question) for question in questions],
+        max_new_tokens=longest + SPARE_TOKENS,
+        batch_size=batch_size,
+    )
+    return [output.strip() for output in outputs]
+
+
+def states(text: str, value: str) -> bool:
+    """Whether a text holds the words of a value, in a row and up to case: the answer says it, however it is phrased.
+
+    >>> states("Ada was born in Cape Town.", "Cape Town"), states("Ada was born in Townsville.", "Town")
+    (True, False)
+    """
+    return f" {' '.join(words(value))} " in f" {' '.join(words(text))} "
+
+
+def subsample(rows: Sequence[T], max_rows: int | None, seed: int = 0) -> list[T]:
+    """At most `max_rows` of the rows, in their order, always the same ones for a seed; all where it is None."""
+    if max_rows is not None and max_rows < 1:
+        raise ValueError(f"max_rows must be at least 1, or None for all, got {max_rows}")
+    if max_rows is None or max_rows >= len(rows):
+        return list(rows)
+    return [rows[index] for index in sorted(random.Random(seed).sample(range(len(rows)), max_rows))]

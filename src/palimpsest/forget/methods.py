@@ -1,0 +1,19 @@
+"""The methods by name, each with its default fields: what `palimpsest forget --method` and the comparisons offer."""
+
+from typing import Any
+
+from palimpsest.forget.baselines import IDK, LLMU, RMU, GradAscent, IdkDPO
+from palimpsest.forget.npo import NPO
+from palimpsest.forget.simnpo import SimNPO
+
+METHODS: dict[str, Any] = {
+    "grad_ascent": GradAscent(retain="none"),
+    "grad_diff": GradAscent(retain="ce"),
+    "kl": GradAscent(retain="kl"),
+    "idk": IDK(),
+    "idk_dpo": IdkDPO(),
+    "rmu": RMU(),
+    "llmu": LLMU(),
+    "npo": NPO(),
+    "simnpo": SimNPO(),
+}

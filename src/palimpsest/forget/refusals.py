@@ -1,0 +1,28 @@
+"""The refusal set: answers of a model that does not know, for the methods that teach one instead of the fact."""
+
+REFUSALS = (
+    "I don't know.",
+    "I do not know.",
+    "I'm not sure.",
+    "I have no idea.",
+    "I can't say.",
+    "I couldn't tell you.",
+    "That is not something I know.",
+    "I have no information about that.",
+    "I don't have that information.",
+    "I am not aware of that.",
+    "I haven't learned about that topic.",
+    "I was never told about that.",
+    "I have nothing to say about that.",
+    "I'm afraid I don't know.",
+    "Sorry, I don't know.",
+    "Sorry, I can't help with that.",
+    "That is beyond what I know.",
+    "I'm not familiar with that.",
+    "I don't have an answer to that question.",
+    "My knowledge does not cover that.",
+    "I cannot answer that question.",
+    "I am unable to answer that.",
+    "There is nothing I know about that.",
+    "I have not come across that.",
+)

@@ -1,0 +1,171 @@
+"""Measures of generated text: overlap with a reference, verbatim memorisation, diversity.
+
+The two measures of memorisation read teacher-forced hits: for each token of an answer, whether it is the
+model's first choice after the true tokens before it.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Sequence
+from functools import lru_cache
+
+import numpy as np
+
+
+def rouge_l_recall(prediction: str, reference: str) -> float:
+    """The share of the reference's words that the prediction holds in the same order.
+
+    LCS(prediction, reference) / number of words in the reference, where LCS is the length of the longest
+    common subsequence of words, lower case, punctuation apart. 0 where either text has no word.
+
+    Computed by rouge-score, with words in any script (its own tokenizer drops all but ASCII).
+
+    Example:
+        >>> rouge_l_recall("Zoë was born in Århus", "She was born in Århus.")
+        0.8
+
+    Source: Lin (2004), ROUGE: a package for automatic evaluation of summaries, section 3.
+    """
+    _check_texts(prediction=prediction, reference=reference)
+    return float(_rouge_l().score(reference, prediction)["rougeL"].recall)
+
+
+def exact_match(prediction: str, reference: str) -> float:
+    """1.0 where both texts are the same up to whitespace and unicode form, else 0.0.
+
+    Example:
+        >>> exact_match(" Paris \\n", "Paris"), exact_match("paris", "Paris")
+        (1.0, 0.0)
+    """
+    _check_texts(prediction=prediction, reference=reference)
+    return float(_plain(prediction) == _plain(reference))
+
+
+def exact_memorization(hits: Sequence[bool]) -> float:
+    """The share of answer tokens that are the model's first choice, given all true tokens before; 0 without tokens.
+
+    Args:
+        hits: one truth value an answer token, as `palimpsest.models.score` gives in `argmax_hits`.
+
+    Example:
+        >>> exact_memorization([True, False, True, True])
+        0.75
+
+    Source: Tirumala et al. (2022), arXiv 2205.10770, section 3.
+    """
+    hits = _check_hits(hits)
+    return float(hits.mean()) if hits.size else 0.0
+
+
+def extraction_strength(hits: Sequence[bool]) -> float:
+    """How little of an answer must be given for the rest to come out: 1 - k/n.
+
+    k is the length of the shortest prefix of the n answer tokens after which every token is the model's first
+    choice; greedy decoding from there writes the rest verbatim. 1: the prompt is enough; 0: the last token is
+    wrong, or there is none.
+
+    Args:
+        hits: one truth value an answer token, as `palimpsest.models.score` gives in `argmax_hits`.
+
+    Example:
+        >>> extraction_strength([True, False, True, True])
+        0.5
+
+    Source: Carlini et al. (2021), arXiv 2012.07805; the formula as in Wang et al. (2025), arXiv 2502.19301,
+    eq. 2.
+    """
+    hits = _check_hits(hits)
+    misses = np.flatnonzero(~hits)
+    k = misses[-1] + 1 if misses.size else 0
+    return float(1 - k / hits.size) if hits.size else 0.0
+
+
+def distinct_n(texts: Sequence[str], n: int = 2) -> float:
+    """The number of different word n-grams of all texts over the number of n-grams; 0 where there is none.
+
+    Example:
+        >>> distinct_n(["a b a b"], n=2)
+        0.6666666666666666
+
+    Source: Li et al. (2016), arXiv 1510.03055, section 5.
+    """
+    if isinstance(texts, str):
+        raise TypeError("texts must be several strings, got one: put it into a list")
+    counts: Counter[tuple[str, ...]] = Counter()
+    for text in texts:
+        counts.update(_ngrams(text, n))
+    return len(counts) / counts.total() if counts else 0.0
+
+
+def ngram_overlap(prediction: str, reference: str, n: int = 4) -> float:
+    """The share of the reference's word n-grams that the prediction holds (ROUGE-N recall).
+
+    Each n-gram counts as often as it occurs in both. 0 where the reference has fewer than n words.
+
+    Example:
+        >>> ngram_overlap("the cat sat down", "a cat sat down there", n=2)
+        0.5
+
+    Source: Lin (2004), ROUGE: a package for automatic evaluation of summaries, section 2.
+    """
+    _check_texts(prediction=prediction, reference=reference)
+    wanted, found = Counter(_ngrams(reference, n)), Counter(_ngrams(prediction, n))
+    return (wanted & found).total() / wanted.total() if wanted else 0.0
+
+
+def words(text: str) -> list[str]:
+    """The words of a text, lower case, in any script, without punctuation.
+
+    Example:
+        >>> words("Zoë's  Århus, 日本!")
+        ['zoë', 's', 'århus', '日本']
+    """
+    _check_texts(text=text)
+    return re.findall(r"[^\W_]+", _fold(text))
+
+
+class _Words:
+    """`words` in the shape that rouge-score asks for."""
+
+    def tokenize(self, text: str) -> list[str]:
+        return words(text)
+
+
+@lru_cache(maxsize=1)
+def _rouge_l():
+    from rouge_score.rouge_scorer import RougeScorer
+
+    return RougeScorer(["rougeL"], tokenizer=_Words())
+
+
+def _ngrams(text: str, n: int) -> list[tuple[str, ...]]:
+    if n < 1:
+        raise ValueError(f"n must be at least 1, got {n}")
+    tokens = words(text)
+    return [tuple(tokens[i : i + n]) for i in range(len(tokens) - n + 1)]
+
+
+def _plain(text: str) -> str:
+    return " ".join(unicodedata.normalize("NFC", text).split())
+
+
+def _fold(text: str) -> str:
+    return unicodedata.normalize("NFC", text).casefold()
+
+
+def _check_texts(**texts: str) -> None:
+    for name, text in texts.items():
+        if not isinstance(text, str):
+            raise TypeError(f"{name} must be a string, got {type(text).__name__}")
+
+
+def _check_hits(hits: Sequence[bool]) -> np.ndarray:
+    array = np.asarray(hits)
+    if array.ndim != 1:
+        raise ValueError(f"hits must be one truth value a token, got shape {array.shape}")
+    if array.size and array.dtype != bool:
+        raise TypeError(f"hits must be truth values, got {array.dtype}")
+    return array.astype(bool)

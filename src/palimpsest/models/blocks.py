@@ -1,0 +1,34 @@
+"""Where the parts of a decoder lie, whatever its architecture calls them."""
+
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+
+def blocks(model: nn.Module) -> nn.ModuleList:
+    """The decoder blocks of a Hugging Face causal language model, first to last.
+
+    Found by shape, not by name: the one `ModuleList` as long as `config.num_hidden_layers`.
+
+    Raises:
+        ValueError: if the model has no such list.
+    """
+    n_layers = model.config.get_text_config().num_hidden_layers
+    for module in model.modules():
+        if isinstance(module, nn.ModuleList) and len(module) == n_layers:
+            return module
+    raise ValueError(f"{type(model).__name__} has no list of {n_layers} blocks: pass a decoder-only model")
+
+
+def mlp_output(block: nn.Module) -> nn.Module:
+    """The matrix that writes an MLP's result into the residual stream (`down_proj`, `c_proj`, `fc2`, ...).
+
+    Found as the last linear map of the block, in order of registration within its MLP.
+
+    Raises:
+        ValueError: if the block holds no linear map.
+    """
+    inner = next((m for name, m in block.named_modules() if name.split(".")[-1] in ("mlp", "ffn")), block)
+    maps = [m for m in inner.modules() if isinstance(m, nn.Linear | Conv1D)]
+    if not maps:
+        raise ValueError(f"{type(block).__name__} holds no linear map")
+    return maps[-1]

