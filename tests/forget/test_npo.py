@@ -92,8 +92,8 @@ def test_theory_ascent_is_linear_and_npo_logarithmic(seed):
     ga = logistic_divergence(2000, 1.0, "ga", seed=seed)[1:]
     npo = logistic_divergence(2000, 1.0, "npo", seed=seed)[1:]
     assert r_squared(steps, ga) > 0.98
-    late = slice(100, None)  # the logarithm is the asymptote
-    assert r_squared(steps[late].log(), npo[late]) > 0.97
+    late = slice(500, None)  # the logarithm is the asymptote
+    assert r_squared(steps[late].log(), npo[late]) > 0.98
     assert r_squared(steps[late], npo[late]) < r_squared(steps[late].log(), npo[late])
     assert ga[-1] > 5 * npo[-1]
 

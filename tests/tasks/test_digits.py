@@ -56,16 +56,14 @@ def same(a, b):
     return all(torch.equal(x, y) if isinstance(x, torch.Tensor) else x == y for x, y in zip(a, b, strict=True))
 
 
-@pytest.mark.parametrize(
-    "name", ["", "_images", "_labels", "_domains", "_streams", "_views", "_mosaics", "_scenes"]
-)
+@pytest.mark.parametrize("name", ["", "_images", "_labels", "_domains", "_streams", "_views", "_mosaics", "_scenes"])
 def test_examples_run(name):
     assert doctest.testmod(importlib.import_module(f"palimpsest.tasks.digits{name}")).failed == 0
 
 
 @pytest.mark.parametrize("name", BUILDERS)
 def test_a_seed_gives_one_task_another_seed_another_and_global_randomness_is_left_alone(name):
-    torch_state, numpy_state = torch.get_rng_state(), np.random.get_state()[1].copy()
+    torch_state, numpy_state = torch.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002
     first, again, other = (tensors(BUILDERS[name](seed)) for seed in (3, 3, 4))
     assert same(first, again)
     assert not all(
@@ -74,7 +72,7 @@ def test_a_seed_gives_one_task_another_seed_another_and_global_randomness_is_lef
         if isinstance(a, torch.Tensor)
     )
     assert torch.equal(torch_state, torch.get_rng_state())
-    assert (numpy_state == np.random.get_state()[1]).all()
+    assert (numpy_state == np.random.get_state()[1]).all()  # noqa: NPY002
 
 
 def test_the_images_are_those_of_scikit_learn():
@@ -121,9 +119,7 @@ def test_noise_is_clipped_and_as_strong_as_asked():
 
 def test_a_second_copy_of_an_image_is_dropped(monkeypatch):
     table = load_digits()
-    table.images, table.data = (
-        np.concatenate([column, column[:40]]) for column in (table.images, table.data)
-    )
+    table.images, table.data = (np.concatenate([column, column[:40]]) for column in (table.images, table.data))
     table.target = np.concatenate([table.target, table.target[:40]])
     monkeypatch.setattr("sklearn.datasets.load_digits", lambda: table)
     _, _, rows = module._table.__wrapped__()
@@ -132,7 +128,8 @@ def test_a_second_copy_of_an_image_is_dropped(monkeypatch):
 
 def test_the_check_at_run_time_finds_a_shared_image(monkeypatch):
     x, y, rows = (column.copy() for column in module._table())
-    x[:] = x[0]
+    task = digits(0)
+    x[task.validation.index[-1]] = x[task.train.index[-1]]
     monkeypatch.setattr(module, "_table", lambda: (x, y, rows))
     with pytest.raises(ValueError, match="share the item"):
         digits(0)

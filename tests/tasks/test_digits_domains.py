@@ -1,3 +1,5 @@
+import itertools
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -109,8 +111,8 @@ def test_coloured_digits_have_the_shares_sizes_and_images_they_say():
         assert part.domain.unique().tolist() == [number]
         assert part.x.shape[1:] == (2, 8, 8)
         assert 0.45 < part.y.float().mean() < 0.55
-    for a, b in ((a, b) for a in range(4) for b in range(a)):
-        assert not torch.isin(parts[a].index, parts[b].index).any()
+    for one, other in itertools.combinations(parts, 2):
+        assert not torch.isin(one.index, other.index).any()
 
 
 def test_two_halves_of_the_digits_with_marks_and_without_noise():

@@ -73,6 +73,13 @@ def test_an_attribute_agrees_as_often_as_asked(seed, agreement, classes):
     assert 0 <= attribute.min() <= attribute.max() < classes
 
 
+def test_the_rows_that_are_wrong_are_random():
+    y = torch.arange(20_000) % 10
+    for made in (noisy(split_of(y), 0.2, gen()).y, correlated(y, 0.8, gen())):
+        quarters = (made != y).view(4, -1).float().mean(1)
+        assert (quarters - 0.2).abs().max() < 0.02
+
+
 @given(st.integers(1, 500), st.floats(1, 200), st.integers(2, 100))
 def test_exponential_counts_fall_from_head_to_head_over_imbalance(head, imbalance, classes):
     counts = exponential_counts(head, imbalance, classes)

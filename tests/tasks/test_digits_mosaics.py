@@ -85,7 +85,9 @@ def test_distractors_are_in_empty_cells_with_labels_of_their_own(pool):
     assert shown.sum() / (made.digits < 0).sum() == pytest.approx(0.5, abs=0.07)
     # The same label, the same shape: as many different pictures as labels.
     assert len(cells[shown].unique(dim=0)) == 4
-    assert not made.mask.unflatten(1, (2, 8)).unflatten(3, (2, 8)).permute(0, 1, 3, 2, 4).reshape(300, 4, 64)[shown].any()
+    assert (
+        not made.mask.unflatten(1, (2, 8)).unflatten(3, (2, 8)).permute(0, 1, 3, 2, 4).reshape(300, 4, 64)[shown].any()
+    )
 
 
 def test_sparse_canvases_have_little_foreground(pool):

@@ -1,5 +1,6 @@
 import pytest
 import torch
+from torch.nn.functional import normalize
 
 from palimpsest.tasks.digits import digits
 from palimpsest.tasks.digits_views import KINDS, augment, view_batches, views
@@ -63,14 +64,14 @@ def test_contrast_and_erasure_are_what_they_say(x):
 
 def test_views_keep_most_of_what_tells_digits_apart(x):
     task = digits(0)
-    means = torch.stack([task.train.x[task.train.y == label].mean(0).flatten() for label in range(10)])
+    train = normalize(task.train.x.flatten(1))
 
-    def accuracy(images):
-        return (torch.cdist(images.flatten(1), means).argmin(1) == task.test.y).float().mean()
+    def accuracy(images):  # of the nearest neighbour by angle, which brightness does not change
+        return (task.train.y[(images.flatten(1) @ train.T).argmax(1)] == task.test.y).float().mean()
 
-    assert accuracy(x) > 0.85
-    assert accuracy(augment(x, gen(), strength=0.5)) > 0.7
-    assert accuracy(augment(x, gen(), strength=1.0)) > 0.5
+    assert accuracy(x) > 0.95
+    assert accuracy(augment(x, gen(), strength=0.5)) > 0.85
+    assert accuracy(augment(x, gen(), strength=1.0)) > 0.6
 
 
 def test_batches_depend_on_seed_and_step_alone():

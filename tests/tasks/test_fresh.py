@@ -76,7 +76,7 @@ def test_check_disjoint_agrees_with_the_definition(lists):
 
 
 def test_check_disjoint_names_the_splits_and_the_first_shared_item():
-    with pytest.raises(ValueError, match="^validation and test share the item 'c'") as caught:
+    with pytest.raises(ValueError, match=r"^validation and test share the item 'c'") as caught:
         check_disjoint(train=["a", "a"], validation=["b", "c", "d"], test=["e", "c", "d"])
     assert "\n" not in str(caught.value)
 

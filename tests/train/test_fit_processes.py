@@ -76,6 +76,10 @@ def test_only_the_main_process_writes(results):
     assert [line["loss"] for line in lines[1:]] == [record["loss"] for record in main["accumulated"]["steps"]]
 
 
+def test_nothing_keeps_the_model_alive(results):
+    assert all(result["freed"] for result in results[2])
+
+
 def test_all_processes_stop_with_the_same_error(results):
     for result in results[2]:
         assert result["NaN"].startswith("step 1: loss is nan")

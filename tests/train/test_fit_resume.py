@@ -86,8 +86,8 @@ def seeded_loader(**options):
 def from_generator(kind):
     sampler = RandomSampler(DATA, replacement=kind == "replacement", generator=torch.Generator().manual_seed(4))
     if kind == "batch sampler":
-        return DataLoader(DATA, batch_sampler=BatchSampler(sampler, 6, drop_last=False))
-    return DataLoader(DATA, sampler=sampler, batch_size=6)
+        return DataLoader(DATA, batch_sampler=BatchSampler(sampler, 4, drop_last=False))
+    return DataLoader(DATA, sampler=sampler, batch_size=4)
 
 
 class Augmented(torch.utils.data.Dataset):
@@ -107,15 +107,16 @@ class Drawing:
             yield X[rows], X[rows].sum(1, keepdim=True)
 
 
+# Epochs of five batches, where there are epochs: the checkpoints at steps 4 and 8 fall inside one.
 FEEDS = {
     "function": lambda: lambda index: (X[index % 3 :: 3], X[index % 3 :: 3].sum(1, keepdim=True)),
     "list": lambda: [(X[:8], X[:8].sum(1, keepdim=True)), (X[8:], X[8:].sum(1, keepdim=True))],
-    "shuffled by the global generator": lambda: DataLoader(DATA, batch_size=6, shuffle=True),
-    "shuffled by its own generator": lambda: seeded_loader(batch_size=6, shuffle=True),
+    "shuffled by the global generator": lambda: DataLoader(DATA, batch_size=4, shuffle=True),
+    "shuffled by its own generator": lambda: seeded_loader(batch_size=4, shuffle=True),
     "sampler's generator": lambda: from_generator("sampler"),
     "with replacement": lambda: from_generator("replacement"),
     "batch sampler": lambda: from_generator("batch sampler"),
-    "augmented": lambda: DataLoader(Augmented(), batch_size=6, shuffle=True),
+    "augmented": lambda: DataLoader(Augmented(), batch_size=4, shuffle=True),
     "drawing": Drawing,
 }
 
@@ -176,7 +177,7 @@ def test_resumes_to_the_same_bits_with_every_feed(tmp_path, feed):
 
 
 def test_resumes_with_worker_processes(tmp_path):
-    FEEDS["workers"] = partial(seeded_loader, batch_size=6, shuffle=True, num_workers=1)
+    FEEDS["workers"] = partial(seeded_loader, batch_size=4, shuffle=True, num_workers=1)
     assert_same(run(tmp_path, "workers", breaks=[6]), run(feed="shuffled by its own generator"))
 
 

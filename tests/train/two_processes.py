@@ -3,9 +3,11 @@
 Called as `two_processes.py OUT`, with RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT for several.
 """
 
+import gc
 import json
 import os
 import sys
+import weakref
 from pathlib import Path
 
 import torch
@@ -130,6 +132,14 @@ def main(out: Path) -> None:
         keep("resumed", model, history)
     model = Model()
     keep("unbroken", model, fit(model, objective, batch, steps=6, optimizer="adamw", lr=0.01))
+
+    gc.disable()
+    model = Model()
+    fit(model, plain, batch, steps=1)
+    kept = weakref.ref(model)
+    del model
+    results["freed"] = kept() is None
+    gc.enable()
 
     for name, rows in (("NaN", None), ("odd", 7)):
         batches = {"retain": {"x": torch.randn(rows or 8, 6), "y": torch.zeros(rows or 8).long()}}

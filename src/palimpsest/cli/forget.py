@@ -12,10 +12,11 @@ from typing import Annotated, Any, Literal
 import tyro
 from rich.table import Table
 
-from palimpsest.cli.model_report import measures, write_page
+from palimpsest.cli.model_report import MEASURES, answers, distribution, measures, page, trade_off
 from palimpsest.cli.output import number, print_json, terminal
 from palimpsest.errors import UserError
 from palimpsest.forget.compare import RULE, Comparison, Result, compare
+from palimpsest.forget.evaluation import subsample
 from palimpsest.forget.methods import METHODS
 from palimpsest.models.files import check_out, load, save
 from palimpsest.paths import home
@@ -115,13 +116,14 @@ def main(args: Any) -> None:
     chosen_result = comparison.best  # raises where every method broke down: the checkpoints stay
     summary = as_json(comparison, methods, args)
     model, tokenizer = load(best)
-    page = write_page(title(args), comparison, summary, forget, retain)
+    html = report(comparison, summary, forget, args)
     extra = {"palimpsest.json": json.dumps(summary, indent=2) + "\n"}
     if args.report is None:
-        extra["report.html"] = page
+        extra["report.html"] = html
     save(model, tokenizer, args.out, force=args.force, extra=extra)
     if args.report is not None:
-        args.report.write_text(page, encoding="utf-8")
+        args.report.parent.mkdir(parents=True, exist_ok=True)
+        args.report.write_text(html, encoding="utf-8")
     shutil.rmtree(work, ignore_errors=True)
 
     if args.json:
@@ -163,10 +165,6 @@ def digest(args: Any, methods: dict[str, Any], forget: list[Row], retain: list[R
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def title(args: Any) -> str:
-    return f"{args.model.resolve().name}: {', '.join(args.method)}"
-
-
 def as_json(comparison: Comparison, methods: dict[str, Any], args: Any) -> dict[str, Any]:
     """Everything that the command found, without the rows."""
 
@@ -192,27 +190,57 @@ def as_json(comparison: Comparison, methods: dict[str, Any], args: Any) -> dict[
     }
 
 
-def table(comparison: Comparison) -> Table:
-    """One line a method, under the model as it was."""
-    shown = Table(box=None, pad_edge=False, header_style="bold")
-    shown.add_column("")
-    columns = ["forget: P", "ROUGE-L", "extraction", "retain: P", "ROUGE-L", "forgotten", "kept", "balance", "seconds"]
-    for column in columns:
-        shown.add_column(column, justify="right")
+COLUMNS = ("forget: P", "ROUGE-L", "extraction", "retain: P", "ROUGE-L", "forgotten", "kept", "balance", "seconds")
+
+
+def lines(comparison: Comparison) -> list[tuple[str, list[str]]]:
+    """A line for the model as it was, and one a method."""
 
     def cells(forget: Any, retain: Any) -> list[str]:
-        of_forget, of_retain = measures(forget), measures(retain)
         names = ("probability", "rouge", "extraction_strength")
-        return [
-            *(number(of_forget[name]) for name in names),
-            *(number(of_retain[name]) if of_retain else "–" for name in names[:2]),
-        ]
+        found = [(measures(forget), names), (measures(retain), names[:2])]
+        return [number(values[name]) if values else "–" for values, shown in found for name in shown]
 
-    shown.add_row("before", *cells(comparison.before_forget, comparison.before_retain), *["–"] * 4)
+    shown = [("before", [*cells(comparison.before_forget, comparison.before_retain), *["–"] * 4])]
     for r in comparison.results:
-        if r.error:
-            shown.add_row(r.method, *["–"] * 8, number(r.seconds))
-        else:
-            scores = [number(value) for value in (r.forgotten, r.kept, r.balance, r.seconds)]
-            shown.add_row(r.method, *cells(r.forget, r.retain), *scores)
+        scores = [number(value) for value in (r.forgotten, r.kept, r.balance, r.seconds)]
+        shown.append((r.method, [*cells(r.forget, r.retain), *scores]))
     return shown
+
+
+def table(comparison: Comparison) -> Table:
+    shown = Table(box=None, pad_edge=False, header_style="bold")
+    shown.add_column("")
+    for column in COLUMNS:
+        shown.add_column(column, justify="right")
+    for name, cells in lines(comparison):
+        shown.add_row(name, *cells)
+    return shown
+
+
+def report(comparison: Comparison, summary: dict[str, Any], forget: list[Row], args: Any) -> str:
+    done = [r for r in comparison.results if not r.error]
+    scores = {"before": comparison.before_forget, **{r.method: r.forget for r in done}}
+    figures = {
+        "probability of the answers to forget": distribution(
+            "probability", {name: s.probability for name, s in scores.items()}
+        )
+    }
+    if comparison.before_retain is not None:
+        figures = {"forgotten and kept": trade_off({r.method: (r.forgotten, r.kept) for r in done}), **figures}
+    return page(
+        title=f"forgetting in {summary['model']}",
+        lead=f"{comparison.best.method}: the probability of the answers to forget went from "
+        f"{number(summary['before']['forget']['probability'])} to "
+        f"{number(measures(comparison.best.forget)['probability'])}.",
+        table=lines(comparison),
+        columns=COLUMNS,
+        figures=figures,
+        rows=answers(subsample(forget, args.max_rows, args.seed), scores),
+        notes=[
+            f"Best by: {RULE}.",
+            *(f"{name.replace('_', ' ')}: {meaning}." for name, meaning in MEASURES.items()),
+            *(f"{r.method}: {r.error}" for r in comparison.results if r.error),
+        ],
+        settings={**summary["settings"], **{name: method["fields"] for name, method in summary["methods"].items()}},
+    )

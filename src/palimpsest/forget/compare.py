@@ -19,7 +19,7 @@ import numpy as np
 from torch import nn
 
 from palimpsest.errors import UserError
-from palimpsest.forget.procedure import ForgetData, prepare, unlearn
+from palimpsest.forget.procedure import prepare, unlearn
 from palimpsest.forget.tofu import RowScores, tofu_score
 from palimpsest.models.score import prompt_template
 from palimpsest.tasks.rows import Row
@@ -108,11 +108,6 @@ def pairs(tokenizer: Any, rows: Sequence[Row]) -> list[tuple[str, str]]:
     return [template.pair(row["question"], row["answer"]) for row in rows]
 
 
-def encode_rows(tokenizer: Any, forget: Sequence[Row], retain: Sequence[Row], **options: Any) -> ForgetData:
-    """`prepare` for rows as `read_rows` gives them; `options` go there."""
-    return prepare(tokenizer, pairs(tokenizer, forget), pairs(tokenizer, retain), **options)
-
-
 def compare(
     load: Callable[[], tuple[nn.Module, Any]],
     methods: Mapping[str, Any],
@@ -149,11 +144,18 @@ def compare(
     if len(methods) > 1 and not retain:
         raise UserError("methods are compared by what they keep: give retain rows, or one method only")
     model, tokenizer = load()
-    data = encode_rows(tokenizer, forget, retain, max_length=max_length, truncate=truncate, seed=seed)
+    data = prepare(
+        tokenizer,
+        pairs(tokenizer, forget),
+        pairs(tokenizer, retain),
+        max_length=max_length,
+        truncate=truncate,
+        seed=seed,
+    )
 
     def scores(model: nn.Module) -> tuple[RowScores, RowScores | None]:
         sets = [
-            tofu_score(model, rows, tokenizer=tokenizer, max_rows=max_rows) if rows else None
+            tofu_score(model, rows, tokenizer=tokenizer, max_rows=max_rows, seed=seed) if rows else None
             for rows in (forget, retain)
         ]
         return sets[0], sets[1]

@@ -98,19 +98,21 @@ def prepare(
         drawn = [rng.choice(answers) for _ in range(draws * len(prompts))]
         return encode(tokenizer, prompts * draws, drawn, max_length=max_length, truncate=True)
 
-    def rows(pairs: Sequence[Pair]) -> Encoded:
-        prompts, answers = map(list, zip(*pairs, strict=True))
-        return encode(tokenizer, prompts, answers, max_length=max_length, truncate=truncate)
-
     # A chat template has no space before the answer, the plain one has: refusals follow the forget rows.
     lead = " " if forget[0][1].startswith(" ") else ""
     return ForgetData(
-        forget=rows(forget),
-        retain=rows(retain) if retain else None,
+        forget=encode_pairs(tokenizer, forget, max_length=max_length, truncate=truncate),
+        retain=encode_pairs(tokenizer, retain, max_length=max_length, truncate=truncate) if retain else None,
         refusal=stand_ins([lead + refusal for refusal in refusals]),
         mismatch=stand_ins([answer for _, answer in retain]) if retain else None,
         pad_id=pad_token_id(tokenizer),
     )
+
+
+def encode_pairs(tokenizer, pairs: Sequence[Pair], *, max_length: int, truncate: bool = False) -> Encoded:
+    """(prompt, answer) pairs as token ids; see `palimpsest.models.score.encode`."""
+    prompts, answers = zip(*pairs, strict=True)
+    return encode(tokenizer, prompts, answers, max_length=max_length, truncate=truncate)
 
 
 def unlearn(

@@ -303,7 +303,12 @@ def attribute_tokens(scenes: Scenes, concepts: Sequence[str] = ("digit", "colour
 
 
 def change(
-    scenes: Scenes, generator: torch.Generator, *, concepts: Sequence[str] = CONCEPTS, pool: Split | None = None
+    scenes: Scenes,
+    generator: torch.Generator,
+    *,
+    concepts: Sequence[str] = CONCEPTS,
+    colours: int = len(COLOURS),
+    pool: Split | None = None,
 ) -> tuple[Scenes, Int[Tensor, " n"]]:
     """Every scene with exactly one concept changed, so that its caption is false for the scene it came from.
 
@@ -316,6 +321,7 @@ def change(
         scenes: scenes to start from.
         generator: the source of randomness.
         concepts: which concepts may change, out of `CONCEPTS`.
+        colours: how many colours there are, at least 2 and no fewer than the scenes use.
         pool: images to take new digits from; without one, `x` and `index` stay those of `scenes`.
 
     Returns:
@@ -327,6 +333,7 @@ def change(
     unknown = set(concepts) - set(CONCEPTS)
     if unknown:
         raise ValueError(f"concepts must be among {', '.join(CONCEPTS)}, got {sorted(unknown)[0]!r}")
+    _in_range("colours", colours, max(2, 1 + max(scenes.colour.flatten().tolist(), default=0)), len(COLOURS))
     n = len(scenes)
     two, related = scenes.count == 2, scenes.relation >= 0
     always = torch.ones(n, dtype=torch.bool)
@@ -352,7 +359,7 @@ def change(
 
     own_colour = scenes.colour.gather(1, which[:, None])
     digit = changed("digit", scenes.digit, other(scenes.digit, CLASSES))
-    colour = changed("colour", scenes.colour, other(own_colour, len(COLOURS)))
+    colour = changed("colour", scenes.colour, other(own_colour, colours))
     place = changed("place", scenes.place, other(scenes.place, len(PLACES)))
     index = scenes.index
     if pool is not None:
@@ -364,7 +371,11 @@ def change(
 
 
 def hard_captions(
-    scenes: Scenes, generator: torch.Generator, *, concepts: Sequence[str] = CONCEPTS
+    scenes: Scenes,
+    generator: torch.Generator,
+    *,
+    concepts: Sequence[str] = CONCEPTS,
+    colours: int = len(COLOURS),
 ) -> tuple[tuple[str, ...], Int[Tensor, " n"]]:
     """A caption for every scene that is wrong in one concept, and which concept it is; see `change`.
 
@@ -374,12 +385,17 @@ def hard_captions(
     >>> all(a != b and sorted(a.split()) == sorted(b.split()) for a, b in zip(wrong, scenes.captions))
     True
     """
-    made, concept = change(scenes, generator, concepts=concepts)
+    made, concept = change(scenes, generator, concepts=concepts, colours=colours)
     return made.captions, concept
 
 
 def minimal_pairs(
-    scenes: Scenes, pool: Split, generator: torch.Generator, *, concepts: Sequence[str] = CONCEPTS
+    scenes: Scenes,
+    pool: Split,
+    generator: torch.Generator,
+    *,
+    concepts: Sequence[str] = CONCEPTS,
+    colours: int = len(COLOURS),
 ) -> tuple[Scenes, Int[Tensor, " n"]]:
     """For every scene a second one, drawn anew, that differs in one concept, and which concept it is; see `change`.
 
@@ -390,7 +406,7 @@ def minimal_pairs(
     >>> bool(((second.x - scenes.x).abs().sum((1, 2, 3)) > 0).all()), bool((second.place == scenes.place).all())
     (True, True)
     """
-    return change(scenes, generator, concepts=concepts, pool=pool)
+    return change(scenes, generator, concepts=concepts, colours=colours, pool=pool)
 
 
 def mismatched(scenes: Scenes, rate: float, generator: torch.Generator) -> tuple[Scenes, Bool[Tensor, " n"]]:

@@ -117,7 +117,7 @@ def replicated(
         if hook is not None:
             hook.remove()
         if accelerator.num_processes > 1:
-            gc.collect()  # a dead DDP listens to the parameters' gradients until it is collected
+            gc.collect()  # a dead DDP keeps its buckets, as large as the gradients, until it is collected
 
 
 def of_main_process(accelerator: Accelerator, value: Any) -> Any:

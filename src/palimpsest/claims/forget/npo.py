@@ -32,13 +32,13 @@ def theory(loss: str):
 claim = Claim(
     paper="npo",
     question=(
-        "After the same 60 steps of SGD, does NPO with a retain term keep the model useful where gradient difference and "
-        "gradient ascent destroy it, and still forget?"
+        "After the same 60 steps of SGD, does NPO with a retain term keep the model useful where gradient ascent and "
+        "gradient difference destroy it, and still forget?"
     ),
     arms={
         "base": model_arm("base"),
-        "grad_ascent": arm(GradAscent(retain="none"), **SGD),
-        "grad_diff": arm(GradAscent(retain="ce"), **SGD),
+        "grad_ascent": arm(GradAscent(retain="none", per_token=False), **SGD),
+        "grad_diff": arm(GradAscent(retain="ce", per_token=False), **SGD),
         "npo": arm(NPO(retain="none"), **SGD),
         "npo-rt": arm(NPO(), **SGD),
         "npo-rt, AdamW": arm(NPO(), **ADAM),
@@ -56,8 +56,10 @@ claim = Claim(
     ],
     settings={"SGD": SGD, "AdamW (exploratory)": ADAM, "theory": THEORY, "beta": 0.1},
     notes=(
-        "A two-layer model that knows 40 fictitious authors forgets 8 of them; the paper works on Llama-2-7B and TOFU. "
-        "Plain SGD without clipping, because Adam rescales the shrinking gradient of NPO and hides the effect: the AdamW arm "
-        "shows it. The paper's second result, forgetting half of the data where others fail at a tenth, is not tested here."
+        "A two-layer model that knows 40 fictitious authors forgets 8 of them; the paper works on Llama-2-7B and "
+        "TOFU. Plain SGD without clipping, because Adam rescales the shrinking gradient of NPO and hides the "
+        "effect: the AdamW arm shows it. All methods sum an answer's log-likelihood over its tokens, so that "
+        "gradient ascent is what NPO becomes as beta goes to 0. The paper's second result, forgetting half of the "
+        "data where others fail at a tenth, is not tested here."
     ),
 )

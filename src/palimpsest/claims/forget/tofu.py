@@ -41,8 +41,8 @@ BASELINES = {
 claim = Claim(
     paper="tofu",
     question=(
-        "Does forget quality tell a model that knows the forget rows from one retrained without them, without telling two "
-        "retrained models apart; and does any of the four baselines forget cleanly at any checkpoint?"
+        "Does forget quality tell a model that knows the forget rows from one retrained without them, without telling "
+        "two retrained models apart; and does any of the four baselines forget cleanly at any checkpoint?"
     ),
     arms={
         "full": model_arm("base"),
@@ -62,8 +62,8 @@ claim = Claim(
         "clean": "forget quality > 0.05 and utility >= 0.9 x the full model's, at the same checkpoint",
     },
     notes=(
-        "The paper's finding is that none of its baselines unlearns cleanly on 7B models; here the model has two layers and "
-        "knows 40 generated authors. The forget truth ratio of a gold model is taken from the second gold model, since the "
-        "first one is the reference of forget quality."
+        "The paper's finding is that none of its baselines unlearns cleanly on 7B models; here the model has two "
+        "layers and knows 40 generated authors. The forget truth ratio of a gold model is taken from the second "
+        "gold model, since the first one is the reference of forget quality."
     ),
 )
