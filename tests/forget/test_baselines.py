@@ -19,7 +19,7 @@ from palimpsest.models.tokenizers import word_tokenizer
 
 FORGET = [("where was Ada born ?", " Ada was born in Porto ."), ("who is Ada ?", " Ada writes .")]
 RETAIN = [("where was Bo born ?", " in Riga ."), ("who is Bo ?", " Bo sings ."), ("what is Bo ?", " a singer .")]
-ALL = [GradAscent(), GradAscent(retain="none"), GradAscent(retain="kl"), IDK(), IdkDPO(), RMU(coefficient=2.0)]
+ALL = [GradAscent(), GradAscent(retain="none"), GradAscent(retain="kl"), IDK(), IdkDPO(), RMU(coefficient=20.0, alpha=1.0)]
 ALL += [LLMU(), NPO(), NPO(retain="kl"), SimNPO(forget_weight=1.0)]
 
 
@@ -170,7 +170,7 @@ def test_every_method_forgets(objective, model, data):
     fine_tune(model, data.retain, pad_id=0, epochs=10, batch_size=3, lr=3e-3)
     rows = data.forget.batch([0, 1], 0)
     before = cross_entropy(model, rows).item()
-    unlearn(model, objective, data, steps=12, lr=1e-2 if isinstance(objective, RMU) else 3e-3, batch_size=2)
+    unlearn(model, objective, data, steps=12, lr=3e-2 if isinstance(objective, RMU) else 3e-3, batch_size=2)
     assert cross_entropy(model, rows).item() > before + 0.05
 
 

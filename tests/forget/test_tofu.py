@@ -376,7 +376,7 @@ def test_candidates_keep_their_rows_and_equal_ones_are_computed_once(bigram, mon
 def test_greedy_answers_stop_a_little_after_the_longest_reference(bigram):
     model, tokenizer, _ = bigram
     set_successor(model, tokenizer, [(":", "Ada"), ("Ada", "Ada")])
-    [answer] = greedy_answers(model, tokenizer, ["who ?"], ["Bo lives"])
+    [answer], [expected] = greedy_answers(model, tokenizer, ["who ?"], ["Bo lives"])
     assert answer == " ".join(["Ada"] * (2 + 4))
 
 
@@ -478,7 +478,7 @@ def test_the_evaluation_draws_the_same_rows_and_leaves_the_model_and_the_generat
     second = evaluate_tofu(full, tokenizer, task, max_rows=6, batch_size=200)
     assert first.sets["retain"].output == second.sets["retain"].output
     np.testing.assert_allclose(first.truth_ratios, second.truth_ratios, rtol=1e-4)
-    assert [len(first.sets[split]) for split in SPLITS] == [6] * 4
+    assert [len(first.sets[split]) for split in SPLITS] == [len(task.forget), 6, 6, 6]
 
 
 def test_a_task_may_be_given_as_files(world, tmp_path):

@@ -111,6 +111,16 @@ def test_objective_terms_are_summed_and_logged():
     assert (weights(model) - weights(network())).norm() < 0.1  # held back
 
 
+def test_terms_may_differ_in_dtype():
+    def objective(model, batch):
+        error = squared_error(model, batch)
+        return {"single": error, "double": error.double() / 3, "half": error.bfloat16()}
+
+    (record,) = fit(network(), objective, [rows()], steps=1).steps
+    assert record["double"] == pytest.approx(record["single"] / 3, rel=1e-12)
+    assert record["loss"] == pytest.approx(record["single"] + record["double"] + record["half"])
+
+
 def test_gradients_hook_comes_between_backward_and_clipping():
     class Doubled:
         def init(self, model, data):

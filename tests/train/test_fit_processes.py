@@ -80,6 +80,12 @@ def test_nothing_keeps_the_model_alive(results):
     assert all(result["freed"] for result in results[2])
 
 
+def test_all_processes_end_with_the_buffers_of_the_main_one(results):
+    main, other = results[2]
+    assert any(main["running mean"])
+    assert main["running mean"] == other["running mean"]
+
+
 def test_all_processes_stop_with_the_same_error(results):
     for result in results[2]:
         assert result["NaN"].startswith("step 1: loss is nan")

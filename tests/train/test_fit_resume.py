@@ -220,7 +220,7 @@ def test_the_log_has_every_line_once(tmp_path):
 @pytest.mark.parametrize("loss_of_it", ["deleted", "cut", "another path", "none before"])
 def test_lost_lines_are_written_anew(tmp_path, loss_of_it):
     run(tmp_path / "unbroken")
-    folder, options = tmp_path / "broken", {}
+    folder, options, held = tmp_path / "broken", {}, ""
     log = folder / "log.jsonl"
     if loss_of_it == "none before":
         options["log"] = None
@@ -239,8 +239,9 @@ def test_lost_lines_are_written_anew(tmp_path, loss_of_it):
         log.write_bytes(b"")
     elif loss_of_it == "another path":
         log = folder / "other.jsonl"
+        log.write_text(held := "what somebody else wrote\n" * 200)
     run(folder, log=log)
-    assert log.read_bytes() == (tmp_path / "unbroken" / "log.jsonl").read_bytes()
+    assert log.read_bytes() == held.encode() + (tmp_path / "unbroken" / "log.jsonl").read_bytes()
 
 
 def test_numbers_that_json_lacks_are_null_in_the_log(tmp_path):

@@ -74,6 +74,11 @@ def plain(model, batch):
     return nn.functional.cross_entropy(model(batch["retain"]["x"]), batch["retain"]["y"])
 
 
+def normalized(model, batch):
+    features = model.norm(model.features(batch["retain"]["x"]))
+    return nn.functional.cross_entropy(model.head(features), batch["retain"]["y"])
+
+
 def bad(model, batch):
     return plain(model, batch) * (float("nan") if batch["retain"]["weight"].item() > 1 else 1.0)
 
@@ -138,8 +143,13 @@ def main(out: Path) -> None:
     fit(model, plain, batch, steps=1)
     kept = weakref.ref(model)
     del model
-    results["freed"] = kept() is None
+    replicas = [each for each in gc.get_objects() if isinstance(each, nn.parallel.DistributedDataParallel)]
+    results["freed"] = kept() is None and not replicas
     gc.enable()
+
+    model = Model()
+    fit(model, normalized, batch, steps=2)
+    results["running mean"] = model.norm.running_mean.tolist()
 
     for name, rows in (("NaN", None), ("odd", 7)):
         batches = {"retain": {"x": torch.randn(rows or 8, 6), "y": torch.zeros(rows or 8).long()}}

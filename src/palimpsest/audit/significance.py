@@ -15,7 +15,6 @@ import warnings
 from dataclasses import dataclass, replace
 
 import numpy as np
-from mlxtend import evaluate
 from numpy.typing import ArrayLike
 from scipy import stats
 from statsmodels.stats.contingency_tables import cochrans_q
@@ -69,9 +68,11 @@ def mcnemar(correct_a: ArrayLike, correct_b: ArrayLike) -> Outcome:
     # is none.
     if only_a == only_b:
         return Outcome(0.0, 1.0, effect, "" if disagreements else "the models agree on every item")
+    from mlxtend.evaluate import mcnemar as test  # late: takes a second, and few callers count items
+
     exact = disagreements < 50
     table = np.array([[(a & b).sum(), only_a], [only_b, (~a & ~b).sum()]])
-    chi2, p = evaluate.mcnemar(table, corrected=True, exact=exact)
+    chi2, p = test(table, corrected=True, exact=exact)
     return Outcome(float(min(only_a, only_b) if exact else chi2), float(p), effect, "exact" if exact else "chi-squared")
 
 

@@ -67,7 +67,7 @@ def main(args: Arguments) -> None:
     console = terminal()
     console.print(table(found))
     if args.report:
-        console.print(f"report: {args.report}")
+        console.print(f"report: {args.report}", soft_wrap=True, markup=False)
 
 
 def audit(folder: Path, rows: list[Row], heldout: list[Row], args: Arguments) -> tuple[RowScores, dict[str, float]]:

@@ -136,7 +136,8 @@ def main(args: Any) -> None:
             console.print(f"{result.method}: {result.error}", style="red")
     if len(comparison.results) > 1:
         console.print(f"best: {chosen_result.method} ({RULE})")
-    console.print(f"model: {args.out}", f"report: {args.report or args.out / 'report.html'}", sep="\n")
+    paths = (f"model: {args.out}", f"report: {args.report or args.out / 'report.html'}")
+    console.print(*paths, sep="\n", soft_wrap=True, markup=False)
 
 
 def chosen(args: Any) -> dict[str, Any]:
@@ -190,7 +191,10 @@ def as_json(comparison: Comparison, methods: dict[str, Any], args: Any) -> dict[
     }
 
 
-COLUMNS = ("forget: P", "ROUGE-L", "extraction", "retain: P", "ROUGE-L", "forgotten", "kept", "balance", "seconds")
+COLUMNS = (
+    *("forget P", "forget ROUGE-L", "forget extracted", "retain P", "retain ROUGE-L"),
+    *("forgotten", "kept", "balance", "seconds"),
+)
 
 
 def lines(comparison: Comparison) -> list[tuple[str, list[str]]]:
@@ -209,10 +213,10 @@ def lines(comparison: Comparison) -> list[tuple[str, list[str]]]:
 
 
 def table(comparison: Comparison) -> Table:
-    shown = Table(box=None, pad_edge=False, header_style="bold")
-    shown.add_column("")
+    shown = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
+    shown.add_column("", no_wrap=True)
     for column in COLUMNS:
-        shown.add_column(column, justify="right")
+        shown.add_column(column.replace(" ", "\n", 1), justify="right", vertical="bottom", no_wrap=True)
     for name, cells in lines(comparison):
         shown.add_row(name, *cells)
     return shown

@@ -8,8 +8,8 @@ from typing import Any
 
 import matplotlib as mpl
 import numpy as np
-from matplotlib.figure import Figure
 from markupsafe import Markup
+from matplotlib.figure import Figure
 
 from palimpsest.evidence.figures import ARMS, FAINT, INK, MUTED, STYLE, canvas, svg
 from palimpsest.evidence.report import pages
@@ -54,7 +54,7 @@ def trade_off(points: Mapping[str, tuple[float, float]]) -> Figure:
 
 @mpl.rc_context(STYLE)
 def distribution(name: str, groups: Mapping[str, Sequence[float]]) -> Figure:
-    """For each group its rows from lowest to highest: how many rows lie below a value is read off the horizontal axis."""
+    """Each group's rows from lowest to highest: the share of rows below a value is read off the horizontal axis."""
     figure, axes = canvas(2.6)
     for i, (group, values) in enumerate(groups.items()):
         finite = np.sort([value for value in values if math.isfinite(value)])

@@ -15,8 +15,8 @@ from palimpsest.cli.output import counted, print_json, terminal
 class Arguments:
     """Find methods for a problem.
 
-    Reads the names, titles, summaries and problems of the catalogue. Each hit comes with the verdicts of its paper's claim:
-    held, refuted, open or void.
+    Reads the names, titles, summaries and problems of the catalogue. Each hit comes with the verdicts of its paper's
+    claim: held, refuted, open or void.
     """
 
     words: Positional[tuple[str, ...]]

@@ -25,7 +25,7 @@ INK, MUTED, FAINT, REGION = "#1b1b18", "#6f6e68", "#d9d7cf", "#e4efe9"
 ARMS = ("#2a6f97", "#c2571a", "#3f7d3a", "#8a4f9e", "#a8323e", "#7d6608", "#0f7f86", "#5b5b7a")
 _VARIABLES = {INK: "--ink", MUTED: "--muted", FAINT: "--faint", REGION: "--region"}
 _VARIABLES |= {colour: f"--arm-{i}" for i, colour in enumerate(ARMS)}
-_STYLE = {
+STYLE = {
     "svg.fonttype": "none",
     "svg.hashsalt": "palimpsest",
     "font.family": "DejaVu Sans",
@@ -46,7 +46,7 @@ _STYLE = {
 _WIDTH = 7.2
 
 
-@mpl.rc_context(_STYLE)
+@mpl.rc_context(STYLE)
 def svg(figure: Figure, name: str) -> str:
     """The figure as an SVG element; `name` keeps its ids apart from those of the page's other figures."""
     buffer = io.StringIO()
@@ -63,7 +63,7 @@ def svg(figure: Figure, name: str) -> str:
     return text.strip()
 
 
-@mpl.rc_context(_STYLE)
+@mpl.rc_context(STYLE)
 def metric_figure(metric: str, table: Mapping[str, Mapping[str, Cell]], marks: Sequence[float] = ()) -> Figure:
     """A row for every arm that has the metric, or has nothing: a point for every seed, the mean, its 95% interval.
 
@@ -71,7 +71,7 @@ def metric_figure(metric: str, table: Mapping[str, Mapping[str, Cell]], marks: S
     """
     everyone = list(table)
     arms = [arm for arm in everyone if metric in table[arm] or not table[arm]]
-    figure, axes = _canvas(0.34 * len(arms) + 0.62)
+    figure, axes = canvas(0.34 * len(arms) + 0.62)
     cells = {row: table[arm][metric] for row, arm in enumerate(arms) if metric in table[arm]}
     for mark in marks:
         axes.axvline(mark, color=MUTED, linewidth=0.8, linestyle=(0, (3, 3)), zorder=0)
@@ -89,10 +89,10 @@ def metric_figure(metric: str, table: Mapping[str, Mapping[str, Cell]], marks: S
     return figure
 
 
-@mpl.rc_context(_STYLE)
+@mpl.rc_context(STYLE)
 def verdict_figure(verdict: Verdict) -> Figure:
     """A strip: the numbers of every seed, their mean and interval, and in the ground the region that was expected."""
-    figure, axes = _canvas(0.72)
+    figure, axes = canvas(0.72)
     numbers = [value for value in verdict.differences.values() if math.isfinite(value)]
     ends = [end for end in verdict.region if math.isfinite(end)]
     known = [*numbers, *(bound for bound in verdict.interval if math.isfinite(bound)), *ends]
@@ -108,10 +108,10 @@ def verdict_figure(verdict: Verdict) -> Figure:
     return figure
 
 
-@mpl.rc_context(_STYLE)
+@mpl.rc_context(STYLE)
 def curve_figure(metric: str, curves: Mapping[str, Mapping[int, Curve]], arms: Sequence[str]) -> Figure:
     """A thin line for every seed and a thick one for the mean of each arm, its name at the end."""
-    figure, axes = _canvas(3.1)
+    figure, axes = canvas(3.1)
     ends = []
     for arm, by_seed in curves.items():
         colour = _colour(arm, arms)
@@ -149,7 +149,8 @@ def mean_curve(curves: Sequence[Curve]) -> tuple[np.ndarray, np.ndarray]:
     return np.array(shared), np.mean([[dict(curve)[x] for x in shared] for curve in curves], axis=0)
 
 
-def _canvas(height: float) -> tuple[Figure, Any]:
+def canvas(height: float) -> tuple[Figure, Any]:
+    """An empty figure as wide as the page, `height` in inches, and its axes."""
     figure = Figure(figsize=(_WIDTH, height), layout="constrained")
     return figure, figure.subplots()
 

@@ -30,38 +30,46 @@ def write_report(outcome: Outcome, path: Path | str) -> Path:
 
 def render(outcome: Outcome) -> str:
     """The page as text. All that a claim or its results contribute is escaped; the drawings escape their own."""
-    pages = jinja2.Environment(
+    return (
+        pages()
+        .get_template("report.html")
+        .render(
+            outcome=outcome,
+            claim=outcome.claim,
+            words=WORDS,
+            meaning=PAPER_WORDS,
+            standing=STANDINGS[outcome.standing],
+            sentence_of=sentence_of,
+            numbers_of=numbers_of,
+            seeds=seeds_of(outcome),
+            verdict_figures=[
+                Markup(svg(verdict_figure(v), f"v{i}")) if v.differences else "" for i, v in enumerate(outcome.verdicts)
+            ],
+            metric_figures=[_metric(outcome, metric, f"m{i}") for i, metric in enumerate(outcome.metrics)],
+            curve_figures=[
+                (metric, Markup(svg(curve_figure(metric, curves, list(outcome.claim.arms)), f"c{i}")))
+                for i, (metric, curves) in enumerate(outcome.curves.items())
+            ],
+            rerun=_rerun(outcome),
+            history=[entry for entry in outcome.history if entry["kind"] in ("registration", "amendment", "verdict")],
+            minutes=f"{outcome.seconds / 60:.1f} min" if outcome.seconds >= 60 else f"{outcome.seconds:.1f} s",
+            peak=max(job.peak_bytes for job in outcome.jobs) / 2**20,
+        )
+    )
+
+
+def pages() -> jinja2.Environment:
+    """The templates of this folder: `page.html` is the frame of every report. What they are given is escaped."""
+    templates = jinja2.Environment(
         loader=jinja2.PackageLoader("palimpsest.evidence", "."),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    pages.filters |= {"number": number, "interval": interval, "p": probability, "pretty": _pretty}
-    page = pages.get_template("report.html")
-    return page.render(
-        outcome=outcome,
-        claim=outcome.claim,
-        words=WORDS,
-        meaning=PAPER_WORDS,
-        standing=STANDINGS[outcome.standing],
-        sentence_of=sentence_of,
-        numbers_of=numbers_of,
-        seeds=seeds_of(outcome),
-        verdict_figures=[
-            Markup(svg(verdict_figure(v), f"v{i}")) if v.differences else "" for i, v in enumerate(outcome.verdicts)
-        ],
-        metric_figures=[_metric(outcome, metric, f"m{i}") for i, metric in enumerate(outcome.metrics)],
-        curve_figures=[
-            (metric, Markup(svg(curve_figure(metric, curves, list(outcome.claim.arms)), f"c{i}")))
-            for i, (metric, curves) in enumerate(outcome.curves.items())
-        ],
-        palette=list(enumerate(ARMS)),
-        rerun=_rerun(outcome),
-        history=[entry for entry in outcome.history if entry["kind"] in ("registration", "amendment", "verdict")],
-        minutes=f"{outcome.seconds / 60:.1f} min" if outcome.seconds >= 60 else f"{outcome.seconds:.1f} s",
-        peak=max(job.peak_bytes for job in outcome.jobs) / 2**20,
-    )
+    templates.filters |= {"number": number, "interval": interval, "p": probability, "pretty": _pretty}
+    templates.globals["palette"] = list(enumerate(ARMS))
+    return templates
 
 
 def _metric(outcome: Outcome, metric: str, name: str) -> dict[str, Any]:

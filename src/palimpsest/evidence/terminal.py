@@ -43,20 +43,23 @@ def verdict_table(outcome: Outcome) -> Table:
 
 
 def metric_tables(outcome: Outcome, width: int = 100) -> list[Table]:
-    """Arms by metrics: means ± half their 95% intervals; several tables where one would be wider than the terminal."""
+    """Arms by the metrics that an expectation is about: means ± half their 95% intervals; several tables where one
+    would be wider than the terminal. The exploratory metrics are left to the report."""
+    metrics = [metric for metric in outcome.metrics if metric not in outcome.exploratory]
     beside = max(1, (width - max(map(len, outcome.claim.arms)) - 4) // 18)
-    chunks = [outcome.metrics[i : i + beside] for i in range(0, len(outcome.metrics), beside)]
     tables = []
-    for metrics in chunks:
+    for shown in (metrics[i : i + beside] for i in range(0, len(metrics), beside)):
         table = Table(box=box.SIMPLE)
         table.add_column("arm", no_wrap=True)
-        for metric in metrics:
-            mark = ("\nexploratory", "dim") if metric in outcome.exploratory else ""
-            table.add_column(Text.assemble(metric, mark), justify="right", vertical="bottom")
+        for metric in shown:
+            table.add_column(metric, justify="right", vertical="bottom")
         for arm, row in outcome.table.items():
-            table.add_row(Text(arm), *(Text(mean(row[name])) if name in row else Text("–") for name in metrics))
+            if any(name in row for name in shown) or not row:
+                table.add_row(Text(arm), *(Text(mean(row[name])) if name in row else Text("–") for name in shown))
         tables.append(table)
-    tables[-1].caption = Text(f"mean ± half of its 95% interval, seeds {seeds_of(outcome)}")
+    left_out = len(outcome.exploratory)
+    more = f"; {left_out} exploratory metrics are in the report" if left_out else ""
+    tables[-1].caption = Text(f"mean ± half of its 95% interval, seeds {seeds_of(outcome)}{more}")
     tables[-1].caption_justify = "left"
     return tables
 

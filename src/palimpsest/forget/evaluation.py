@@ -1,7 +1,7 @@
 """What the methods of the family share for scoring: how likely a model finds given answers, and what it answers.
 
 Questions and answers are plain text; the model's template (`palimpsest.models.score.prompt_template`) is put around
-them here.
+them here. A question "" stands for none: the answer is then a plain text.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def score_candidates(
         raise ValueError(f"as many questions as rows of candidates are needed: {len(questions)} and {len(candidates)}")
     template = prompt_template(tokenizer)
     pairs = [
-        (template.prompt(question), template.answer(answer))
+        template.pair(question, answer)
         for question, answers in zip(questions, candidates, strict=True)
         for answer in answers
     ]
@@ -78,18 +78,28 @@ def greedy_answers(
     references: Sequence[str],
     *,
     batch_size: int = 64,
-) -> list[str]:
-    """The model's most likely answer to each question, cut a few tokens after the length of the longest reference."""
+) -> tuple[list[str], list[str]]:
+    """The model's most likely answer to each question, cut a few tokens after the length of the longest reference.
+
+    Where the question is "", the reference is a plain text: the model is given its first half and continues it.
+
+    Returns:
+        The outputs, and what each is to be compared with: the reference, or the second half of the text.
+    """
     template = prompt_template(tokenizer)
-    longest = max(len(ids) for ids in tokenizer(list(references), add_special_tokens=False).input_ids)
-    outputs = greedy(
-        model,
-        tokenizer,
-        [template.prompt(question) for question in questions],
-        max_new_tokens=longest + SPARE_TOKENS,
-        batch_size=batch_size,
-    )
-    return [output.strip() for output in outputs]
+    prompts, expected = [], []
+    for question, reference in zip(questions, references, strict=True):
+        if question:
+            prompts.append(template.prompt(question))
+            expected.append(reference)
+        else:
+            pieces = reference.split()
+            half = (len(pieces) + 1) // 2
+            prompts.append(" ".join(pieces[:half]))
+            expected.append(" ".join(pieces[half:]))
+    longest = max(len(ids) for ids in tokenizer(expected, add_special_tokens=False).input_ids)
+    outputs = greedy(model, tokenizer, prompts, max_new_tokens=longest + SPARE_TOKENS, batch_size=batch_size)
+    return [output.strip() for output in outputs], expected
 
 
 def states(text: str, value: str) -> bool:

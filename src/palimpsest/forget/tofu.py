@@ -143,7 +143,7 @@ class RowScores:
         output: the model's greedy answer.
         probability: P(a|q).
         choice_probability: P(a|q) / (P(a|q) + sum_i P(wrong_i|q)); NaN without wrong answers.
-        rouge: ROUGE-L recall of the output; 0 for an empty one.
+        rouge: ROUGE-L recall of the output, for a text without question of its second half; 0 for an empty one.
         truth_ratio: R; NaN without wrong answers.
         extraction_strength: 1 - k/n, k the shortest given prefix of the n answer tokens after which all are right.
         exact_memorization: share of the answer's tokens that are the model's first choice.
@@ -267,7 +267,8 @@ def evaluate_tofu(
         task: the authors task, or rows or files under "forget", "retain", "real_authors" and "world_facts". Every
             row needs wrong answers.
         gold_scores: `truth_ratios` of the model retrained without the forget rows.
-        max_rows: at most so many rows of each set, the same ones for a `seed`; None for all.
+        max_rows: at most so many rows of each retained set, the same ones for a `seed`; None for all. The forget rows
+            are all scored: the test of forget quality needs them.
         geo: which truth ratio, see `truth_ratio`; the same as for `gold_scores`.
         batch_size: answers that go through the model at once.
 
@@ -277,7 +278,8 @@ def evaluate_tofu(
     sets = {split: task.rows(split) for split in SPLITS} if isinstance(task, AuthorsTask) else dict(task)
     if set(sets) != set(SPLITS):
         raise UserError(f"TOFU scores four sets, {', '.join(SPLITS)}; got {', '.join(sets) or 'none'}")
-    rows = {split: subsample(_rows(sets[split]), max_rows, seed) for split in SPLITS}
+    limits = {split: None if split == "forget" else max_rows for split in SPLITS}
+    rows = {split: subsample(_rows(sets[split]), limits[split], seed) for split in SPLITS}
     for split, split_rows in rows.items():
         bare = next((row for row in split_rows if not row["perturbed_answer"]), None)
         if bare is not None:
@@ -303,12 +305,12 @@ def _score_sets(
     candidates = [[a, para, *row["perturbed_answer"]] for a, para, row in zip(answers, paraphrases, rows, strict=True)]
     nll, hits = score_candidates(model, tokenizer, questions, candidates, batch_size=batch_size)
     nll_answer, nll_para, nll_wrong = nll[:, 0], nll[:, 1], nll[:, 2:]
-    output = greedy_answers(model, tokenizer, questions, answers, batch_size=batch_size)
+    output, expected = greedy_answers(model, tokenizer, questions, answers, batch_size=batch_size)
     has_wrong = ~np.isnan(nll_wrong).all(axis=1)
     columns = {
         "probability": answer_probability(nll_answer),
         "choice_probability": np.where(has_wrong, choice_probability(nll_answer, nll_wrong), np.nan),
-        "rouge": np.array([rouge_l_recall(out, answer) for out, answer in zip(output, answers, strict=True)]),
+        "rouge": np.array([rouge_l_recall(out, answer) for out, answer in zip(output, expected, strict=True)]),
         "truth_ratio": truth_ratio(nll_para, nll_wrong, geo=geo),
         "extraction_strength": np.array([extraction_strength(row[0]) for row in hits]),
         "exact_memorization": np.array([exact_memorization(row[0]) for row in hits]),
@@ -327,6 +329,8 @@ def _rows(rows: Sequence[Row | AuthorRow] | str | Path) -> list[Row]:
         raise UserError("no rows to score: give at least one")
     return [
         normalise(row.to_json() if isinstance(row, AuthorRow) else row, f"row {number}")
+        if isinstance(row, AuthorRow) or row.get("question") != ""  # a text, normalised before
+        else row
         for number, row in enumerate(rows, start=1)
     ]
 

@@ -13,8 +13,9 @@ def kl_divergence(
 ) -> Float[Tensor, ""]:
     """KL(p || q) = sum_v p(v) (log p(v) - log q(v)) in nats, averaged over each row's positions, then over rows.
 
-    Forward KL has the teacher or reference as p and covers all of its modes; swap the arguments for the reverse KL, which
-    settles on one. Computed in float32 from logarithms; no gradient is stopped here: detach the side that is a constant.
+    Forward KL has the teacher or reference as p and covers all of its modes; swap the arguments for the reverse KL,
+    which settles on one. Computed in float32 from logarithms; no gradient is stopped here: detach the side that is a
+    constant.
 
     Args:
         logits_p, logits_q: unnormalised scores.

@@ -80,7 +80,7 @@ def extraction_strength(hits: Sequence[bool]) -> float:
     hits = _check_hits(hits)
     misses = np.flatnonzero(~hits)
     k = misses[-1] + 1 if misses.size else 0
-    return float(1 - k / hits.size) if hits.size else 0.0
+    return float((hits.size - k) / hits.size) if hits.size else 0.0
 
 
 def distinct_n(texts: Sequence[str], n: int = 2) -> float:

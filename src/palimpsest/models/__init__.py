@@ -1,5 +1,9 @@
-"""Small models built from scratch; Hugging Face models loaded, saved and scored safely."""
+"""Small models built from scratch; Hugging Face models loaded, saved and scored safely.
 
+The function `score` is imported from its module, `palimpsest.models.score`, whose name it would hide here.
+"""
+
+from palimpsest.models.files import check_out, load, save
 from palimpsest.models.language import causal_lm, encoder_decoder_lm, masked_lm
 from palimpsest.models.score import (
     Encoded,
@@ -13,10 +17,10 @@ from palimpsest.models.score import (
     greedy,
     pad_token_id,
     prompt_template,
-    score,
     token_logprobs,
 )
 from palimpsest.models.tokenizers import train_tokenizer, word_tokenizer
+from palimpsest.models.vision import cnn, mlp, vit
 
 __all__ = [
     "Encoded",
@@ -25,16 +29,21 @@ __all__ = [
     "answer_logprobs",
     "answer_nll",
     "causal_lm",
+    "check_out",
     "choice_logprob",
+    "cnn",
     "cross_entropy",
     "encode",
     "encoder_decoder_lm",
     "greedy",
+    "load",
     "masked_lm",
+    "mlp",
     "pad_token_id",
     "prompt_template",
-    "score",
+    "save",
     "token_logprobs",
     "train_tokenizer",
+    "vit",
     "word_tokenizer",
 ]

@@ -97,8 +97,8 @@ def save(
 ) -> None:
     """Save a model, its tokenizer and further text files into a new folder that is never seen half-written.
 
-    Everything is written beside the folder first, which is then renamed. With `force`, a model that is already there stays until
-    the new one is complete, and comes back where the renaming fails.
+    Everything is written beside the folder first, which is then renamed. With `force`, a model that is already there
+    stays until the new one is complete, and comes back where the renaming fails.
 
     Args:
         model: a Hugging Face model; its weights are written as safetensors.
@@ -120,8 +120,7 @@ def save(
     for name in extra:
         if name in ("", ".", "..") or Path(name).name != name or "\\" in name:
             raise ValueError(f"extra files need plain names, got {name!r}")
-    out = Path(out).expanduser().resolve()
-    _check_out(out, force)
+    out = check_out(out, force)
     out.parent.mkdir(parents=True, exist_ok=True)
     new = out.with_name(f".{out.name}-{uuid.uuid4().hex}")
     try:
@@ -139,6 +138,27 @@ def save(
         shutil.rmtree(new, ignore_errors=True)
 
 
+def check_out(out: str | Path, force: bool = False) -> Path:
+    """The folder that `save` would make, in full, or the error that it would raise: ask before a long computation.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     check_out(f"{folder}/model").name
+        'model'
+    """
+    out = Path(out).expanduser().resolve()
+    if not out.exists():
+        return out
+    if not out.is_dir():
+        raise UserError(f"{out} is a file: choose another folder")
+    if not force:
+        raise UserError(f"{out} exists: choose another folder, or replace it with force")
+    if any(out.iterdir()) and not (out / "config.json").is_file():
+        raise UserError(f"{out} holds something other than a model, which is not replaced: choose another folder")
+    return out
+
+
 def _put(new: Path, out: Path) -> None:
     """Rename `new` to `out`; what was there goes only after that, and comes back if it fails."""
     if not out.exists():
@@ -152,17 +172,6 @@ def _put(new: Path, out: Path) -> None:
         old.rename(out)
         raise
     shutil.rmtree(old)
-
-
-def _check_out(out: Path, force: bool) -> None:
-    if not out.exists():
-        return
-    if not out.is_dir():
-        raise UserError(f"{out} is a file: choose another folder")
-    if not force:
-        raise UserError(f"{out} exists: choose another folder, or replace it with force")
-    if any(out.iterdir()) and not (out / "config.json").is_file():
-        raise UserError(f"{out} holds something other than a model, which is not replaced: choose another folder")
 
 
 def _check_folder(folder: Path, remote_code: bool) -> None:
@@ -230,7 +239,9 @@ def _load_model(folder: Path, task: str, dtype: str, remote_code: bool) -> PreTr
         )
     missing = sorted(report["missing_keys"])
     if missing:
-        raise UserError(f"{folder} lacks {len(missing)} weights of {what}, the first is {missing[0]}: save the model again")
+        raise UserError(
+            f"{folder} lacks {len(missing)} weights of {what}, the first is {missing[0]}: save the whole model again"
+        )
     return model.eval()
 
 

@@ -16,7 +16,7 @@ from functools import lru_cache
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
@@ -115,6 +115,15 @@ class Template:
         """The answer as it follows the prompt."""
         return text if self.tokenizer is not None else f" {text}"
 
+    def pair(self, question: str, answer: str) -> tuple[str, str]:
+        """The prompt and the answer that `encode` takes; the question "" leaves the answer, a plain document, as it is.
+
+        Example:
+            >>> Template().pair("Who?", "Ada"), Template().pair("", "Ada was here.")
+            (('Question: Who?\\nAnswer:', ' Ada'), ('', 'Ada was here.'))
+        """
+        return (self.prompt(question), self.answer(answer)) if question else ("", answer)
+
 
 def prompt_template(tokenizer: PreTrainedTokenizerBase) -> Template:
     """The tokenizer's chat template where it has one, else "Question: ...\\nAnswer:" and answers after a space.
@@ -208,7 +217,7 @@ def token_logprobs(model: nn.Module, batch: dict[str, Tensor]) -> Float[Tensor, 
         batch: `input_ids` and `labels` [batch, tokens], padded on the right, as `Encoded.batch` makes them.
 
     Returns:
-        Natural logarithms in float32.
+        Natural logarithms, in float32 or the model's float64.
 
     Raises:
         ValueError: the shapes differ, the rows are padded on the left, or a token is outside the model's
@@ -267,12 +276,17 @@ class Scores:
         argmax_hits: for each row, whether each scored token was the model's first choice; bool of shape
             [length].
         token_logps: for each row, the log-probability of each scored token; float32 of shape [length].
+        token_means: for each row, mu = sum_v p(v) log p(v) over the vocabulary at each scored token's position; float32
+            of shape [length]. None where the moments were not asked for.
+        token_variances: likewise sigma^2 = sum_v p(v) log^2 p(v) - mu^2.
     """
 
     logp: np.ndarray
     length: np.ndarray
     argmax_hits: list[np.ndarray]
     token_logps: list[np.ndarray]
+    token_means: list[np.ndarray] | None = None
+    token_variances: list[np.ndarray] | None = None
 
     @property
     def nll(self) -> np.ndarray:
@@ -280,7 +294,7 @@ class Scores:
         return -self.logp / np.maximum(self.length, 1)
 
 
-def score(model: nn.Module, encoded: Encoded, *, batch_size: int = 64, pad_id: int) -> Scores:
+def score(model: nn.Module, encoded: Encoded, *, batch_size: int = 64, pad_id: int, moments: bool = False) -> Scores:
     """Score every answer, without gradients and in evaluation mode; the model's mode is restored.
 
     Args:
@@ -288,6 +302,7 @@ def score(model: nn.Module, encoded: Encoded, *, batch_size: int = 64, pad_id: i
         encoded: the rows.
         batch_size: how many rows go through the model together; rows of similar length do.
         pad_id: the token to pad with; it does not change the scores.
+        moments: whether to give the mean and the variance of log p over the vocabulary too, which min-k++ asks for.
 
     Raises:
         ValueError: `batch_size` is not positive, or a token is outside the model's vocabulary.
@@ -296,33 +311,52 @@ def score(model: nn.Module, encoded: Encoded, *, batch_size: int = 64, pad_id: i
         >>> from palimpsest.models import causal_lm
         >>> model = causal_lm(10, d_model=16, n_layers=1, n_heads=2)
         >>> scores = score(model, Encoded([[1, 5, 6, 2], [1, 7]], [2, 2]), pad_id=0)
-        >>> scores.length, scores.logp[1]
-        (array([2, 0]), np.float64(0.0))
+        >>> scores.length.tolist(), float(scores.logp[1])
+        ([2, 0], 0.0)
     """
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
     device = _device(model)
     rows = len(encoded)
-    hits: list[np.ndarray] = [np.empty(0)] * rows
-    logps: list[np.ndarray] = [np.empty(0)] * rows
+    # Of every scored token: log p, whether it is the first choice, and with `moments` mu and sigma^2.
+    columns: list[list[np.ndarray]] = [[np.empty(0)] * rows for _ in range(4 if moments else 2)]
     with _evaluating(model):
         for indices in _by_length(encoded.input_ids, batch_size):
             batch = {key: value.to(device) for key, value in encoded.batch(indices, pad_id).items()}
             logits, labels, _ = _predictions(model, batch)
             scored = labels != IGNORED
-            logits, labels = logits[scored], labels[scored]
-            logp = -F.cross_entropy(logits, labels, reduction="none")
-            hit = logits.argmax(-1) == labels
             ends = scored.sum(1).cumsum(0)[:-1].cpu().numpy()
-            pieces = zip(indices, np.split(logp.cpu().numpy(), ends), np.split(hit.cpu().numpy(), ends), strict=True)
-            for row, row_logps, row_hits in pieces:
-                logps[row], hits[row] = row_logps, row_hits
+            values = _token_values(logits[scored], labels[scored], moments)
+            del logits
+            for column, value in zip(columns, values, strict=True):
+                for row, piece in zip(indices, np.split(value.cpu().numpy(), ends), strict=True):
+                    column[row] = piece
+    logps, hits, *rest = columns
     return Scores(
-        logp=np.array([row.sum(dtype=np.float64) for row in logps], dtype=np.float64),
-        length=np.array([len(row) for row in logps], dtype=np.int64),
-        argmax_hits=hits,
-        token_logps=logps,
+        np.array([row.sum(dtype=np.float64) for row in logps], dtype=np.float64),
+        np.array([len(row) for row in logps], dtype=np.int64),
+        hits,
+        logps,
+        *rest,
     )
+
+
+def _token_values(
+    logits: Float[Tensor, "tokens vocab"], labels: Int[Tensor, " tokens"], moments: bool
+) -> list[Shaped[Tensor, " tokens"]]:
+    """log p and the hit of each token, with `moments` also mu and sigma^2 of log p. Overwrites `logits`."""
+    hits = logits.argmax(-1) == labels
+    log_p = logits.log_softmax(-1)
+    values = [log_p.gather(1, labels[:, None])[:, 0], hits]
+    if moments:
+        p = torch.exp(log_p, out=logits)
+        # Where p = 0, the product with log p = -inf is 0.
+        log_p.clamp_(min=-1e4)
+        mean = torch.einsum("nv,nv->n", p, log_p)
+        # The mean square of the deviations is sigma^2 without the cancellation.
+        variance = torch.einsum("nv,nv->n", p, log_p.sub_(mean[:, None]).square_())
+        values += [mean, variance]
+    return values
 
 
 def choice_logprob(
@@ -521,7 +555,7 @@ def _stop_ids(model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> set[int]:
 def _predictions(
     model: nn.Module, batch: dict[str, Tensor]
 ) -> tuple[Float[Tensor, "batch kept vocab"], Int[Tensor, "batch kept"], int]:
-    """Logits in float32 from position `start` on, the label of the token after each, and `start`.
+    """Logits in at least float32 from position `start` on, the label of the token after each, and `start`.
 
     Positions before every row's first label are left out: their logits, the largest tensor of all, are then
     never computed.
@@ -543,12 +577,13 @@ def _predictions(
         raise ValueError(f"rows of {tokens} tokens do not fit the model's context of {context}: shorten them")
     first = (labels[:, 1:] != IGNORED).any(0).nonzero()
     start = int(first[0]) if len(first) else tokens - 1
+    # No mask: with causal attention no real token sees the padding on its right, and attention is faster without one.
     if "logits_to_keep" in _arguments(model):
-        keep = tokens - start
-        logits = model(input_ids=input_ids, attention_mask=mask, use_cache=False, logits_to_keep=keep).logits
+        logits = model(input_ids=input_ids, use_cache=False, logits_to_keep=tokens - start).logits
     else:
-        logits = model(input_ids=input_ids, attention_mask=mask, use_cache=False).logits[:, start:]
-    return logits.float(), F.pad(labels[:, start + 1 :], (0, 1), value=IGNORED), start
+        logits = model(input_ids=input_ids, use_cache=False).logits[:, start:]
+    logits = logits if logits.dtype == torch.float64 else logits.float()
+    return logits, F.pad(labels[:, start + 1 :], (0, 1), value=IGNORED), start
 
 
 def _prompt_ids(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str]) -> list[list[int]]:

@@ -1,8 +1,8 @@
 """Small image classifiers, built from scratch in the Hugging Face format.
 
-All three take pixel values and give logits, know their features (`model.features(x)`, what the last layer reads), and come back
-from disk by `palimpsest.models.load(path, task="image")`. Every model is seeded, and building one leaves the global random state
-as it was.
+All three take pixel values and give logits, know their features (`model.features(x)`, what the last layer reads), and
+come back from disk by `palimpsest.models.load(path, task="image")`. Every model is seeded, and building one leaves the
+global random state as it was.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 
-import torch
 import torch.nn.functional as F
 import transformers
 from jaxtyping import Float, Int
@@ -89,7 +88,7 @@ class _Classifier(PreTrainedModel):
     def forward(
         self, pixel_values: Float[Tensor, "batch *image"], labels: Int[Tensor, " batch"] | None = None, **kwargs
     ) -> ImageClassifierOutput:
-        """Logits [batch, classes]; the mean cross-entropy where labels are given; `hidden_states` holds the features."""
+        """Logits [batch, classes]; the mean cross-entropy where labels are given; the features as `hidden_states`."""
         return _output(self.features(pixel_values), self.head, labels)
 
     def _checked(self, pixel_values: Tensor) -> Tensor:
@@ -113,19 +112,19 @@ class MLPForImageClassification(_Classifier):
         self.post_init()
 
     def _checked(self, pixel_values: Tensor) -> Tensor:
-        flat = pixel_values.flatten(1)
-        if pixel_values.ndim < 2 or flat.shape[1] != self.config.in_features:
+        if pixel_values.ndim < 2 or pixel_values[0].numel() != self.config.in_features:
             raise ValueError(
-                f"pixel_values must have {self.config.in_features} values an image, got shape {list(pixel_values.shape)}"
+                f"pixel_values must have {self.config.in_features} values an image, got shape"
+                f" {list(pixel_values.shape)}"
             )
-        return flat
+        return pixel_values.flatten(1)
 
 
 class CNNForImageClassification(_Classifier):
     """Three convolutions around one pooling, then a hidden layer on all positions.
 
-    Positions are kept up to a 4 x 4 grid (larger images are averaged down to it): averaging them away, as deep networks do,
-    would cost a network this shallow its sense of where things are.
+    Positions are kept up to a 4 x 4 grid (larger images are averaged down to it): averaging them away, as deep networks
+    do, would cost a network this shallow its sense of where things are.
     """
 
     config_class = CNNConfig
@@ -145,7 +144,7 @@ class CNNForImageClassification(_Classifier):
             *convolution(width, width),
             nn.MaxPool2d(2),
             *convolution(width, 2 * width),
-            nn.AdaptiveAvgPool2d(grid),
+            *([nn.AdaptiveAvgPool2d(grid)] if config.image_size // 2 > grid else []),
             nn.Flatten(),
             nn.Dropout(config.dropout),
             nn.Linear(2 * width * grid**2, config.feature_dim),
@@ -175,7 +174,7 @@ class ViTForImageClassification(transformers.ViTForImageClassification):
         labels: Int[Tensor, " batch"] | None = None,
         **kwargs,
     ) -> ImageClassifierOutput:
-        """Logits [batch, classes]; the mean cross-entropy where labels are given; `hidden_states` holds the features."""
+        """Logits [batch, classes]; the mean cross-entropy where labels are given; the features as `hidden_states`."""
         return _output(self.features(pixel_values, **kwargs), self.classifier, labels)
 
 
@@ -194,7 +193,7 @@ def mlp(
     dropout: float = 0.0,
     seed: int = 0,
 ) -> MLPForImageClassification:
-    """Fully connected layers; images [batch, channels, height, width] are flattened, vectors [batch, values] taken as they are.
+    """Fully connected layers on images [batch, channels, height, width], flattened, or on vectors [batch, values].
 
     Args:
         in_features: the number of values an image has, channels x height x width.
@@ -212,6 +211,7 @@ def mlp(
         ValueError: a size is not positive, or a name is unknown.
 
     Example:
+        >>> import torch
         >>> model = mlp(in_features=64, classes=10, hidden=(32,))
         >>> model(torch.zeros(5, 1, 8, 8)).logits.shape, model.features(torch.zeros(5, 64)).shape
         (torch.Size([5, 10]), torch.Size([5, 32]))
@@ -253,6 +253,7 @@ def cnn(
         ValueError: a size is not positive, or a name is unknown.
 
     Example:
+        >>> import torch
         >>> model = cnn(channels=3, image_size=32)
         >>> model(torch.zeros(2, 3, 32, 32)).logits.shape, model.features(torch.zeros(2, 3, 32, 32)).shape
         (torch.Size([2, 10]), torch.Size([2, 64]))
@@ -294,6 +295,7 @@ def vit(
         ValueError: a size is not positive or does not divide the other.
 
     Example:
+        >>> import torch
         >>> model = vit()
         >>> model(torch.zeros(2, 1, 8, 8)).logits.shape, model.features(torch.zeros(2, 1, 8, 8)).shape
         (torch.Size([2, 10]), torch.Size([2, 64]))

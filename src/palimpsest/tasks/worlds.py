@@ -129,7 +129,7 @@ class AuthorsWorld:
                 batch_size=self.batch_size,
                 lr=self.lr,
                 schedule="linear",
-                warmup=20,
+                warmup=10,
                 clip=1.0,
                 seed=seed,
                 progress=False,

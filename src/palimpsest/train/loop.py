@@ -84,7 +84,8 @@ def fit(
         seed: of everything drawn during the run (dropout, the shuffling of a DataLoader without generator).
         data: handed to `objective.init`.
         evaluate: `(model, step) -> {name: number}`, called before the first update, after the last, and every
-            `evaluate_every` updates; in eval mode, without gradients, and without a trace in the random generators.
+            `evaluate_every` updates; in eval mode, without gradients or autocast, and without a trace in the random
+            generators.
         stop: called with each evaluation (`step` and what `evaluate` returned); True ends the run.
         log: a file of JSON lines, to which one line a step is appended (step 0 where it is evaluated).
         checkpoint: a folder. The same call made again goes on from its newest checkpoint, to the same bits as a run
@@ -119,7 +120,7 @@ def fit(
     """
     arguments = dict(locals())
     check(**arguments)
-    settings = describe(**arguments)
+    settings = {} if checkpoint is None and tracker is None else describe(**arguments)
     if not hasattr(objective, "loss"):
         objective = StepFunction(objective)
 
@@ -151,7 +152,7 @@ def fit(
 
         terms_of = stack.enter_context(replicated(accelerator, model, loss_terms))
         if scaler is not None:
-            updates = accelerator.prepare_optimizer(updates)  # its step may be skipped
+            updates = accelerator.prepare_optimizer(updates, device_placement=False)  # its step may be skipped
         show = stack.enter_context(bar(progress, steps, run.step, accelerator.is_main_process))
 
         def conclude(record: dict[str, float]) -> None:
@@ -225,7 +226,7 @@ def numbers(found: Any) -> dict[str, float]:
 
 def read(means: dict[str, Tensor], accelerator: Accelerator) -> dict[str, float]:
     """The numbers of a step, averaged over the processes: the one moment when the GPU is waited for."""
-    values = torch.stack(tuple(means.values()))
+    values = torch.stack([value.to(accelerator.device) for value in means.values()])
     if accelerator.num_processes > 1:
         values = accelerator.reduce(values, reduction="mean")
     return dict(zip(means, values.tolist(), strict=True))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -116,8 +115,6 @@ def replicated(
         terms.model = terms.compute = None  # Accelerate and DDP leave cycles, which would keep the model for a while
         if hook is not None:
             hook.remove()
-        if accelerator.num_processes > 1:
-            gc.collect()  # a dead DDP keeps its buckets, as large as the gradients, until it is collected
 
 
 def of_main_process(accelerator: Accelerator, value: Any) -> Any:

@@ -1,0 +1,255 @@
+"""`palimpsest forget` as a user meets it: the saved model, the table, and every kind of bad input."""
+
+import hashlib
+import json
+import subprocess
+import sys
+import time
+from types import SimpleNamespace
+
+import pytest
+import torch
+import tyro
+
+from palimpsest.cli import main
+from palimpsest.cli.forget import Arguments
+from palimpsest.cli.forget import main as forget_command
+from palimpsest.forget.baselines import IDK
+from palimpsest.forget.methods import METHODS
+from palimpsest.forget.tofu import tofu_score
+from palimpsest.models.files import load
+from palimpsest.models.language import masked_lm
+from palimpsest.models.tokenizers import word_tokenizer
+
+FAST = ["--steps", "12", "--lr", "5e-3", "--batch-size", "6"]
+
+
+def command(trained, out, *more, method="npo"):
+    methods = [part for name in method.split() for part in ("--method", name)]
+    files = ["--forget", str(trained / "forget.jsonl"), "--retain", str(trained / "retain.jsonl")]
+    return ["forget", str(trained / "model"), *methods, *files, "--out", str(out), *FAST, *more]
+
+
+def arguments(trained, out, method):
+    return tyro.cli(Arguments, args=command(trained, out, method=method)[1:])
+
+
+def digest(folder):
+    return {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(folder.iterdir())}
+
+
+def refused(capsys, argv, *words, out=None):
+    """The command exits with 2 and one line that holds the words, and writes nothing."""
+    assert main(argv) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    lines = [line for line in captured.err.splitlines() if line.startswith("palimpsest: ")]
+    assert len(lines) == 1, captured.err
+    for word in words:
+        assert word in lines[0]
+    if out is not None:
+        assert not out.exists()
+
+
+def test_forgets_on_a_copy_and_keeps_the_rest(trained, tmp_path, capsys):
+    before = digest(trained / "model")
+    out = tmp_path / "out"
+    assert main([*command(trained, out), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert digest(trained / "model") == before
+    assert found["best"] == "npo"
+    assert {p.name for p in out.iterdir()} >= {"model.safetensors", "config.json", "palimpsest.json", "report.html"}
+
+    forget, retain = found["before"]["forget"], found["before"]["retain"]
+    after = found["methods"]["npo"]
+    assert forget["probability"] > 0.8
+    assert after["forget"]["probability"] < 0.5 * forget["probability"]
+    assert after["retain"]["probability"] > 0.3 * retain["probability"]
+    # what the table says of the saved model is what an independent scoring finds
+    scores = tofu_score(out, trained / "forget.jsonl")
+    assert scores.probability.mean() == pytest.approx(after["forget"]["probability"], abs=1e-5)
+    assert scores.rouge.mean() == pytest.approx(after["forget"]["rouge"], abs=1e-5)
+    page = (out / "report.html").read_text()
+    assert "forgotten and kept" in page
+    assert "http" not in page.replace("http-equiv", "").replace("http://www.w3.org", "")
+
+
+def test_several_methods_in_one_table_and_the_best_is_saved(trained, tmp_path, capsys):
+    out = tmp_path / "out"
+    argv = command(trained, out, "--npo.beta", "0.3", "--npo.retain-weight", "2.0", method="idk npo grad_ascent")
+    assert main([*argv, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["methods"]["npo"]["fields"] == {"retain": "ce", "retain_weight": 2.0, "beta": 0.3}
+    balances = {name: method["balance"] for name, method in found["methods"].items()}
+    assert list(balances) == ["idk", "npo", "grad_ascent"]
+    assert found["best"] == max(balances, key=balances.get)
+    assert "highest balance" in found["rule"]
+    saved = tofu_score(out, trained / "forget.jsonl").probability.mean()
+    assert saved == pytest.approx(found["methods"][found["best"]]["forget"]["probability"], abs=1e-5)
+
+
+def test_the_table_names_methods_and_files(trained, tmp_path, capsys):
+    assert main(command(trained, tmp_path / "out", "--report", str(tmp_path / "r.html"), method="npo idk")) == 0
+    shown = capsys.readouterr().out
+    for word in ("before", "npo", "idk", "forgotten", "kept", "balance", "best:", "r.html"):
+        assert word in shown
+    assert (tmp_path / "r.html").exists()
+    assert not (tmp_path / "out" / "report.html").exists()
+
+
+def test_a_method_that_breaks_down_is_reported_and_does_not_spoil_the_others(trained, tmp_path, capsys):
+    argv = command(trained, tmp_path / "out", "--optimizer", "sgd", "--lr", "1e38", method="grad_ascent idk")
+    # With such a rate both break down: nothing is saved, and the line says where each stopped.
+    refused(capsys, argv, "grad_ascent: ", "idk: ", "step 2", "refusal", out=tmp_path / "out")
+
+
+def test_one_broken_method_leaves_the_others_their_result(trained, tmp_path, capsys, monkeypatch):
+    class Broken(IDK):
+        def loss(self, state, model, batch):
+            return {"refusal": super().loss(state, model, batch)["refusal"] * float("nan")}
+
+    monkeypatch.setitem(METHODS, "idk", Broken())
+    args = SimpleNamespace(**vars(arguments(trained, tmp_path / "out", method="idk npo")))
+    args.idk = Broken()
+    forget_command(args)
+    shown = capsys.readouterr().out
+    assert "best: npo" in shown
+    assert "idk: " in shown
+    assert json.loads((tmp_path / "out" / "palimpsest.json").read_text())["methods"]["idk"]["error"]
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ('{"question": "a", "answer": "b"', ("forget.jsonl:2", "JSON")),
+        ('{"question": "a"}', ("forget.jsonl:2", "answer")),
+        ('{"question": "a", "answer": " "}', ("forget.jsonl:2", "answer is empty")),
+        ('["a", "b"]', ("forget.jsonl:2",)),
+    ],
+)
+def test_bad_rows(trained, tmp_path, capsys, line, words):
+    bad = tmp_path / "forget.jsonl"
+    bad.write_text('{"question": "q", "answer": "a"}\n' + line + "\n")
+    argv = command(trained, tmp_path / "out")
+    argv[argv.index("--forget") + 1] = str(bad)
+    refused(capsys, argv, *words, out=tmp_path / "out")
+
+
+def test_missing_and_empty_files(trained, tmp_path, capsys):
+    argv = command(trained, tmp_path / "out")
+    argv[argv.index("--forget") + 1] = str(tmp_path / "none.jsonl")
+    refused(capsys, argv, "none.jsonl", out=tmp_path / "out")
+    (tmp_path / "none.jsonl").write_text("")
+    refused(capsys, argv, "no rows", out=tmp_path / "out")
+
+
+def test_overlap_is_refused_unless_allowed(trained, tmp_path, capsys):
+    both = tmp_path / "both.jsonl"
+    both.write_text((trained / "retain.jsonl").read_text() + (trained / "forget.jsonl").read_text())
+    argv = command(trained, tmp_path / "out")
+    argv[argv.index("--retain") + 1] = str(both)
+    refused(capsys, argv, "6 of 6 forget rows", out=tmp_path / "out")
+    assert main([*argv, "--allow-overlap", "--steps", "1"]) == 0
+
+
+def test_bad_models(trained, tmp_path, capsys):
+    argv = command(trained, tmp_path / "out")
+    argv[1] = str(tmp_path / "nowhere")
+    refused(capsys, argv, "nowhere", out=tmp_path / "out")
+
+    pickled = tmp_path / "pickled"
+    pickled.mkdir()
+    for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
+        (pickled / name).write_text((trained / "model" / name).read_text())
+    torch.save({}, pickled / "pytorch_model.bin")
+    argv[1] = str(pickled)
+    refused(capsys, argv, "pickled", out=tmp_path / "out")
+
+    tokenizer = word_tokenizer(["a"])
+    masked = tmp_path / "masked"
+    masked_lm(len(tokenizer), d_model=16, n_layers=1, n_heads=2).save_pretrained(masked)
+    tokenizer.save_pretrained(masked)
+    argv[1] = str(masked)
+    refused(capsys, argv, "causal", out=tmp_path / "out")
+
+
+def test_existing_output_is_left_alone_unless_forced(trained, tmp_path, capsys):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "precious.txt").write_text("mine")
+    refused(capsys, command(trained, out), "out")
+    assert [p.name for p in out.iterdir()] == ["precious.txt"]
+
+
+@pytest.mark.parametrize(
+    ("more", "method", "words"),
+    [
+        ([], "npoo", ("unknown method 'npoo'", "npo")),
+        ([], "npo npo", ("twice",)),
+        ([], "", ("--method", "simnpo")),
+        (["--npo.beta", "-1"], "npo", ("beta must be above 0",)),
+        (["--lr", "0"], "npo", ("lr",)),
+        (["--steps", "0"], "npo", ("steps",)),
+        (["--schedule", "linaer"], "npo", ("linaer", "linear")),
+        (["--batch-size", "0"], "npo", ("batch",)),
+        (["--max-length", "8"], "npo", ("longer than 8",)),
+    ],
+)
+def test_bad_flags(trained, tmp_path, capsys, more, method, words):
+    argv = command(trained, tmp_path / "out", *more, method=method)
+    try:
+        code = main(argv)
+    except SystemExit as error:  # tyro's own errors
+        code = error.code
+    captured = capsys.readouterr()
+    assert code == 2
+    for word in words:
+        assert word in captured.err
+    assert not (tmp_path / "out").exists()
+
+
+def test_methods_that_need_retain_rows_say_so(trained, tmp_path, capsys):
+    argv = command(trained, tmp_path / "out")
+    at = argv.index("--retain")
+    refused(capsys, argv[:at] + argv[at + 2 :], "retain", out=tmp_path / "out")
+    assert main([*argv[:at], *argv[at + 2 :], "--npo.retain", "none", "--steps", "1"]) == 0
+    capsys.readouterr()
+    argv = command(trained, tmp_path / "out2", method="npo idk")
+    at = argv.index("--retain")
+    refused(capsys, argv[:at] + argv[at + 2 :], "retain rows", out=tmp_path / "out2")
+
+
+def test_unicode_long_and_odd_rows(trained, tmp_path, capsys):
+    odd = tmp_path / "odd.jsonl"
+    rows = [
+        {"question": "Où est née Zoë? 日本", "answer": "À Łódź 🙂\u2028."},
+        {"prompt": "2 + 2 =", "completion": "4"},
+        {"text": "Ada was born in Porto. " * 40},
+    ]
+    odd.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    argv = command(trained, tmp_path / "out", "--steps", "2")
+    argv[argv.index("--forget") + 1] = str(odd)
+    refused(capsys, [*argv, "--max-length", "60"], "longer than 60", out=tmp_path / "out")
+    odd.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows[:2]), encoding="utf-8")
+    assert main(argv) == 0
+
+
+def test_killed_run_goes_on_from_its_checkpoint(trained, tmp_path):
+    """SIGKILL in the middle; the same command then ends with the bits of an unbroken run."""
+    more = ["--steps", "120", "--checkpoint-every", "10"]
+    program = [sys.executable, "-m", "palimpsest.cli"]
+    environment = {"PALIMPSEST_HOME": str(tmp_path / "home"), "OMP_NUM_THREADS": "1", "PATH": "/usr/bin:/bin"}
+    killed = tmp_path / "killed"
+    process = subprocess.Popen([*program, *command(trained, killed, *more)], env=environment, stderr=subprocess.DEVNULL)
+    deadline = time.time() + 60
+    while not list((tmp_path / "home").glob("forget/*/npo/*")) and time.time() < deadline and process.poll() is None:
+        time.sleep(0.02)
+    process.kill()
+    process.wait()
+    assert not killed.exists()
+    assert list((tmp_path / "home").glob("forget/*/npo/*"))
+    assert main(command(trained, killed, *more)) == 0
+    assert not list((tmp_path / "home").glob("forget/*"))  # nothing is left once the model is saved
+    assert main(command(trained, tmp_path / "unbroken", *more)) == 0
+    weights = [load(folder)[0].state_dict() for folder in (killed, tmp_path / "unbroken")]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])

@@ -1,0 +1,116 @@
+import doctest
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from palimpsest.metrics import text
+from palimpsest.metrics.text import (
+    distinct_n,
+    exact_match,
+    exact_memorization,
+    extraction_strength,
+    ngram_overlap,
+    rouge_l_recall,
+    words,
+)
+
+SENTENCES = st.lists(st.sampled_from(["a", "b", "c", "é"]), max_size=8).map(" ".join)
+HITS = st.lists(st.booleans(), max_size=12)
+
+
+def lcs(x, y):
+    """The longest common subsequence, by its recursion."""
+    if not x or not y:
+        return 0
+    if x[0] == y[0]:
+        return 1 + lcs(x[1:], y[1:])
+    return max(lcs(x[1:], y), lcs(x, y[1:]))
+
+
+def test_doctests():
+    assert doctest.testmod(text).failed == 0
+
+
+def test_torch_is_not_imported():
+    code = "import sys, palimpsest.metrics.text as t; t.rouge_l_recall('a', 'a'); sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@given(SENTENCES, SENTENCES)
+def test_rouge_is_the_longest_common_subsequence(prediction, reference):
+    expected = lcs(prediction.split(), reference.split()) / max(len(reference.split()), 1)
+    assert rouge_l_recall(prediction, reference) == pytest.approx(expected)
+
+
+def test_rouge_in_any_script():
+    assert rouge_l_recall("она родилась в Москве", "Она родилась в Москве.") == 1
+    assert rouge_l_recall("東京 で 生まれた", "大阪 で 生まれた") == pytest.approx(2 / 3)
+    assert rouge_l_recall("café", "cafe\u0301") == 1  # composed and decomposed
+    assert rouge_l_recall("", "a") == rouge_l_recall("a", "") == rouge_l_recall("?!", "a") == 0
+
+
+def test_words():
+    assert words("Don't stop_me: 3.5%") == ["don", "t", "stop", "me", "3", "5"]
+
+
+def test_exact_match():
+    assert exact_match("a  b\n", " a b") == 1
+    assert exact_match("café", "cafe\u0301") == 1
+    assert exact_match("a b", "ab") == exact_match("A", "a") == exact_match("a.", "a") == 0
+
+
+@given(HITS)
+def test_extraction_strength_is_the_shortest_prefix(hits):
+    n = len(hits)
+    shortest = next(k for k in range(n + 1) if all(hits[k:]))
+    assert extraction_strength(hits) == pytest.approx(1 - shortest / n if n else 0)
+    assert extraction_strength(hits) <= exact_memorization(hits)
+    assert exact_memorization(hits) == pytest.approx(sum(hits) / n if n else 0)
+
+
+def test_extraction_strength_ends():
+    assert extraction_strength([True] * 4) == 1
+    assert extraction_strength([True, True, False]) == 0
+    assert extraction_strength(np.array([False, True, True, True])) == 0.75
+    assert extraction_strength([]) == exact_memorization([]) == 0
+
+
+def test_hits_must_be_truth_values():
+    for measure in (exact_memorization, extraction_strength):
+        with pytest.raises(TypeError, match="truth values"):
+            measure([0.5, 1.0])
+        with pytest.raises(ValueError, match=r"shape \(1, 2\)"):
+            measure([[True, False]])
+
+
+@given(st.lists(SENTENCES, max_size=4), st.integers(1, 3))
+def test_distinct_n(texts, n):
+    grams = [tuple(t.split()[i : i + n]) for t in texts for i in range(len(t.split()) - n + 1)]
+    assert distinct_n(texts, n) == pytest.approx(len(set(grams)) / len(grams) if grams else 0)
+
+
+@given(SENTENCES, SENTENCES, st.integers(1, 3))
+def test_ngram_overlap(prediction, reference, n):
+    def grams(sentence):
+        return [tuple(sentence.split()[i : i + n]) for i in range(len(sentence.split()) - n + 1)]
+
+    wanted, left, found = grams(reference), grams(prediction), 0
+    for gram in wanted:
+        if gram in left:
+            left.remove(gram)
+            found += 1
+    assert ngram_overlap(prediction, reference, n) == pytest.approx(found / len(wanted) if wanted else 0)
+
+
+def test_errors():
+    with pytest.raises(TypeError, match="prediction must be a string, got NoneType"):
+        rouge_l_recall(None, "a")
+    with pytest.raises(TypeError, match="several strings"):
+        distinct_n("a b")
+    for measure in (lambda: distinct_n(["a"], 0), lambda: ngram_overlap("a", "a", 0)):
+        with pytest.raises(ValueError, match="n must be at least 1, got 0"):
+            measure()

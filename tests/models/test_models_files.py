@@ -1,0 +1,354 @@
+import doctest
+import json
+import os
+import stat
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoModelForImageClassification, PreTrainedModel
+from transformers.utils import logging
+
+from palimpsest.errors import UserError
+from palimpsest.models import files
+from palimpsest.models.files import check_out, load, save
+from palimpsest.models.language import causal_lm, encoder_decoder_lm, masked_lm
+from palimpsest.models.tokenizers import word_tokenizer
+from palimpsest.models.vision import cnn, mlp, vit
+
+TOKENIZER = word_tokenizer(["sky", "is", "blue"])
+SIZES = {"d_model": 16, "n_layers": 1, "n_heads": 2}
+
+
+def lm(seed=0, **settings):
+    return causal_lm(len(TOKENIZER), **SIZES, seed=seed, **settings)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    save(lm(), TOKENIZER, tmp_path / "model")
+    return tmp_path / "model"
+
+
+def same_weights(a, b):
+    a, b = a.state_dict(), b.state_dict()
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def edit_config(folder, name="config.json", **changes):
+    config = json.loads((folder / name).read_text())
+    config.update(changes)
+    (folder / name).write_text(json.dumps({key: value for key, value in config.items() if value is not None}))
+
+
+def test_doctests():
+    assert doctest.testmod(files).failed == 0
+
+
+# Load
+
+
+@pytest.mark.parametrize(
+    ("task", "build"),
+    [
+        ("causal", lm),
+        ("causal", lambda: lm(architecture="gpt2")),
+        ("causal", lambda: lm(tie=False)),
+        ("masked", lambda: masked_lm(len(TOKENIZER), **SIZES)),
+        ("seq2seq", lambda: encoder_decoder_lm(len(TOKENIZER), **SIZES)),
+    ],
+)
+def test_round_trip(task, build, tmp_path):
+    model = build()
+    save(model, TOKENIZER, tmp_path / "model")
+    again, tokenizer = load(tmp_path / "model", task=task)
+    assert type(again) is type(model)
+    assert same_weights(model, again)
+    assert not again.training
+    assert tokenizer("sky is blue").input_ids == TOKENIZER("sky is blue").input_ids
+    names = sorted(path.name for path in (tmp_path / "model").iterdir())
+    assert "model.safetensors" in names
+    assert not [name for name in names if name.endswith((".bin", ".pt", ".pth"))]
+    assert os.listdir(tmp_path) == ["model"]
+
+
+@pytest.mark.parametrize("build", [lambda: mlp(norm="batch"), lambda: cnn(norm="layer"), vit])
+def test_round_trip_of_images(build, tmp_path):
+    model, x = build(), torch.rand(4, 1, 8, 8)
+    model(x)  # moves batch norm's running statistics away from their start
+    save(model, None, tmp_path / "model")
+    again, tokenizer = load(str(tmp_path / "model"), task="image")
+    assert tokenizer is None
+    assert same_weights(model, again)
+    model.eval()
+    torch.testing.assert_close(again(x).logits, model(x).logits)
+    torch.testing.assert_close(again.features(x), model.features(x))
+    plain = AutoModelForImageClassification.from_pretrained(tmp_path / "model", local_files_only=True)
+    torch.testing.assert_close(plain(pixel_values=x).logits, model(x).logits)
+
+
+def test_shards(tmp_path):
+    model = lm()
+    model.save_pretrained(tmp_path, max_shard_size="8KB")
+    TOKENIZER.save_pretrained(tmp_path)
+    assert len(list(tmp_path.glob("model-*.safetensors"))) > 1
+    assert same_weights(load(tmp_path)[0], model)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_weights_take_the_dtype_asked_for(dtype, tmp_path):
+    model = lm().bfloat16()
+    save(model, TOKENIZER, tmp_path / "model")
+    again = load(tmp_path / "model", dtype=dtype)[0]
+    assert {parameter.dtype for parameter in again.parameters()} == {getattr(torch, dtype)}
+    assert torch.equal(again.lm_head.weight.float(), model.lm_head.weight.to(getattr(torch, dtype)).float())
+
+
+def test_missing_folder(tmp_path):
+    with pytest.raises(UserError, match="nowhere is not a folder"):
+        load(tmp_path / "nowhere")
+
+
+def test_missing_or_broken_config(folder):
+    (folder / "config.json").write_text("{")
+    with pytest.raises(UserError, match="not valid JSON"):
+        load(folder)
+    (folder / "config.json").write_text("[]")
+    with pytest.raises(UserError, match="JSON object, got list"):
+        load(folder)
+    (folder / "config.json").unlink()
+    with pytest.raises(UserError, match=r"no config\.json"):
+        load(folder)
+
+
+def test_unknown_architecture(folder):
+    edit_config(folder, model_type="nonesuch")
+    with pytest.raises(UserError, match=r"cannot load the model in .*nonesuch"):
+        load(folder)
+
+
+class Bomb:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return (open, (self.path, "w"))
+
+
+def test_pickled_weights_are_never_opened(folder, tmp_path):
+    trap = tmp_path / "sprung"
+    (folder / "model.safetensors").unlink()
+    torch.save({"weight": Bomb(str(trap))}, folder / "pytorch_model.bin")
+    with pytest.raises(UserError, match=r"pickled weights only \(pytorch_model\.bin\).*save_pretrained"):
+        load(folder)
+    assert not trap.exists()
+
+
+def test_pickled_weights_beside_safetensors_are_not_read(folder, tmp_path):
+    trap = tmp_path / "sprung"
+    torch.save({"weight": Bomb(str(trap))}, folder / "pytorch_model.bin")
+    assert same_weights(load(folder)[0], lm())
+    assert not trap.exists()
+
+
+def test_missing_and_broken_weights(folder):
+    (folder / "model.safetensors").write_bytes(b"no tensors")
+    with pytest.raises(UserError, match="cannot load the model in"):
+        load(folder)
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(UserError, match=r"no weights: model\.safetensors is missing"):
+        load(folder)
+
+
+def test_the_wrong_task(folder, tmp_path):
+    save(masked_lm(len(TOKENIZER), **SIZES), TOKENIZER, tmp_path / "bert")
+    with pytest.raises(UserError, match="holds BertForMaskedLM, which is not a causal language model"):
+        load(tmp_path / "bert")
+    with pytest.raises(UserError, match="holds LlamaForCausalLM, which is not a sequence-to-sequence model"):
+        load(folder, task="seq2seq")
+    with pytest.raises(UserError, match="not an image classifier"):
+        load(folder, task="image")
+    # Without the class in the configuration, the weights tell.
+    edit_config(tmp_path / "bert", architectures=None, is_decoder=True)
+    edit_config(folder, architectures=None)
+    assert same_weights(load(folder)[0], lm())
+
+
+def test_a_body_without_a_head(tmp_path):
+    model = lm(tie=False)
+    model.model.save_pretrained(tmp_path)
+    TOKENIZER.save_pretrained(tmp_path)
+    with pytest.raises(UserError, match="holds LlamaModel"):
+        load(tmp_path)
+    edit_config(tmp_path, architectures=None)
+    with pytest.raises(UserError, match=r"lacks 1 weights of a causal language model, the first is lm_head\.weight"):
+        load(tmp_path)
+
+
+def test_missing_tokenizer(folder):
+    for path in folder.glob("tokenizer*"):
+        path.unlink()
+    with pytest.raises(UserError, match=r"no tokenizer \(tokenizer\.json is missing\)"):
+        load(folder)
+
+
+def test_broken_tokenizer(folder):
+    (folder / "tokenizer.json").write_text("{}")
+    with pytest.raises(UserError, match="cannot load the tokenizer in"):
+        load(folder)
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer_config.json"])
+def test_remote_code_does_not_run(name, folder, tmp_path):
+    trap = tmp_path / "sprung"
+    (folder / "evil.py").write_text(f"open({str(trap)!r}, 'w')\n")
+    edit_config(folder, name, auto_map={"AutoConfig": "evil.Evil", "AutoModelForCausalLM": "evil.Evil"})
+    with pytest.raises(UserError, match=rf"its own code \(auto_map in {name}\): pass remote_code"):
+        load(folder)
+    assert not trap.exists()
+
+
+def test_remote_code_runs_where_it_may(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "cache"))
+    (folder / "mine.py").write_text(
+        "from transformers import LlamaForCausalLM\n\n\nclass Mine(LlamaForCausalLM):\n    mark = 'mine'\n"
+    )
+    edit_config(folder, auto_map={"AutoModelForCausalLM": "mine.Mine"}, architectures=["Mine"])
+    assert load(folder, remote_code=True)[0].mark == "mine"
+
+
+def test_adapter(tmp_path):
+    (tmp_path / "adapter_config.json").write_text("{}")
+    with pytest.raises(UserError, match="an adapter, not a whole model"):
+        load(tmp_path)
+
+
+def test_errors_are_one_line(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(UserError) as caught:
+        load(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_unknown_names(folder):
+    with pytest.raises(ValueError, match="'classify'"):
+        load(folder, task="classify")
+    with pytest.raises(ValueError, match="'int8'"):
+        load(folder, dtype="int8")
+
+
+def test_progress_bars_come_back(folder):
+    for setting, shown in ((logging.enable_progress_bar, True), (logging.disable_progress_bar, False)):
+        setting()
+        load(folder)
+        assert logging.is_progress_bar_enabled() is shown
+    logging.enable_progress_bar()
+
+
+# Save
+
+
+def test_an_existing_folder_is_refused(folder):
+    with pytest.raises(UserError, match="exists: choose another folder"):
+        save(lm(seed=1), TOKENIZER, folder)
+    assert same_weights(load(folder)[0], lm())
+
+
+def test_force_replaces_the_whole_model(folder):
+    (folder / "stale.txt").write_text("old")
+    save(lm(seed=1), TOKENIZER, folder, force=True)
+    assert same_weights(load(folder)[0], lm(seed=1))
+    assert not (folder / "stale.txt").exists()
+    assert os.listdir(folder.parent) == ["model"]
+
+
+def test_force_makes_a_new_folder_too(tmp_path):
+    save(lm(), TOKENIZER, tmp_path / "deep" / "model", force=True)
+    (tmp_path / "empty").mkdir()
+    save(lm(), TOKENIZER, tmp_path / "empty", force=True)
+    assert same_weights(load(tmp_path / "empty")[0], load(tmp_path / "deep" / "model")[0])
+
+
+def test_force_spares_what_is_no_model(tmp_path):
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "chapter.txt").write_text("years of work")
+    with pytest.raises(UserError, match="something other than a model"):
+        save(lm(), TOKENIZER, tmp_path / "thesis", force=True)
+    assert (tmp_path / "thesis" / "chapter.txt").read_text() == "years of work"
+
+
+def test_a_file_in_the_way(tmp_path):
+    (tmp_path / "model").write_text("a file")
+    for force in (False, True):
+        with pytest.raises(UserError, match="is a file"):
+            check_out(tmp_path / "model", force)
+
+
+@pytest.mark.parametrize("failure", [OSError("disk full"), KeyboardInterrupt()])
+@pytest.mark.parametrize("where", ["model", "tokenizer", "rename"])
+def test_a_failure_leaves_the_old_model_and_nothing_else(failure, where, folder, monkeypatch):
+    def fail(*args, **kwargs):
+        raise failure
+
+    model, tokenizer = lm(seed=1), word_tokenizer(["sky"])
+    if where == "model":
+        # After the weights are written, so that there is something to clean up.
+        real = PreTrainedModel.save_pretrained
+        monkeypatch.setattr(PreTrainedModel, "save_pretrained", lambda *a, **k: (real(*a, **k), fail()))
+    elif where == "tokenizer":
+        monkeypatch.setattr(type(tokenizer), "save_pretrained", fail)
+    else:
+        # The second renaming, when the old model has already been moved aside.
+        rename, calls = type(folder).rename, []
+
+        def second_fails(path, target):
+            calls.append(path)
+            return fail() if len(calls) == 2 else rename(path, target)
+
+        monkeypatch.setattr(type(folder), "rename", second_fails)
+    with pytest.raises(type(failure)):
+        save(model, tokenizer, folder, force=True)
+    monkeypatch.undo()
+    assert os.listdir(folder.parent) == ["model"]
+    assert same_weights(load(folder)[0], lm())
+    monkeypatch.setattr(PreTrainedModel, "save_pretrained", fail)
+    with pytest.raises(type(failure)):
+        save(model, tokenizer, folder.parent / "other")
+    assert os.listdir(folder.parent) == ["model"]
+
+
+def test_extra_files(tmp_path):
+    save(lm(), TOKENIZER, tmp_path / "model", extra={"README.md": "# Größe\n", "report.html": "<p>"})
+    assert (tmp_path / "model" / "README.md").read_text(encoding="utf-8") == "# Größe\n"
+    assert (tmp_path / "model" / "report.html").read_text() == "<p>"
+
+
+@pytest.mark.parametrize("name", ["../up", "a/b", "", "..", "/etc/x", "a\\b", "config.json", "model.safetensors"])
+def test_extra_files_stay_inside_and_overwrite_nothing(name, tmp_path):
+    with pytest.raises(ValueError, match="extra"):
+        save(lm(), TOKENIZER, tmp_path / "model", extra={name: "text"})
+    assert os.listdir(tmp_path) == []
+
+
+def test_only_hugging_face_models(tmp_path):
+    with pytest.raises(TypeError, match="got Linear"):
+        save(torch.nn.Linear(2, 2), None, tmp_path / "model")
+    assert os.listdir(tmp_path) == []
+
+
+def test_the_folder_has_ordinary_permissions(folder, tmp_path):
+    (tmp_path / "ordinary").mkdir()
+    assert stat.S_IMODE(folder.stat().st_mode) == stat.S_IMODE((tmp_path / "ordinary").stat().st_mode)
+
+
+def test_check_out(tmp_path, folder):
+    assert check_out(str(tmp_path / "new")) == tmp_path / "new"
+    assert check_out(folder, force=True) == folder
+    with pytest.raises(UserError, match="exists"):
+        check_out(folder)
+    assert not (tmp_path / "new").exists()
+
+
+def test_transformers_reads_what_we_save(folder):
+    model = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True)
+    assert model.lm_head.weight is model.model.embed_tokens.weight
+    assert same_weights(model, lm())
