@@ -99,8 +99,8 @@ def test_the_table_names_methods_and_files(trained, tmp_path, capsys):
 
 def test_a_method_that_breaks_down_is_reported_and_does_not_spoil_the_others(trained, tmp_path, capsys):
     argv = command(trained, tmp_path / "out", "--optimizer", "sgd", "--lr", "1e38", method="grad_ascent idk")
-    # With such a rate both break down: nothing is saved, and the line says where each stopped.
-    refused(capsys, argv, "grad_ascent: ", "idk: ", "step 2", "refusal", out=tmp_path / "out")
+    # With such a rate both break down: nothing is saved, and the line says where each stopped and what is kept.
+    refused(capsys, argv, "grad_ascent: ", "idk: ", "step 2", "checkpoint", out=tmp_path / "out")
 
 
 def test_one_broken_method_leaves_the_others_their_result(trained, tmp_path, capsys, monkeypatch):

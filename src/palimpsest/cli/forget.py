@@ -21,6 +21,7 @@ from palimpsest.forget.methods import METHODS
 from palimpsest.models.files import check_out, load, save
 from palimpsest.paths import home
 from palimpsest.tasks.rows import Row, check_overlap, read_rows
+from palimpsest.train.settings import check_numbers
 
 
 @dataclass
@@ -86,10 +87,18 @@ Arguments = make_dataclass(
     namespace={"__doc__": Common.__doc__},
 )
 TRAINING = ("steps", "lr", "optimizer", "schedule", "warmup", "clip", "accumulate", "precision", "checkpoint_every")
+FIXED = {"weight_decay": 0.0, "momentum": 0.0}
 
 
 def main(args: Any) -> None:
     methods = chosen(args)
+    try:
+        check_numbers({**{name: getattr(args, name) for name in TRAINING}, **FIXED, "seed": args.seed})
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{error}") from None
+    for name in ("batch_size", "max_length", "max_rows", "checkpoint_every"):
+        if getattr(args, name) is not None and getattr(args, name) < 1:
+            raise UserError(f"{name}={getattr(args, name)}: it must be at least 1")
     check_out(args.out, args.force)
     forget = read_rows(args.forget)
     retain = read_rows(args.retain) if args.retain else []

@@ -577,11 +577,13 @@ def _predictions(
         raise ValueError(f"rows of {tokens} tokens do not fit the model's context of {context}: shorten them")
     first = (labels[:, 1:] != IGNORED).any(0).nonzero()
     start = int(first[0]) if len(first) else tokens - 1
-    # No mask: with causal attention no real token sees the padding on its right, and attention is faster without one.
+    # Behind causal attention no real token sees the padding on its right: a mask of ones, which transformers leaves out
+    # of attention, is faster than the padding's, and without any it warns.
+    inputs = {"input_ids": input_ids, "attention_mask": torch.ones_like(input_ids), "use_cache": False}
     if "logits_to_keep" in _arguments(model):
-        logits = model(input_ids=input_ids, use_cache=False, logits_to_keep=tokens - start).logits
+        logits = model(**inputs, logits_to_keep=tokens - start).logits
     else:
-        logits = model(input_ids=input_ids, use_cache=False).logits[:, start:]
+        logits = model(**inputs).logits[:, start:]
     logits = logits if logits.dtype == torch.float64 else logits.float()
     return logits, F.pad(labels[:, start + 1 :], (0, 1), value=IGNORED), start
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
+from math import prod
 
 import torch.nn.functional as F
 import transformers
@@ -112,7 +113,7 @@ class MLPForImageClassification(_Classifier):
         self.post_init()
 
     def _checked(self, pixel_values: Tensor) -> Tensor:
-        if pixel_values.ndim < 2 or pixel_values[0].numel() != self.config.in_features:
+        if pixel_values.ndim < 2 or prod(pixel_values.shape[1:]) != self.config.in_features:
             raise ValueError(
                 f"pixel_values must have {self.config.in_features} values an image, got shape"
                 f" {list(pixel_values.shape)}"

@@ -2,9 +2,9 @@
 2404.05868; Fan et al. 2024, 2410.07163).
 
 Ten states. Chains of the retain set live on states 1-3, those of forget1 on 4-6, those of forget2 on 7-9; state 0
-belongs to no block. Each step stays in the chain's block, uniformly, with probability 1 - leak, and else goes to one of
-the states outside it, uniformly; so does the first state. Rows of states outside a chain's own block are uniform over all
-the states. As in the authors' code, the leak is 0.2.
+belongs to no block. Each step stays in the chain's block, uniformly, with probability 1 - leak, and else goes to one
+of the states outside it, uniformly; so does the first state. From states outside a chain's own block it goes
+anywhere, uniformly. As in the authors' code, the leak is 0.2.
 """
 
 from __future__ import annotations

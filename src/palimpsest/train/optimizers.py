@@ -17,12 +17,14 @@ def build_optimizer(
     optimizer: str | Callable, parameters: list[nn.Parameter], lr: float, weight_decay: float, momentum: float
 ) -> Optimizer:
     """`adamw`, `adam` or `sgd` with torch's defaults but no weight decay of its own; or `optimizer(parameters, lr)`."""
+    # One kernel for all parameters: on a small model torch's default spends a fifth of a step in the optimizer.
+    fused = all(p.device.type in ("cpu", "cuda") and p.dtype.is_floating_point for p in parameters)
     if optimizer == "adamw":
-        return AdamW(parameters, lr=lr, weight_decay=weight_decay)
+        return AdamW(parameters, lr=lr, weight_decay=weight_decay, fused=fused)
     if optimizer == "adam":
-        return Adam(parameters, lr=lr, weight_decay=weight_decay)
+        return Adam(parameters, lr=lr, weight_decay=weight_decay, fused=fused)
     if optimizer == "sgd":
-        return SGD(parameters, lr=lr, weight_decay=weight_decay, momentum=momentum)
+        return SGD(parameters, lr=lr, weight_decay=weight_decay, momentum=momentum, fused=fused)
     built = optimizer(parameters, lr)
     if not isinstance(built, Optimizer):
         raise TypeError(

@@ -41,8 +41,7 @@ def check(model: Any, objective: Any, batches: Any, **arguments: Any) -> None:
     if not (callable(batches) or hasattr(batches, "__iter__") or hasattr(batches, "__getitem__")):
         raise TypeError(f"batches is a {type(batches).__name__}: pass a list, a DataLoader or a function of the step")
 
-    for name, least in (("steps", 1), ("accumulate", 1), ("warmup", 0), ("seed", 0)):
-        _whole_number(name, arguments[name], least)
+    check_numbers(arguments)
     for name in ("evaluate_every", "checkpoint_every"):
         if arguments[name] is not None:
             _whole_number(name, arguments[name], 1)
@@ -50,6 +49,12 @@ def check(model: Any, objective: Any, batches: Any, **arguments: Any) -> None:
                 raise ValueError(f"{name} is given but not {needs}: give both or neither")
     if arguments["stop"] is not None and arguments["evaluate"] is None:
         raise ValueError("stop is given but not evaluate: stop looks at what evaluate returns")
+
+
+def check_numbers(arguments: dict[str, Any]) -> None:
+    """The checks of those arguments of `fit` that are numbers and names, for whoever takes them from a user."""
+    for name, least in (("steps", 1), ("accumulate", 1), ("warmup", 0), ("seed", 0)):
+        _whole_number(name, arguments[name], least)
     for name, above in (("lr", True), ("clip", True), ("weight_decay", False), ("momentum", False)):
         value = arguments[name]
         if name == "clip" and value is None:
