@@ -67,7 +67,9 @@ def test_gradients():
 def test_low_precision_is_computed_in_float32():
     p, q = logits(0, 2, 3, 4).bfloat16(), logits(1, 2, 3, 4).bfloat16()
     assert kl_divergence(p, q).dtype == torch.float32
-    torch.testing.assert_close(kl_divergence(p, q), kl_divergence(p.float(), q.float()))
+    for a, b in ((p, q), (p.float(), q), (p, q.float())):
+        torch.testing.assert_close(kl_divergence(a, b), kl_divergence(p.float(), q.float()))
+    assert kl_divergence(p.double(), q.double()).dtype == torch.float64
 
 
 def test_extreme_logits_stay_finite():

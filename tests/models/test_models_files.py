@@ -281,6 +281,14 @@ def test_a_file_in_the_way(tmp_path):
     for force in (False, True):
         with pytest.raises(UserError, match="is a file"):
             check_out(tmp_path / "model", force)
+        with pytest.raises(UserError, match="model is a file, which cannot hold run"):
+            check_out(tmp_path / "model" / "deep" / "run", force)
+
+
+def test_a_parent_that_may_not_be_written_to(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda path, mode: path != tmp_path)
+    with pytest.raises(UserError, match="may not be written to"):
+        check_out(tmp_path / "deep" / "model")
 
 
 @pytest.mark.parametrize("failure", [OSError("disk full"), KeyboardInterrupt()])

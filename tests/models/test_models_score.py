@@ -116,6 +116,8 @@ def test_encode_errors():
         encode(TOKENIZER, ["w0"], ["w1", "w2"], max_length=5)
     with pytest.raises(TypeError, match="several strings"):
         encode(TOKENIZER, "w0", ["w1"], max_length=5)
+    with pytest.raises(TypeError, match="row 1 must be a string, got NoneType"):
+        encode(TOKENIZER, ["w0", "w0"], ["w1", None], max_length=5)
     with pytest.raises(ValueError, match="max_length"):
         encode(TOKENIZER, ["w0"], ["w1"], max_length=0)
     assert len(encode(TOKENIZER, [], [], max_length=5)) == 0
@@ -420,6 +422,9 @@ def test_greedy_ends_where_the_context_is_full():
     assert (len(short.split()), len(long.split())) == (7, 4)
     assert generated(model, ["w0"], 7, [2]) == [short]
     assert generated(model, ["w1 w2 w3 w4"], 4, [2]) == [long]
+    # The full row rides along, too few to be dropped, and must not ask for a ninth position.
+    texts = greedy(model, TOKENIZER, ["w0", "w0", "w1 w2 w3 w4 w5 w6"], max_new_tokens=20)
+    assert texts[:2] == [short, short]
     with pytest.raises(UserError, match="prompt 0 has 9 tokens, the model's context holds 8"):
         greedy(model, TOKENIZER, ["w0 " * 8], max_new_tokens=1)
 

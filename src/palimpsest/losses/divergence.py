@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from jaxtyping import Bool, Float
-from torch import Tensor
+from torch import Tensor, float32, promote_types
 
 
 def kl_divergence(
@@ -35,9 +35,7 @@ def kl_divergence(
         )
     if mask is not None and mask.shape != logits_p.shape[:2]:
         raise ValueError(f"mask must be [batch, positions] {tuple(logits_p.shape[:2])}, got {tuple(mask.shape)}")
-    if logits_p.dtype.itemsize < 4:
-        logits_p, logits_q = logits_p.float(), logits_q.float()
-    log_p, log_q = logits_p.log_softmax(-1), logits_q.log_softmax(-1)
+    log_p, log_q = (x.log_softmax(-1, dtype=promote_types(x.dtype, float32)) for x in (logits_p, logits_q))
     divergence = (log_p.exp() * (log_p - log_q)).sum(-1)
     if mask is None:
         return divergence.mean()

@@ -1,5 +1,13 @@
 """The field's standard measures."""
 
+from palimpsest.metrics.membership import (
+    attacks,
+    auc,
+    loss_attack,
+    min_k_attack,
+    min_k_plus_plus_attack,
+    zlib_attack,
+)
 from palimpsest.metrics.text import (
     distinct_n,
     exact_match,
@@ -10,10 +18,16 @@ from palimpsest.metrics.text import (
 )
 
 __all__ = [
+    "attacks",
+    "auc",
     "distinct_n",
     "exact_match",
     "exact_memorization",
     "extraction_strength",
+    "loss_attack",
+    "min_k_attack",
+    "min_k_plus_plus_attack",
     "ngram_overlap",
     "rouge_l_recall",
+    "zlib_attack",
 ]

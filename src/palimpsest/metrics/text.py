@@ -14,6 +14,11 @@ from functools import lru_cache
 
 import numpy as np
 
+# Thai to Tibetan, Myanmar, Khmer, kana, and Chinese characters.
+SPACELESS = (
+    "\u0e00-\u0fff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
+)
+
 
 def rouge_l_recall(prediction: str, reference: str) -> float:
     """The share of the reference's words that the prediction holds in the same order.
@@ -119,12 +124,22 @@ def ngram_overlap(prediction: str, reference: str, n: int = 4) -> float:
 def words(text: str) -> list[str]:
     """The words of a text, lower case, in any script, without punctuation.
 
+    A character of a script that writes no spaces between words (Chinese, Japanese, Thai, ...) is a word of its own.
+
     Example:
-        >>> words("Zoë's  Århus, 日本!")
-        ['zoë', 's', 'århus', '日本']
+        >>> words("Zoë's  Århus, हिन्दी, 日本!")
+        ['zoë', 's', 'århus', 'हिन्दी', '日', '本']
     """
     _check_texts(text=text)
-    return re.findall(r"[^\W_]+", _fold(text))
+    kept = []
+    for character in _fold(text):
+        kind = unicodedata.category(character)
+        # Marks belong to words: the vowels of most Indian scripts are marks. Format characters are not written at all.
+        if kind[0] in "LMN":
+            kept.append(character)
+        elif kind != "Cf":
+            kept.append(" ")
+    return re.sub(f"([{SPACELESS}])", r" \1 ", "".join(kept)).split()
 
 
 class _Words:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import uuid
 from collections.abc import Iterator, Mapping
@@ -149,6 +150,11 @@ def check_out(out: str | Path, force: bool = False) -> Path:
     """
     out = Path(out).expanduser().resolve()
     if not out.exists():
+        parent = next(path for path in out.parents if path.exists())
+        if not parent.is_dir():
+            raise UserError(f"{parent} is a file, which cannot hold {out.name}: choose another folder")
+        if not os.access(parent, os.W_OK | os.X_OK):
+            raise UserError(f"{parent} may not be written to: choose another folder")
         return out
     if not out.is_dir():
         raise UserError(f"{out} is a file: choose another folder")

@@ -164,7 +164,7 @@ def encode(
         UserError: rows are longer than `max_length` (with `truncate`, only where the prompt alone is), or a
             row has no token.
         ValueError: prompts and answers differ in number, or `max_length` is not positive.
-        TypeError: prompts or answers is one string instead of several.
+        TypeError: prompts or answers is one string instead of several, or holds something that is not a string.
 
     Example:
         >>> from palimpsest.models import word_tokenizer
@@ -432,7 +432,7 @@ def greedy(
     Raises:
         UserError: a prompt has no token, or does not fit the model's context.
         ValueError: a number is not positive, or a token is outside the model's vocabulary.
-        TypeError: prompts is one string instead of several.
+        TypeError: prompts is one string instead of several, or holds something that is not a string.
 
     Example:
         >>> from palimpsest.models import causal_lm, word_tokenizer
@@ -598,6 +598,9 @@ def _prompt_ids(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str]) -> l
 
 
 def _plain_ids(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
+    for row, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise TypeError(f"row {row} must be a string, got {type(text).__name__}: {text!r}")
     if len(texts) == 0:
         return []
     return tokenizer(list(texts), add_special_tokens=False, return_attention_mask=False, verbose=False)["input_ids"]

@@ -1,0 +1,80 @@
+"""Writes the catalogue's and the reference's pages when the guide is built, from the entries, results and code."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.structure.files import File, Files
+
+from palimpsest.catalogue import Entry, entries, record
+
+SOURCE = Path(__file__).parents[1] / "src"
+LEFT_OUT = ("cli", "claims", "catalogue")
+
+
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    for name, text in {**catalogue(), **reference()}.items():
+        files.append(File.generated(config, name, content=text))
+    return files
+
+
+def catalogue() -> dict[str, str]:
+    """A page a paper, and an index of all with their verdicts."""
+    pages, rows = {}, []
+    for entry in entries():
+        if not entry.is_paper:
+            continue
+        found = record(entry)
+        counts = (found or {}).get("counts", {})
+        words = ", ".join(f"{n} {word}" for word, n in counts.items() if n) or "not measured yet"
+        rows.append(f"| [{entry.id}]({entry.family}/{entry.id}.md) | {entry.family} | {entry.title} | {words} |")
+        pages[f"catalogue/{entry.family}/{entry.id}.md"] = page(entry, found)
+    head = ["# Catalogue", "", "Every paper, and what its claim came to.", ""]
+    table = ["| paper | family | title | verdicts |", "|---|---|---|---|", *rows]
+    return {"catalogue/index.md": "\n".join([*head, *table]) + "\n", **pages}
+
+
+def page(entry: Entry, found: dict | None) -> str:
+    """What `palimpsest show` says, as Markdown."""
+    parts = [
+        f"# {entry.id}",
+        f"*{entry.title}*, {', '.join(entry.authors)}, {entry.year}. "
+        f"[arXiv {entry.arxiv}](https://arxiv.org/abs/{entry.arxiv})",
+        entry.summary,
+        "## For",
+        "\n".join(f"- {problem}" for problem in entry.solves),
+        "## Use it",
+        "```python\n" + "\n".join((*entry.imports, entry.example.rstrip())) + "\n```",
+        "## Evidence",
+    ]
+    if found is None:
+        parts.append(f"Not measured yet: `palimpsest run {entry.id}`.")
+    else:
+        parts += [found["question"], verdicts(found), f"Again: `palimpsest run {entry.id}`."]
+        if found["notes"]:
+            parts.append(found["notes"])
+    parts += ["## Limits", "\n".join(f"- {limit}" for limit in entry.limits)]
+    return "\n\n".join(parts) + "\n"
+
+
+def verdicts(found: dict) -> str:
+    lines = ["| verdict | expectation | estimate | 95% interval |", "|---|---|---|---|"]
+    for v in found["verdicts"]:
+        given = "given: " if v["precondition"] else ""
+        low, high = (f"{float(bound):.3g}" for bound in v["interval"])
+        lines.append(f"| **{v['word']}** | {given}{v['expectation']} | {float(v['estimate']):.3g} | {low} to {high} |")
+    return "\n".join(lines)
+
+
+def reference() -> dict[str, str]:
+    """A page a module, by mkdocstrings."""
+    pages = {"reference/index.md": "# Reference\n\nEvery module, from its docstrings.\n"}
+    for file in sorted((SOURCE / "palimpsest").rglob("*.py")):
+        parts = file.relative_to(SOURCE).with_suffix("").parts
+        if len(parts) < 3 or parts[1] in LEFT_OUT or parts[-1].startswith("__"):
+            continue
+        if ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))):
+            pages[f"reference/{'/'.join(parts[1:])}.md"] = f"# {parts[-1]}\n\n::: {'.'.join(parts)}\n"
+    return pages
