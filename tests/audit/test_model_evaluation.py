@@ -251,6 +251,10 @@ def test_5x2_without_variance():
         assert found.effect == pytest.approx(0.1)
         assert "no variance" in found.note
     assert me.paired_t_5x2(half, same).statistic == -math.inf
+    # Replications that disagree, each without variance: the mean difference is 0, their squares are not.
+    signs = half + 0.1 * np.array([[1], [-1], [1], [-1], [0]])
+    assert me.f_5x2(signs, half).p == 0.0
+    assert me.paired_t_5x2(signs[::-1], half).p == 1.0
     # 0.3 - 0.2 and 0.2 - 0.1 differ in the last bit: no evidence.
     assert me.f_5x2([[0.3, 0.2]] * 5, [[0.2, 0.1]] * 5).statistic == math.inf
 

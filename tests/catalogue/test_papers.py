@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 import palimpsest
-from palimpsest.catalogue import entries, entry, hall
+from palimpsest.catalogue import entries, entry, hall, record
 from palimpsest.errors import UserError
+from palimpsest.evidence import load_claim
 
 PACKAGE = Path(palimpsest.__file__).parent
 TESTS = Path(__file__).parents[1]
@@ -20,6 +21,7 @@ ENTRIES = entries()
 PAPERS = [e for e in ENTRIES if e.is_paper]
 BASELINES = [e for e in ENTRIES if not e.is_paper]
 FAMILIES = sorted({e.family for e in ENTRIES})
+HOUSE = {"catalogue", "claims", "cli", "evidence", "losses", "metrics", "models", "tasks", "train", "results"}
 KINDS = {"method", "benchmark", "study", "survey", "theory", "application", "baseline"}
 
 
@@ -57,6 +59,11 @@ def test_every_module_of_a_family_is_a_room_in_the_catalogue_or_declared_as_hall
     assert {file.stem for file in (PACKAGE / "claims" / family).glob("*.py")} - {"__init__"} == rooms
 
 
+def test_every_family_has_its_file_in_the_catalogue():
+    packages = {file.parent.name for file in PACKAGE.glob("*/__init__.py")}
+    assert packages - HOUSE == set(FAMILIES)
+
+
 @by_id(ENTRIES)
 def test_every_entry_is_whole(e):
     assert e.kind in KINDS
@@ -75,6 +82,42 @@ def test_every_entry_is_whole(e):
     if e.is_paper:
         assert e.authors
         assert e.arxiv
+
+
+@by_id(BASELINES)
+def test_a_baseline_is_an_arm_where_it_says_so(e):
+    for paper in e.arm_of:
+        assert e.id in load_claim(paper).arms
+
+
+@by_id([e for e in ENTRIES if e.family == "forget" and e.command])
+def test_commands_name_a_method_of_the_command_line(e):
+    from palimpsest.forget.methods import METHODS
+
+    words = e.command.split()
+    assert words[:3] == ["palimpsest", "forget", "MODEL"]
+    assert words[words.index("--method") + 1] == e.id
+    assert e.id in METHODS
+
+
+@by_id(ENTRIES)
+def test_code_and_commands_fit_a_terminal_of_80_columns(e):
+    for text in (*e.imports, e.example, e.command or ""):
+        assert max(map(len, text.splitlines()), default=0) <= 76
+
+
+def test_every_method_of_the_command_line_is_in_the_catalogue():
+    from palimpsest.forget.methods import METHODS
+
+    assert set(METHODS) <= {e.id for e in ENTRIES if e.family == "forget"}
+
+
+def test_the_record_of_a_paper_is_what_was_exported(tmp_path, monkeypatch):
+    monkeypatch.setattr("palimpsest.catalogue.papers.records", lambda: tmp_path)
+    assert record(entry("npo")) is None
+    (tmp_path / "forget").mkdir()
+    (tmp_path / "forget" / "npo.json").write_text('{"counts": {"held": 2}}')
+    assert record(entry("npo")) == {"counts": {"held": 2}}
 
 
 def test_references_between_entries_resolve():

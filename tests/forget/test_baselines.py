@@ -19,7 +19,14 @@ from palimpsest.models.tokenizers import word_tokenizer
 
 FORGET = [("where was Ada born ?", " Ada was born in Porto ."), ("who is Ada ?", " Ada writes .")]
 RETAIN = [("where was Bo born ?", " in Riga ."), ("who is Bo ?", " Bo sings ."), ("what is Bo ?", " a singer .")]
-ALL = [GradAscent(), GradAscent(retain="none"), GradAscent(retain="kl"), IDK(), IdkDPO(), RMU(coefficient=20.0, alpha=1.0)]
+ALL = [
+    GradAscent(),
+    GradAscent(retain="none"),
+    GradAscent(retain="kl"),
+    IDK(),
+    IdkDPO(),
+    RMU(coefficient=20.0, alpha=1.0),
+]
 ALL += [LLMU(), NPO(), NPO(retain="kl"), SimNPO(forget_weight=1.0)]
 
 

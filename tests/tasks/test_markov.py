@@ -51,5 +51,5 @@ def test_every_state_is_scored():
 
 @pytest.mark.parametrize("bad", [{"block": "rest"}, {"n": 0}, {"length": 0}, {"leak": 1.0}])
 def test_refuses(bad):
-    with pytest.raises(ValueError, match="must|need"):
+    with pytest.raises(ValueError, match=r"must|need"):
         chains(**{"block": "retain", "n": 2, "length": 2, **bad})

@@ -65,7 +65,7 @@ from palimpsest.audit.significance import (
 
 ENOUGH_SEEDS = 5
 
-Items = ArrayLike | Mapping[object, float]
+Items = ArrayLike | Mapping[object, float | int]
 
 
 @dataclass(frozen=True)

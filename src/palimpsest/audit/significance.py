@@ -196,10 +196,10 @@ def f_5x2(scores_a: ArrayLike, scores_b: ArrayLike) -> Outcome:
     1.0
     """
     difference, spread = _five_by_two(scores_a, scores_b)
-    effect = float(difference.mean())
+    effect, squares = float(difference.mean()), float((difference**2).sum())
     if spread == 0:
-        return _without_variance(effect)
-    f = (difference**2).sum() / (2 * spread)
+        return _without_variance(squares, effect)
+    f = squares / (2 * spread)
     return Outcome(float(f), float(stats.f.sf(f, 10, 5)), effect)
 
 
@@ -296,8 +296,8 @@ def _five_by_two(scores_a: ArrayLike, scores_b: ArrayLike) -> tuple[np.ndarray, 
 def _without_variance(numerator: float, effect: float | None = None) -> Outcome:
     effect = float(numerator if effect is None else effect)
     if numerator == 0:
-        return Outcome(0.0, 1.0, effect, "no difference and no variance")
-    note = "no variance: every difference is the same; check that the seed reaches both arms"
+        return Outcome(0.0, 1.0, effect, "no variance and no difference to set against it")
+    note = "no variance: the differences repeat themselves; check that the seed reaches both arms"
     return Outcome(float(np.copysign(np.inf, numerator)), 0.0, effect, note)
 
 

@@ -32,6 +32,7 @@ class Entry:
         solves: the problems it solves, as a user would phrase them.
         imports: the import statements that bring it in.
         example: Python that runs after those imports.
+        command: the command line that applies it to a model of the user's own, where there is one.
         authors, year: of the paper; of a baseline's source, where it has one.
         arxiv: its arXiv id, without a version.
         code: the authors' repository on GitHub, as owner/name; None where there is none.
@@ -49,6 +50,7 @@ class Entry:
     solves: tuple[str, ...]
     imports: tuple[str, ...]
     example: str
+    command: str | None = None
     authors: tuple[str, ...] = ()
     year: int | None = None
     arxiv: str | None = None

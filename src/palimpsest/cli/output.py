@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
 from rich.text import Text
+
+from palimpsest.catalogue import Entry, record
 
 WIDEST = 100  # prose in longer lines is hard to read
 
@@ -22,21 +26,38 @@ def terminal(widest: int = WIDEST) -> Console:
     return console
 
 
-def counted(counts: Mapping[str, int] | None) -> Text:
-    """How many expectations got each word, those that none got left out.
+@contextmanager
+def page(widest: int = WIDEST) -> Iterator[Console]:
+    """The same, printed at the end of the block and without the spaces that rich fills lines up with."""
+    console = terminal(widest)
+    console.begin_capture()
+    try:
+        yield console
+    finally:
+        print(re.sub(r" +$", "", console.end_capture(), flags=re.MULTILINE), end="", flush=True)
+
+
+def counted(counts: Mapping[str, int], *, zeros: bool = False) -> Text:
+    """How many expectations got each word.
 
     >>> str(counted({"held": 3, "refuted": 0, "open": 1, "void": 0}))
-    '3 held · 1 open'
+    'held 3 · open 1'
     """
-    if counts is None:
-        return Text("not measured yet", style="bright_black")
-    return Text(" · ").join(Text(f"{n} {word}", style=WORDS[word]) for word, n in counts.items() if n)
+    return Text(" · ").join(Text(f"{word} {n}", style=WORDS[word]) for word, n in counts.items() if n or zeros)
+
+
+def standing(entry: Entry) -> Text:
+    """What the evidence says about an entry, in a few words; nothing for a baseline."""
+    if not entry.is_paper:
+        return Text()
+    result = record(entry)
+    return counted(result["counts"]) if result else Text("not measured yet", style="bright_black")
 
 
 def number(value: float | str) -> str:
     """Three significant figures.
 
-    >>> number(0.12345), number(-12.5), number(float("inf"))
+    >>> number(0.12345), number(-12.5), number("inf")
     ('0.123', '−12.5', '∞')
     """
     return f"{float(value):.3g}".replace("-", "−").replace("inf", "∞").replace("nan", "–")

@@ -1,5 +1,7 @@
 """`palimpsest run simnpo`."""
 
+import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -8,91 +10,127 @@ from rich.table import Table
 from rich.text import Text
 from tyro.conf import Positional
 
-from palimpsest.cli.output import counted, print_json, terminal
+from palimpsest.catalogue import entries, entry
+from palimpsest.cli.output import counted, page, print_json
 from palimpsest.errors import UserError
 
 
 @dataclass(frozen=True)
 class Arguments:
-    """Put the claims of papers to the test: every arm on every seed, the verdicts, and a report.
+    """Put a paper's claim to the test: every arm on every seed, the verdicts, and a report.
 
-    Finished jobs are kept at once: an interrupted run goes on where it stopped.
+    Finished jobs are kept: what is interrupted goes on when it is called again, and what is done is not done twice.
     """
 
     names: Positional[tuple[str, ...]]
-    """papers, such as npo simnpo"""
-    seeds: int | None = None
-    """run the first so many of the verdict's seeds; by default all five"""
-    workers: int | None = None
-    """processes, of one thread each; by default one for every processor"""
-    ray: bool = False
-    """run on the Ray cluster that this machine belongs to, or on a local one"""
-    budget: Literal["full", "smoke"] = "full"
-    """smoke runs a few steps on one seed, to see that everything works"""
+    """papers whose claims to run"""
     family: str | None = None
-    """all claims of a family"""
+    """all claims of a family, such as forget"""
     all: bool = False
-    """all claims"""
-    report: Path | None = None
-    """where to write the HTML report of a single claim"""
-    export: bool = False
-    """write the results of record into the checkout's results/"""
-    amend: str = ""
-    """the reason why a claim differs from its registration"""
+    """all claims there are"""
+    seeds: int | None = None
+    """how many seeds; with others than all of a claim's own, its verdicts are preliminary"""
+    workers: int | None = None
+    """processes at the same time; one for every processor unless told otherwise"""
+    ray: bool = False
+    """run on a Ray cluster (that of RAY_ADDRESS, or one started here); needs the extra `ray`"""
+    budget: Literal["full", "smoke"] = "full"
+    """smoke: a few steps on one seed, only to see that it runs"""
     fresh: bool = False
-    """run everything again, also what is stored"""
+    """run again what is stored already"""
+    report: Path | None = None
+    """where to write the HTML report: a file, or for several claims a folder"""
+    export: bool = False
+    """write the results of record to results/<family>/<paper>.json"""
+    amend: str = ""
+    """why the claim was changed since it was registered: enters the ledger"""
     json: bool = False
     """print JSON"""
 
 
 def main(args: Arguments) -> int:
-    names = chosen(args)
+    papers = chosen(args)
+    several = len(papers) > 1 or args.all or args.family is not None
+
     from palimpsest.evidence import export, run_claim
     from palimpsest.evidence.terminal import show
 
-    console = terminal()
-    outcomes = []
-    for name in names:
-        outcome = run_claim(
-            name,
-            seeds=args.seeds,
-            workers=args.workers,
-            ray=args.ray,
-            budget=args.budget,
-            report=args.report or True,
-            amend=args.amend,
-            fresh=args.fresh,
-        )
-        outcomes.append(outcome)
+    outcomes, errors = [], {}
+    for paper in papers:
+        try:
+            outcome = run_claim(
+                paper,
+                seeds=args.seeds,
+                workers=args.workers,
+                ray=args.ray,
+                budget=args.budget,
+                report=_report(args, paper, several),
+                amend=args.amend,
+                fresh=args.fresh,
+            )
+            outcomes.append(outcome)
+            exported = export(outcome) if args.export else None
+        except UserError as error:  # of one claim: the others can still be run
+            if not several:
+                raise
+            errors[paper] = str(error)
+            print(f"palimpsest: {paper}: {error}", file=sys.stderr)
+            continue
         if not args.json:
-            show(outcome, console)
-            console.print(f"report: {outcome.report}", soft_wrap=True, markup=False)
-        if args.export:
-            path = export(outcome)
-            if not args.json:
-                console.print(f"results of record: {path}", soft_wrap=True, markup=False)
+            with page(widest=160) as console:
+                console.print(Text(paper, style="bold"))
+                show(outcome, console)
+                for what, path in (("report", outcome.report), ("exported", exported)):
+                    if path:
+                        console.print(Text(f"\n{what}: {path}"), soft_wrap=True)
+                console.print()
     if args.json:
-        shown = [{**outcome.to_dict(), "report": str(outcome.report)} for outcome in outcomes]
-        print_json(shown[0] if len(args.names) == 1 else shown)
-    elif len(outcomes) > 1:
-        summary = Table.grid(padding=(0, 2))
-        for outcome in outcomes:
-            summary.add_row(Text(outcome.claim.paper, style="bold"), counted(outcome.counts), Text(outcome.standing))
-        console.print(summary)
-    return 1 if any(outcome.failures for outcome in outcomes) else 0
+        results = [{**outcome.to_dict(), "report": outcome.report and str(outcome.report)} for outcome in outcomes]
+        print_json(results if several else results[0])
+    elif several:
+        with page(widest=160) as console:
+            console.print(_summary(outcomes, errors))
+    return 2 if errors else 1 if any(outcome.failures for outcome in outcomes) else 0
 
 
 def chosen(args: Arguments) -> list[str]:
-    """The papers that are asked for.
+    """The papers that are asked for, and a word with the user where they or the flags make no sense."""
+    papers = [e for e in entries() if e.is_paper]
+    families = list(dict.fromkeys(e.family for e in papers))
+    if bool(args.names) + (args.family is not None) + args.all != 1:
+        raise UserError("which claims? Give names of papers, or --family FAMILY, or --all")
+    if args.family is not None and args.family not in families:
+        raise UserError(f"no family {args.family!r}: there are {', '.join(families)}")
+    named = [entry(name) for name in args.names] or [e for e in papers if args.family in (None, e.family)]
+    for e in named:
+        if not e.is_paper:
+            measured = f": it is an arm in the claims of {', '.join(e.arm_of)}" if e.arm_of else ""
+            raise UserError(f"{e.id} is a baseline and has no claim of its own{measured}")
+    if args.export and (args.seeds is not None or args.budget == "smoke"):
+        raise UserError("--export writes results of record: leave out --seeds and --budget smoke")
+    if args.amend and len(named) > 1:
+        raise UserError("--amend is about one claim: name it")
+    return list(dict.fromkeys(e.id for e in named))
 
-    Raises:
-        UserError: for none, for names together with a family, or for one report of several claims.
-    """
-    from palimpsest.evidence import claim_names
 
-    if bool(args.names) + bool(args.family) + args.all != 1:
-        raise UserError("say what to run: names of papers, or --family NAME, or --all (palimpsest show lists them)")
-    names = list(dict.fromkeys(args.names)) or claim_names(args.family)
-    if len(names) > 1 and (args.report or args.amend):
-        raise UserError("--report and --amend are about one claim: run them one by one")
-    return names
+def _report(args: Arguments, paper: str, several: bool) -> Path | bool:
+    """Where the report goes: by default to the user's own folder, and nowhere after a smoke run."""
+    if args.report is None:
+        return args.budget == "full"
+    return args.report / f"{paper}.html" if several else args.report
+
+
+def _summary(outcomes: Sequence, errors: dict[str, str]) -> Table:
+    table = Table.grid(padding=(0, 2))
+    for outcome in outcomes:
+        failed = f"{len(outcome.failures)} jobs failed" if outcome.failures else ""
+        about = Text(f"{outcome.standing}, {outcome.seconds:.0f} s of computing", style="bright_black")
+        table.add_row(
+            Text(outcome.claim.paper),
+            counted(outcome.counts, zeros=True),
+            Text(about, "bright_black"),
+            Text(failed, "red"),
+        )
+    for paper in errors:
+        table.add_row(Text(paper), Text("not run", style="red"), Text(errors[paper], style="bright_black"))
+    return table

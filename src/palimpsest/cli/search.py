@@ -1,6 +1,7 @@
 """`palimpsest search "model forgets old classes"`."""
 
 from dataclasses import dataclass
+from textwrap import shorten
 
 from rich.padding import Padding
 from rich.table import Table
@@ -8,15 +9,17 @@ from rich.text import Text
 from tyro.conf import Positional
 
 from palimpsest.catalogue import Hit, minilm, record, search
-from palimpsest.cli.output import counted, print_json, terminal
+from palimpsest.cli.output import page, print_json, standing
+
+SHORT = 220  # characters of a summary that are enough to choose by
 
 
 @dataclass(frozen=True)
 class Arguments:
     """Find methods for a problem.
 
-    Reads the names, titles, summaries and problems of the catalogue. Each hit comes with the verdicts of its paper's
-    claim: held, refuted, open or void.
+    Searches the names, titles, summaries and problems of the catalogue. Beside each hit stands what the evidence says
+    about it: how many expectations of its claim were held, refuted, left open, or void.
     """
 
     words: Positional[tuple[str, ...]]
@@ -24,7 +27,7 @@ class Arguments:
     k: int = 10
     """at most so many hits"""
     rerank: bool = False
-    """sort the best by meaning with a sentence encoder: takes seconds, needs the extra `encoder`"""
+    """sort the best by meaning, with a sentence encoder: takes seconds, needs the extra `encoder`"""
     json: bool = False
     """print JSON"""
 
@@ -35,24 +38,19 @@ def main(args: Arguments) -> None:
     if args.json:
         print_json([_plain(hit) for hit in hits])
         return
-    console = terminal()
-    if not hits:
-        console.print(
-            Text(f"nothing in the catalogue resembles {query!r}: other words may, or palimpsest show lists it all")
-        )
-    for hit in hits:
-        e = hit.entry
-        head = Table.grid(expand=True)
-        head.add_column()
-        head.add_column(justify="right", no_wrap=True)
-        about = [e.family, e.kind, *([str(e.year)] if e.is_paper else [])]
-        head.add_row(
-            Text.assemble((e.id, "bold"), ("  " + " · ".join(about), "bright_black")),
-            counted((record(e) or {}).get("counts")) if e.is_paper else Text(),
-        )
-        console.print(head)
-        console.print(Padding(Text(e.title, style="italic"), (0, 0, 0, 2)))
-        console.print(Padding(Text(e.summary), (0, 0, 1, 2)))
+    with page() as console:
+        if not hits:
+            console.print(Text(f"Nothing resembles {query!r}. palimpsest show lists all there is."))
+        for hit in hits:
+            e = hit.entry
+            about = " · ".join((e.family, e.kind, *([str(e.year)] if e.is_paper else [])))
+            head = Table.grid(expand=True)
+            head.add_column()
+            head.add_column(justify="right", no_wrap=True)
+            head.add_row(Text.assemble((e.id, "bold"), (f"  {about}", "bright_black")), standing(e))
+            console.print(head)
+            console.print(Padding(Text(e.title, style="italic"), (0, 0, 0, 2)))
+            console.print(Padding(Text(shorten(e.summary, SHORT, placeholder=" …")), (0, 0, 1, 2)))
 
 
 def _plain(hit: Hit) -> dict:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
+from itertools import groupby
 from typing import Any
 
 from rich.console import Console, Group, RenderableType
@@ -12,7 +13,7 @@ from rich.text import Text
 from tyro.conf import Positional
 
 from palimpsest.catalogue import Entry, entries, entry, record
-from palimpsest.cli.output import WORDS, counted, number, print_json, terminal
+from palimpsest.cli.output import WORDS, counted, number, page, print_json, standing
 
 
 @dataclass(frozen=True)
@@ -23,74 +24,62 @@ class Arguments:
     """
 
     name: Positional[tuple[str, ...]]
-    """a paper or a baseline, such as simnpo or "gradient ascent" """
+    """a paper or a baseline: simnpo, gradient ascent"""
     json: bool = False
     """print JSON"""
 
 
 def main(args: Arguments) -> None:
     if not args.name:
-        _list(entries(), args.json)
+        _show_all(entries(), args.json)
         return
-    found = entry(" ".join(args.name))
-    result = record(found) if found.is_paper else None
+    e = entry(" ".join(args.name))
+    result = record(e) if e.is_paper else None
     if args.json:
-        modules = {"module": found.module, "claim": found.claim} if found.is_paper else {}
-        print_json({**asdict(found), **modules, "record": result})
+        modules = {"module": e.module, "claim": e.claim} if e.is_paper else {}
+        print_json({**asdict(e), **modules, "record": result})
         return
-    console = terminal()
-    _head(console, found)
-    _section(console, "For", _bullets(found.solves))
-    _section(
-        console,
-        "Use it",
-        Syntax("\n".join((*found.imports, found.example.rstrip())), "python", background_color="default"),
-    )
-    if found.is_paper:
-        _section(console, "Evidence", _evidence(found, result))
-    elif found.arm_of:
-        _section(console, "Evidence", Text(f"An arm in the claims of {', '.join(found.arm_of)}."))
-    _section(console, "Limits", _bullets(found.limits))
-    if found.uses:
-        _section(console, "Builds on", Text(", ".join(found.uses)))
+    with page() as console:
+        _show_head(console, e)
+        sections = {
+            "Good for": _bullets(e.solves),
+            "Use it": _use(e),
+            "Evidence": _evidence(e, result),
+            "Limits": _bullets(e.limits),
+            "Builds on": Text(", ".join(e.uses)),
+        }
+        for title, body in sections.items():
+            if body:
+                console.print(Padding(Text(title, style="bold"), (1, 0, 0, 0)))
+                console.print(Padding(body, (0, 0, 0, 2)))
 
 
-def _list(all_entries: Iterable[Entry], json: bool) -> None:
+def _show_all(shelf: Iterable[Entry], json: bool) -> None:
     if json:
-        print_json([{"id": e.id, "family": e.family, "kind": e.kind, "title": e.title} for e in all_entries])
+        print_json([{name: getattr(e, name) for name in ("id", "family", "kind", "title")} for e in shelf])
         return
-    table = Table.grid(padding=(0, 2))
-    family = None
-    for e in all_entries:
-        if e.family != family:
-            if family:
-                table.add_row()
-            table.add_row(Text(e.family, style="bold"))
-            family = e.family
-        title = e.title if e.is_paper else f"{e.title} (baseline)"
-        table.add_row(Text("  " + e.id), Text(title, overflow="ellipsis", no_wrap=True), _counts(e))
-    terminal().print(table)
+    with page() as console:
+        for family, members in groupby(shelf, key=lambda e: e.family):
+            console.print(Text(family, style="bold"))
+            table = Table.grid(padding=(0, 2), expand=True)
+            table.add_column(no_wrap=True, min_width=18)
+            table.add_column(no_wrap=True, overflow="ellipsis", ratio=1)
+            table.add_column(no_wrap=True)
+            for e in members:
+                last = standing(e) if e.is_paper else Text(e.kind, style="bright_black")
+                table.add_row(Text(f"  {e.id}"), Text(e.title, no_wrap=True, overflow="ellipsis"), last)
+            console.print(table)
 
 
-def _counts(e: Entry) -> Text:
-    return counted((record(e) or {}).get("counts")) if e.is_paper else Text()
-
-
-def _head(console: Console, e: Entry) -> None:
+def _show_head(console: Console, e: Entry) -> None:
     console.print(Text.assemble((e.id, "bold"), (f"  {e.family} · {e.kind}", "bright_black")))
     console.print(Text(e.title, style="italic"))
     if e.authors:
         console.print(Text(f"{', '.join(e.authors)}, {e.year}"))
-    links = [f"arxiv.org/abs/{e.arxiv}"] if e.arxiv else []
-    links += [f"github.com/{e.code}"] if e.code else []
-    if links:
-        console.print(Text(" · ".join(links), style="bright_black"))
-    console.print(Padding(Text(e.summary), (1, 0, 0, 0)))
-
-
-def _section(console: Console, title: str, body: RenderableType) -> None:
-    console.print(Padding(Text(title, style="bold"), (1, 0, 0, 0)))
-    console.print(Padding(body, (0, 0, 0, 2)))
+    links = [f"https://arxiv.org/abs/{e.arxiv}"] if e.arxiv else []
+    links += [f"https://github.com/{e.code}"] if e.code else []
+    console.print(Text("\n".join(links), style="bright_black"))
+    console.print(Text(f"\n{e.summary}"))
 
 
 def _bullets(lines: Iterable[str]) -> Table:
@@ -100,28 +89,31 @@ def _bullets(lines: Iterable[str]) -> Table:
     return table
 
 
-def _evidence(e: Entry, result: dict[str, Any] | None) -> RenderableType:
+def _use(e: Entry) -> RenderableType:
+    code = "\n".join(e.imports) + f"\n\n{e.example.strip()}"
+    python = Syntax(code, "python", theme="ansi_dark", background_color="default")
+    return Group(python, Text(f"\n{e.command}", style="cyan")) if e.command else python
+
+
+def _evidence(e: Entry, result: dict[str, Any] | None) -> RenderableType | None:
+    if not e.is_paper:
+        return Text(f"An arm in the claims of {', '.join(e.arm_of)}.") if e.arm_of else None
     rerun = Text(f"palimpsest run {e.id}", style="cyan")
     if result is None:
         return Text.assemble("Not measured yet: ", rerun)
     table = Table.grid(padding=(0, 2))
     for verdict in result["verdicts"]:
         given = "given: " if verdict["precondition"] else ""
-        sentence = Text(given + verdict["expectation"])
-        sentence.append(f"\n{_numbers(verdict)}", style="bright_black")
-        table.add_row(Text(verdict["word"], style=WORDS[verdict["word"]]), sentence)
+        numbers = f"{number(verdict['estimate'])} [{', '.join(map(number, verdict['interval']))}]"
+        said = Text.assemble(given, verdict["expectation"], (f"\n{numbers}", "bright_black"))
+        if verdict["note"]:
+            said.append(f"\n{verdict['note']}", style="bright_black italic")
+        table.add_row(Text(verdict["word"], style=WORDS[verdict["word"]]), said)
+    made = f"{len(result['seeds'])} seeds, {result['time'][:10]}; means with 95% intervals"
     return Group(
         Text(result["question"]),
         Padding(table, (1, 0)),
-        Text.assemble(
-            counted(result["counts"]), f"  on {len(result['seeds'])} seeds, {result['time'][:10]}; again: ", rerun
-        ),
+        counted(result["counts"], zeros=True),
+        Text(made, style="bright_black"),
+        rerun,
     )
-
-
-def _numbers(verdict: dict[str, Any]) -> str:
-    """The number that the sentence is about, its interval and any remark."""
-    what = "difference" if len(verdict["arms"]) == 2 else "mean" if len(verdict["arms"]) == 1 else "rise"
-    low, high = map(number, verdict["interval"])
-    told = f"{what} {number(verdict['estimate'])}, 95% interval {low} to {high}"
-    return "; ".join(part for part in (told, verdict["note"]) if part)

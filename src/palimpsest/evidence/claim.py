@@ -216,11 +216,15 @@ class Claim:
             raise ValueError("the question is empty")
         if not self.arms:
             raise ValueError("there are no arms")
-        if len({name.strip().casefold() for name in self.arms}) != len(self.arms) or "" in self.arms:
+        names = {name.strip().casefold() for name in self.arms}
+        if len(names) != len(self.arms) or "" in names:
             raise ValueError(f"arm names are empty or differ only in case or spaces: {', '.join(self.arms)}")
         for name, run in self.arms.items():
             if not callable(run):
                 raise TypeError(f"arm {name!r} must be a function (seed, budget) -> dict, got {type(run).__name__}")
+        for expectation in self.expects:
+            if not isinstance(expectation, Expectation):
+                raise TypeError(f"not a whole sentence: {expectation!r}; it needs .above, .at_least or the like")
         if all(expectation.precondition for expectation in self.expects):
             raise ValueError("there is no expectation besides preconditions: say what should happen")
         if len(set(self.expects)) != len(self.expects):

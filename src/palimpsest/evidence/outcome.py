@@ -178,7 +178,7 @@ def run_claim(
     if workers is not None and workers < 1:
         raise UserError(f"workers must be at least 1, got {workers}")
     if budget == "smoke":
-        outcome = _smoke(claim, 0 if seeds is None or isinstance(seeds, int) else seeds[0])
+        outcome = _smoke(claim, 0 if seeds is None or isinstance(seeds, int) else _chosen(claim, seeds)[0])
     else:
         chosen = _chosen(claim, seeds)
         with nullcontext(store) if isinstance(store, Store) else Store(store) as kept:
@@ -186,7 +186,9 @@ def run_claim(
     if report:
         from palimpsest.evidence.report import write_report
 
-        path = home() / "reports" / f"{claim.paper}.html" if report is True else Path(report)
+        # A smoke run's page must not take the place of the results'.
+        name = claim.paper if budget == "full" else f"{claim.paper}-smoke"
+        path = home() / "reports" / f"{name}.html" if report is True else Path(report)
         outcome = replace(outcome, report=write_report(outcome, path))
     return outcome
 

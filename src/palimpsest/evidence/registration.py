@@ -60,6 +60,11 @@ def enter(store: Store, claim: Claim, seeds: Sequence[int], reason: str = "") ->
         if reason:
             raise UserError("an amendment belongs to a run on the verdict's seeds, not to a pilot")
         return current, "pilot"
+    with store.lock:
+        return _stand(store, claim, seeds, reason, current)
+
+
+def _stand(store: Store, claim: Claim, seeds: Sequence[int], reason: str, current: Prereg) -> tuple[Prereg, Standing]:
     known = registered(store, claim.paper)
     if known is None or digest(known) != digest(current):
         known = _from_record(store, claim, known, digest(current))
@@ -99,9 +104,10 @@ def history(store: Store, paper: str) -> list[dict[str, Any]]:
 def keep_verdict(store: Store, paper: str, verdict: dict[str, Any]) -> None:
     """Put a verdict into the ledger, unless it is the last one over again."""
     body = {"kind": "verdict", "paper": paper, **verdict}
-    earlier = [entry for entry in history(store, paper) if entry["kind"] == "verdict"]
-    if not earlier or canonical_json({**earlier[-1], "time": ""}) != canonical_json({**body, "time": ""}):
-        store.append({**body, "time": now()})
+    with store.lock:
+        earlier = [entry for entry in history(store, paper) if entry["kind"] == "verdict"]
+        if not earlier or canonical_json({**earlier[-1], "time": ""}) != canonical_json({**body, "time": ""}):
+            store.append({**body, "time": now()})
 
 
 def _enter(store: Store, paper: str, kind: str, prereg: Prereg) -> Prereg:

@@ -1,22 +1,24 @@
 """Run every arm on every seed: worker processes on this machine, or a Ray cluster, one thread a job.
 
-One (arm, seed) is one job. A job that raises becomes a job with a traceback; a worker that dies (out of memory, a crash
-in native code) takes no other job with it: the rest are run again one by one until the culprit is found.
+One (arm, seed) is one job. Its numbers depend on neither the worker nor what ran there before: one thread, and the
+global random generators seeded with the job's seed. A job that raises becomes a job with a traceback; a worker that
+dies (out of memory, a crash in native code) takes no other job with it.
 """
 
 from __future__ import annotations
 
 import importlib.metadata
-import os
 import platform
 import sys
 import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from functools import cache
+from typing import Any
 
+import torch
 from joblib import Parallel, delayed, parallel_config
 from joblib.externals.loky.backend.reduction import dumps
 from joblib.externals.loky.process_executor import BrokenProcessPool
@@ -25,6 +27,7 @@ from threadpoolctl import threadpool_limits
 from palimpsest.errors import MissingExtra, UserError
 from palimpsest.evidence.claim import Arm
 from palimpsest.evidence.store import Job, now
+from palimpsest.train import randomness
 
 _LIBRARIES = ("accelerate", "numpy", "palimpsest", "scikit-learn", "scipy", "torch", "transformers")
 
@@ -33,7 +36,8 @@ def run_job(run: Arm, job: Job) -> Job:
     """Run one arm on one seed in this process, on one thread, and fill in what came of it."""
     started = time.perf_counter()
     _forget_peak()
-    with _one_thread():
+    with _one_thread(), randomness.preserved():
+        randomness.seed_all(job.seed)
         try:
             job = replace(job, metrics=run(job.seed, job.budget))
         except (Exception, SystemExit):
@@ -61,67 +65,87 @@ def run_jobs(
 
     Raises:
         MissingExtra: for `ray` where it is not installed.
-        UserError: for an arm that cannot be sent to another process.
+        UserError: for an arm that cannot be sent to another process, a Ray cluster that cannot be reached.
     """
-    for name in {job.arm for job in jobs}:
-        try:
-            dumps(arms[name])
-        except Exception as error:
-            raise UserError(f"arm {name!r} cannot be sent to a worker process: {error}") from None
-    with ExitStack() as stack:
-        if ray:
-            _join_ray(ray)
-            stack.enter_context(parallel_config(backend="ray"))
-        else:
-            stack.enter_context(parallel_config(backend="loky", inner_max_num_threads=1))
-        left, together = list(jobs), True
-        while left:
-            batch = left if together else left[:1]
-            count = (workers or -1) if together else 2  # with 1, joblib would run it in this process
-            pool = Parallel(n_jobs=count, batch_size=1, pre_dispatch="all", return_as="generator_unordered")
+    if ray or workers != 1:
+        for name in {job.arm for job in jobs}:
             try:
-                with closing(pool(delayed(run_job)(arms[job.arm], job) for job in batch)) as finished:
-                    for job in finished:
-                        left = [other for other in left if (other.arm, other.seed) != (job.arm, job.seed)]
-                        yield job
-            except BrokenProcessPool as error:
-                if not together:
-                    yield replace(left.pop(0), error=f"the worker process died: {error}", time=now())
-                together = not together
+                dumps(arms[name])
+            except Exception as error:
+                raise UserError(f"arm {name!r} cannot be sent to a worker process: {error}") from None
+    return _on_ray(arms, jobs, workers, ray) if ray else _here(arms, jobs, workers)
 
 
-def _join_ray(address: bool | str) -> None:
+def _here(arms: Mapping[str, Arm], jobs: Sequence[Job], workers: int | None) -> Iterator[Job]:
+    """After a worker has died, the jobs without a result are run one by one until the culprit is found."""
+    left, together = list(jobs), True
+    while left:
+        batch = left if together else left[:1]
+        count = (workers or -1) if together else 2  # with 1, joblib would run it in this process
+        with parallel_config(backend="loky", inner_max_num_threads=1):
+            pool = Parallel(n_jobs=count, batch_size=1, pre_dispatch="all", return_as="generator_unordered")
+        try:
+            with closing(pool(delayed(run_job)(arms[job.arm], job) for job in batch)) as finished:
+                for job in finished:
+                    left = [other for other in left if (other.arm, other.seed) != (job.arm, job.seed)]
+                    yield job
+        except BrokenProcessPool as error:
+            if not together:
+                yield _died(left.pop(0), error)
+            together = not together
+
+
+def _on_ray(arms: Mapping[str, Arm], jobs: Sequence[Job], workers: int | None, address: bool | str) -> Iterator[Job]:
+    """A task of one processor for every job. Ray starts a task again once where its worker or its machine is lost."""
+    ray = _joined(address)
+    task = ray.remote(num_cpus=1, max_retries=1)(run_job)
+    waiting, running = list(jobs), {}
+    try:
+        while waiting or running:
+            while waiting and len(running) < (workers or len(jobs)):
+                job = waiting.pop(0)
+                running[task.remote(arms[job.arm], job)] = job
+            (reference,), _ = ray.wait(list(running))
+            job = running.pop(reference)
+            try:
+                job = ray.get(reference)
+            except ray.exceptions.RayError as error:
+                job = _died(job, error)
+            yield job
+    finally:
+        for reference in running:
+            ray.cancel(reference, force=True)
+
+
+def _joined(address: bool | str) -> Any:
+    """The ray module, connected to a cluster."""
     try:
         import ray
-        from ray.util.joblib import register_ray
     except ImportError:
         raise MissingExtra("ray", "ray") from None
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    register_ray()
     if not ray.is_initialized():
-        one_thread = {"env_vars": {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}}
-        ray.init(
-            address=address if isinstance(address, str) else None,
-            runtime_env=one_thread,
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level="warning",
-        )
+        where = address if isinstance(address, str) else None
+        try:
+            ray.init(where, include_dashboard=False, log_to_driver=False, logging_level="warning")
+        except (ConnectionError, ValueError) as error:
+            raise UserError(f"cannot use the Ray cluster {where or 'at hand'}: {error}") from None
+    return ray
+
+
+def _died(job: Job, error: Exception) -> Job:
+    return replace(job, error=f"the worker process died: {' '.join(str(error).split())}", time=now())
 
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
     """Numbers must not depend on how many processors a machine has, nor workers fight for them."""
-    torch = sys.modules.get("torch")
-    before = torch.get_num_threads() if torch else 1
-    if torch:
-        torch.set_num_threads(1)
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
     try:
         with threadpool_limits(1):
             yield
     finally:
-        if torch:
-            torch.set_num_threads(before)
+        torch.set_num_threads(before)
 
 
 def _forget_peak() -> None:

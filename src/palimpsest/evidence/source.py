@@ -46,7 +46,7 @@ def source_digest(module: str) -> str:
 
 def code_digest(module: str) -> str:
     """SHA-256 over the normalised sources of a loaded module and of all it imports from its own package and ours."""
-    packages = {"palimpsest", module.split(".")[0]}
+    packages = {"palimpsest", module.split(".")[0], _package(module).split(".")[0]}
     found: dict[str, str] = {module: source_digest(module)}
     seen: set[tuple[str, str]] = set()
     todo = [(module, "*")]
@@ -80,31 +80,42 @@ def _behind(package: str, file: Path, item: str) -> list[tuple[str, str]]:
 
 def _shape(node: Any) -> Any:
     if isinstance(node, ast.AST):
+        notes = [k for k in node.keywords if k.arg == "notes"] if _is_claim(node) else []
         fields = [
-            [name, _shape(value)]
+            [name, _shape([item for item in value if item not in notes] if isinstance(value, list) else value)]
             for name, value in ast.iter_fields(node)
-            # Empty fields differ between Python versions, a string's prefix is layout.
-            if value is not None and value != [] and name not in ("kind", "type_comment", "type_ignores")
+            # A string's prefix is layout.
+            if value is not None and name not in ("kind", "type_comment", "type_ignores")
         ]
-        return [type(node).__name__, *fields]
+        # Empty fields differ between Python versions.
+        return [type(node).__name__, *(field for field in fields if field[1] != [])]
     if isinstance(node, list):
         return [_shape(item) for item in node if not _is_prose(item)]
     return repr(node)
 
 
+def _is_claim(node: ast.AST) -> bool:
+    return isinstance(node, ast.Call) and ast.unparse(node.func).split(".")[-1] == "Claim"
+
+
 def _is_prose(node: Any) -> bool:
-    if isinstance(node, ast.keyword):
-        return node.arg == "notes"
     return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
 
 
 def _file(module: str) -> Path | None:
-    try:
-        spec = importlib.util.find_spec(module)
-    except (ImportError, ValueError):
-        return None
-    origin = spec.origin if spec else None
+    origin = getattr(sys.modules.get(module), "__file__", None)  # a script, __main__, has no spec
+    if origin is None:
+        try:
+            origin = getattr(importlib.util.find_spec(module), "origin", None)
+        except (ImportError, ValueError):
+            return None
     return Path(origin) if origin and origin.endswith(".py") else None
+
+
+def _package(module: str) -> str:
+    """What a module's relative imports start from, also for one that is run with python -m."""
+    known = getattr(sys.modules.get(module), "__package__", None)
+    return module.rpartition(".")[0] if known is None else known
 
 
 def _read(file: Path) -> tuple[ast.Module, str]:
@@ -119,7 +130,7 @@ def _parsed(file: Path, _changed: int) -> tuple[ast.Module, str]:
 
 def _imports(module: str, file: Path) -> Iterator[tuple[str, str, str]]:
     """(module, name in it or *, name it is bound to) of every import statement, also those inside functions."""
-    package = module if file.name == "__init__.py" else module.rpartition(".")[0]
+    package = module if file.name == "__init__.py" else _package(module)
     for node in ast.walk(_read(file)[0]):
         if isinstance(node, ast.Import):
             for alias in node.names:

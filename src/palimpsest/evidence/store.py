@@ -2,9 +2,9 @@
 
 Tables: `jobs` (a row for every attempt of an arm on a seed: claim digest, code digest, budget, seconds, peak memory,
 versions, machine, time, the traceback if it failed), `results` (its metrics and curves) and `ledger` (registrations,
-amendments, jobs, verdicts; each row holds the hash of the one before). Nothing can be changed or deleted: triggers
-refuse it, and `verify_chain` notices who goes around them. The write-ahead log lets several processes read and write
-at once.
+amendments, jobs, verdicts; each row holds the hash of the one before). Nothing can be changed, replaced or deleted:
+triggers refuse it, and `verify_chain` notices who goes around them. The write-ahead log lets several processes read
+and write at once.
 """
 
 from __future__ import annotations
@@ -42,9 +42,15 @@ CREATE TABLE IF NOT EXISTS results (
 CREATE INDEX IF NOT EXISTS jobs_of_a_claim ON jobs (paper, digest, code, budget);
 """
 _TRIGGER = """
-CREATE TRIGGER IF NOT EXISTS {table}_no_{verb} BEFORE {verb} ON {table}
+CREATE TRIGGER IF NOT EXISTS {table}_no_{name} BEFORE {event} ON {table} {condition}
 BEGIN SELECT RAISE(ABORT, '{table} is append-only'); END;
 """
+# INSERT OR REPLACE deletes the row in its way without the trigger for DELETE: what makes a row unique, by table.
+_SAME = {
+    "ledger": "position = NEW.position OR previous = NEW.previous OR hash = NEW.hash",
+    "jobs": "id = NEW.id OR entry = NEW.entry",
+    "results": "job = NEW.job AND metric = NEW.metric",
+}
 
 _COLUMNS = ("paper", "digest", "code", "budget", "arm", "seed", "seconds", "peak_bytes")
 _COLUMNS += ("versions", "machine", "time", "error")
@@ -105,10 +111,12 @@ class Store:
 
     def __init__(self, path: Path | str | None = None) -> None:
         self.path = Path(path) if path is not None else home() / "evidence.sqlite"
+        self.lock = FileLock(f"{self.path}.lock")
+        """held by who reads the ledger to decide what to append"""
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             # Two processes that create the file at once would meet a lock that SQLite does not wait for.
-            with FileLock(f"{self.path}.lock"):
+            with self.lock:
                 self._open()
         except (OSError, sqlite3.Error) as error:
             raise UserError(f"cannot use {self.path} as the store of results: {error}") from None
@@ -119,9 +127,15 @@ class Store:
         with self._transaction():
             for statement in _SCHEMA.split(";\n"):
                 self._database.execute(statement)
-            for table in ("ledger", "jobs", "results"):
-                for verb in ("UPDATE", "DELETE"):
-                    self._database.execute(_TRIGGER.format(table=table, verb=verb))
+            for table, same in _SAME.items():
+                there = f"WHEN EXISTS (SELECT 1 FROM {table} WHERE {same})"
+                for name, event, condition in (
+                    ("update", "UPDATE", ""),
+                    ("delete", "DELETE", ""),
+                    ("replace", "INSERT", there),
+                ):
+                    trigger = _TRIGGER.format(table=table, name=name, event=event, condition=condition)
+                    self._database.execute(trigger)
 
     def __enter__(self) -> Store:
         return self

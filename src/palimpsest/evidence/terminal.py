@@ -52,7 +52,7 @@ def metric_tables(outcome: Outcome, width: int = 100) -> list[Table]:
         table = Table(box=box.SIMPLE)
         table.add_column("arm", no_wrap=True)
         for metric in shown:
-            table.add_column(metric, justify="right", vertical="bottom")
+            table.add_column(Text(metric), justify="right", vertical="bottom")
         for arm, row in outcome.table.items():
             if any(name in row for name in shown) or not row:
                 table.add_row(Text(arm), *(Text(mean(row[name])) if name in row else Text("–") for name in shown))

@@ -1,0 +1,103 @@
+"""Several methods on one model: the rule that picks the best, and what becomes of a method that breaks down."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from palimpsest.errors import UserError
+from palimpsest.forget.baselines import IDK, GradAscent
+from palimpsest.forget.compare import Comparison, Result, balance, compare, left
+from palimpsest.forget.npo import NPO
+from palimpsest.forget.refusals import REFUSALS
+from palimpsest.forget.tofu import RowScores
+from palimpsest.models.language import causal_lm
+from palimpsest.models.tokenizers import word_tokenizer
+from palimpsest.tasks.rows import normalise
+
+share = st.floats(0, 1)
+
+
+def scores(probability, rouge, strength):
+    columns = [np.full(3, value) for value in (probability, math.nan, rouge, math.nan, strength, 0.0)]
+    return RowScores(["", "", ""], *columns)
+
+
+@given(share, share)
+def test_balance_is_symmetric_bounded_and_zero_at_the_edges(a, b):
+    assert balance(a, b) == balance(b, a)
+    assert 0 <= balance(a, b) <= 1
+    assert balance(a, b) <= (a + b) / 2 + 1e-12
+    assert balance(a, 0.0) == 0.0
+
+
+def test_left_is_the_mean_of_the_ratios_and_never_above_one():
+    before, after = scores(0.8, 1.0, 0.5), scores(0.2, 0.5, 0.5)
+    assert left(before, after, ("probability", "rouge", "extraction_strength")) == pytest.approx((0.25 + 0.5 + 1) / 3)
+    assert left(after, before, ("probability", "rouge")) == 1.0
+    assert left(scores(0.0, 0.0, 0.0), after, ("probability",)) == 1.0  # nothing to lose
+
+
+def test_the_best_has_the_highest_balance_and_came_to_its_end():
+    results = [Result("a", balance=0.3), Result("b", balance=0.9, error="broke"), Result("c", balance=0.5)]
+    assert Comparison(scores(1, 1, 1), None, results).best.method == "c"
+    with pytest.raises(UserError, match="b: broke"):
+        _ = Comparison(scores(1, 1, 1), None, results[1:2]).best
+
+
+class Explodes(NPO):
+    def loss(self, state, model, batch):
+        return {"forget": next(model.parameters()).sum() * float("inf")}
+
+
+@pytest.fixture
+def setting():
+    forget = [normalise({"question": "who is Ada ?", "answer": "a poet ."})]
+    retain = [normalise({"question": "who is Bo ?", "answer": "a baker ."})]
+    words = " ".join(
+        [*(row[k] for row in forget + retain for k in ("question", "answer")), *REFUSALS, "Question : Answer"]
+    )
+    tokenizer = word_tokenizer([words])
+    loads = []
+
+    def load():
+        loads.append(1)
+        return causal_lm(len(tokenizer), d_model=16, n_layers=1, n_heads=2), tokenizer
+
+    return load, loads, forget, retain
+
+
+def test_every_method_starts_from_a_fresh_copy_and_a_broken_one_is_reported(setting):
+    load, loads, forget, retain = setting
+    kept = []
+    comparison = compare(
+        load,
+        {"first": GradAscent(), "broken": Explodes(), "second": GradAscent()},
+        forget,
+        retain,
+        steps=2,
+        lr=1e-3,
+        batch_size=1,
+        keep=lambda result, model, tokenizer: kept.append((result.method, model)),
+    )
+    first, broken, second = comparison.results
+    assert len(loads) == 3
+    assert first.forget.probability == pytest.approx(second.forget.probability)
+    assert "step 1" in broken.error
+    assert broken.forget is None
+    assert [name for name, _ in kept] == ["first"]  # the second ties, and comes later
+    assert len(first.loss) == 2
+    weights = [p.detach().clone() for p in kept[0][1].parameters()]
+    assert not all(torch.equal(a, b) for a, b in zip(weights, load()[0].parameters(), strict=True))
+
+
+def test_refusals(setting):
+    load, loads, forget, retain = setting
+    with pytest.raises(UserError, match="give retain rows, or one method only"):
+        compare(load, {"a": IDK(), "b": NPO()}, forget)
+    with pytest.raises(UserError, match="no method"):
+        compare(load, {}, forget, retain)
+    assert not loads
