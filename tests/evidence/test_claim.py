@@ -89,6 +89,7 @@ def test_expectations_refuse(declare, match):
         (lambda: make(given("a").at_least(1, on="m")), "besides preconditions"),
         (lambda: make(arms=()), "no arms"),
         (lambda: make(arms=("a", "b", "A ")), "differ only in case"),
+        (lambda: make(arms=("a", "b", " ")), "arm names are empty"),
         (lambda: make(question=" "), "question is empty"),
         (lambda: make(paper="../../etc"), "paper's id"),
         (lambda: make(seeds=(1, 2, 3, 4, 5)), "0-99 are for tuning"),
@@ -104,6 +105,8 @@ def test_claims_refuse(declare, match):
 def test_claims_refuse_what_is_no_data():
     with pytest.raises(TypeError, match="claim p: a function has no canonical JSON"):
         make(settings={"f": run})
+    with pytest.raises(TypeError, match="claim p: not a whole sentence: Subject"):
+        make(expect("a"))
     with pytest.raises(TypeError, match="arm 'a' must be a function"):
         Claim("p", "?", {"a": 1.0}, [expect("a").at_least(1, on="m")])
 

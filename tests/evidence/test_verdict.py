@@ -70,7 +70,10 @@ def test_thresholds_and_factors():
     assert word(values, expect("a").at_least(0.9, on="m")) == "open"
     assert word(values, expect("a").at_most(0.95, on="m")) == "held"
     assert word(values, expect("a").at_most(0.85, on="m")) == "refuted"
-    assert word(values, expect("b").below("a", on="m", times=0.85)) == "held"
+    (found,) = words(values, expect("b").below("a", on="m", times=0.9))
+    assert found.word == "held"
+    assert found.interval == pytest.approx(tuple(stats.ttest_rel(B, 0.9 * np.array(A)).confidence_interval(0.95)))
+    assert word(values, expect("b").below("a", on="m", times=0.85)) == "open"
     assert word(values, expect("b").below("a", on="m", times=0.7)) == "refuted"
     assert word(values, expect("b").above("a", on="m", by=-0.3)) == "held"
     assert word(values, expect("b").above("a", on="m", by=-0.1)) == "refuted"
@@ -166,7 +169,7 @@ def test_holm_over_the_expectations():
 
 def test_an_interval_that_clears_alone_may_not_survive_holm():
     d = np.array([0.1, 0.3, 0.2, 0.35, 0.05])
-    values = table(a=[0.0] * 5, b=d, c=np.array([0.1, -0.1, 0.0, 0.05, -0.04]), e=np.zeros(5) + [0.1, -0.1, 0, 0.02, 0])
+    values = table(a=[0.0] * 5, b=d, c=np.array([0.1, -0.1, 0.0, 0.05, -0.04]), e=[0.1, -0.1, 0, 0.02, 0])
     alone = words(values, expect("b").above("a", on="m"))[0]
     assert alone.word == "held"
     assert 0.05 / 3 < alone.p < 0.05

@@ -30,8 +30,8 @@ Decide what a neural network learns, keeps and forgets, and prove that it did.
 usage: palimpsest COMMAND ...
 
 {"".join(f"  {name:<8}{what}{chr(10)}" for name, what in COMMANDS.items())}
-  palimpsest COMMAND --help    the flags of a command; every command takes --json
-  palimpsest --version         palimpsest {__version__}
+  palimpsest COMMAND --help   the flags of a command; every command takes --json
+  palimpsest --version        palimpsest {__version__}
 
 start here:
 

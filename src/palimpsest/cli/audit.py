@@ -121,10 +121,10 @@ def report(
     scores = {name: row_scores for name, (row_scores, _) in audited.items()}
     n = len(scores["model"])
     figures = {
-        MEASURES[name].split(":")[0]: distribution(name, {group: getattr(s, name) for group, s in scores.items()})
+        MEASURES[name]: distribution(name.replace("_", " "), {group: getattr(s, name) for group, s in scores.items()})
         for name in ("probability", "rouge", "extraction_strength")
     }
-    notes = [f"{name.replace('_', ' ')}: {meaning}." for name, meaning in MEASURES.items() if name in found["model"]]
+    notes = [f"{meaning}." for name, meaning in MEASURES.items() if name in found["model"]]
     if args.heldout:
         notes.append("membership: how often an attack ranks one of these rows above an unseen one; 0.5 is chance.")
     return page(

@@ -15,7 +15,7 @@ from rich.table import Table
 from palimpsest.cli.model_report import MEASURES, answers, distribution, measures, page, trade_off
 from palimpsest.cli.output import number, print_json, terminal
 from palimpsest.errors import UserError
-from palimpsest.forget.compare import RULE, Comparison, Result, compare
+from palimpsest.forget.compare import FORGOTTEN_BY, RULE, Comparison, Result, compare
 from palimpsest.forget.evaluation import subsample
 from palimpsest.forget.methods import METHODS
 from palimpsest.models.files import check_out, load, save
@@ -201,7 +201,7 @@ def as_json(comparison: Comparison, methods: dict[str, Any], args: Any) -> dict[
 
 
 COLUMNS = (
-    *("forget P", "forget ROUGE-L", "forget extracted", "retain P", "retain ROUGE-L"),
+    *("forget P", "forget ROUGE-L", "forget extraction", "retain P", "retain ROUGE-L"),
     *("forgotten", "kept", "balance", "seconds"),
 )
 
@@ -252,7 +252,7 @@ def report(comparison: Comparison, summary: dict[str, Any], forget: list[Row], a
         rows=answers(subsample(forget, args.max_rows, args.seed), scores),
         notes=[
             f"Best by: {RULE}.",
-            *(f"{name.replace('_', ' ')}: {meaning}." for name, meaning in MEASURES.items()),
+            *(f"{MEASURES[name]}." for name in FORGOTTEN_BY),
             *(f"{r.method}: {r.error}" for r in comparison.results if r.error),
         ],
         settings={**summary["settings"], **{name: method["fields"] for name, method in summary["methods"].items()}},

@@ -17,11 +17,11 @@ from palimpsest.forget.tofu import RowScores
 from palimpsest.tasks.rows import Row
 
 MEASURES = {
-    "probability": "probability of the answer, the geometric mean over its tokens",
-    "rouge": "ROUGE-L recall of the greedy answer",
+    "probability": "P: probability of the answer, the geometric mean over its tokens",
+    "rouge": "ROUGE-L: recall of the expected answer's words in the model's own answer",
     "truth_ratio": "truth ratio: wrong answers' probability over the right one's; below 1, the fact is known",
-    "extraction_strength": "share of the answer that follows verbatim from its beginning",
-    "exact_memorization": "share of the answer's tokens that are the model's first choice",
+    "extraction_strength": "extraction strength: share of the answer that follows verbatim from its beginning",
+    "exact_memorization": "exact memorization: share of the answer's tokens that are the model's first choice",
 }
 SHOWN_ROWS = 200
 

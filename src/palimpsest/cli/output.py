@@ -43,7 +43,8 @@ def counted(counts: Mapping[str, int], *, zeros: bool = False) -> Text:
     >>> str(counted({"held": 3, "refuted": 0, "open": 1, "void": 0}))
     'held 3 · open 1'
     """
-    return Text(" · ").join(Text(f"{word} {n}", style=WORDS[word]) for word, n in counts.items() if n or zeros)
+    shown = [word for word in WORDS if counts[word] or zeros]
+    return Text(" · ").join(Text(f"{word} {counts[word]}", style=WORDS[word]) for word in shown)
 
 
 def standing(entry: Entry) -> Text:

@@ -123,14 +123,9 @@ def _report(args: Arguments, paper: str, several: bool) -> Path | bool:
 def _summary(outcomes: Sequence, errors: dict[str, str]) -> Table:
     table = Table.grid(padding=(0, 2))
     for outcome in outcomes:
-        failed = f"{len(outcome.failures)} jobs failed" if outcome.failures else ""
         about = Text(f"{outcome.standing}, {outcome.seconds:.0f} s of computing", style="bright_black")
-        table.add_row(
-            Text(outcome.claim.paper),
-            counted(outcome.counts, zeros=True),
-            Text(about, "bright_black"),
-            Text(failed, "red"),
-        )
+        failed = Text(f"{len(outcome.failures)} jobs failed" if outcome.failures else "", style="red")
+        table.add_row(Text(outcome.claim.paper), counted(outcome.counts, zeros=True), about, failed)
     for paper in errors:
         table.add_row(Text(paper), Text("not run", style="red"), Text(errors[paper], style="bright_black"))
     return table

@@ -93,12 +93,13 @@ def registered(store: Store, paper: str) -> Prereg | None:
 
 def history(store: Store, paper: str) -> list[dict[str, Any]]:
     """Every registration, amendment and verdict of a paper, oldest first, taken-over records included."""
-    entries: dict[str, dict[str, Any]] = {}
+    entries: list[dict[str, Any]] = []
     for body in store.ledger(paper):
-        if body["kind"] != "job":
-            for entry in body["history"] if body["kind"] == "record" else [body]:
-                entries.setdefault(canonical_json(entry), entry)
-    return list(entries.values())
+        if body["kind"] == "record":
+            entries += [entry for entry in body["history"] if entry not in entries]
+        elif body["kind"] != "job":
+            entries.append(body)
+    return entries
 
 
 def keep_verdict(store: Store, paper: str, verdict: dict[str, Any]) -> None:
@@ -122,7 +123,7 @@ def _from_record(store: Store, claim: Claim, known: Prereg | None, current: str)
         return known
     exported = json.loads(file.read_text(encoding="utf-8"))["history"]
     last = next(entry for entry in reversed(exported) if entry["kind"] in ("registration", "amendment"))
-    if known is None or last["digest"] == current:
+    if known is None or (last["digest"] == current and last not in history(store, claim.paper)):
         store.append({"kind": "record", "paper": claim.paper, "history": exported, "time": now()})
         return Prereg(**last["prereg"])
     return known

@@ -86,6 +86,8 @@ class Job:
             raise TypeError(f"an arm returns a dict of metrics, got {self.metrics!r:.60}")
         object.__setattr__(self, "metrics", {str(name): _measured(name, m) for name, m in self.metrics.items()})
         object.__setattr__(self, "seconds", float(self.seconds))
+        if self.error is not None:  # a message may quote bytes that are no text, which SQLite would refuse
+            object.__setattr__(self, "error", self.error.encode(errors="backslashreplace").decode())
 
     @property
     def content(self) -> str:

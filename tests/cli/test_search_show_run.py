@@ -1,0 +1,394 @@
+"""The commands that find, show and run: what they print, for people and as JSON, and how they refuse."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+
+import palimpsest
+from palimpsest.catalogue import entries, entry
+from palimpsest.cli import COMMANDS, main
+from palimpsest.errors import UserError
+from palimpsest.evidence import Claim, expect, given, run_claim
+
+CLEAN = "import sys; from palimpsest.cli import main; sys.exit(main())"
+
+
+def ascent(seed, budget):
+    return {"utility": 0.1 + 0.001 * (seed % 3), "memorisation": 0.95}
+
+
+def better(seed, budget):
+    return {"utility": 0.6 + 0.002 * (seed % 5), "memorisation": 0.96, "steps": 60.0}
+
+
+def failing(seed, budget):
+    raise RuntimeError("out of luck")
+
+
+def claim(paper="npo", **arms):
+    return Claim(
+        paper=paper,
+        question="Does it keep more than gradient ascent?",
+        arms={"ascent": ascent, "better": better, **arms},
+        expects=[
+            given("ascent").at_least(0.9, on="memorisation"),
+            expect("better").above("ascent", on="utility", by=0.15),
+            expect("better").within("ascent", on="utility", by=0.1),
+        ],
+        module=f"palimpsest.claims.forget.{paper}",
+    )
+
+
+@pytest.fixture
+def claims(monkeypatch):
+    """Every paper has a claim that takes no time."""
+    monkeypatch.setattr("palimpsest.evidence.outcome.load_claim", claim)
+
+
+@pytest.fixture
+def results(monkeypatch, tmp_path):
+    """The folder of the results of record, empty."""
+    for module in ("catalogue.papers", "evidence.outcome", "evidence.registration"):
+        monkeypatch.setattr(f"palimpsest.{module}.records", lambda: tmp_path / "results")
+    return tmp_path / "results"
+
+
+def called(capsys, *argv):
+    """Exit code, stdout, stderr."""
+    code = main(argv)
+    return code, *capsys.readouterr()
+
+
+# --- the door -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("argv", [[], ["--help"], ["-h"], ["help"]])
+def test_help_lists_every_command(argv, capsys):
+    code, out, err = called(capsys, *argv)
+    assert (code, err) == (0, "")
+    for name in COMMANDS:
+        assert f"\n  {name} " in out
+    assert max(map(len, out.splitlines())) <= 80
+
+
+def test_version(capsys):
+    assert called(capsys, "--version") == (0, f"palimpsest {palimpsest.__version__}\n", "")
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"), [("serch", "did you mean search"), ("shwo", "show"), ("qqqq", "search, show, run, forget, audit")]
+)
+def test_an_unknown_command_is_answered_with_the_nearest(name, hint, capsys):
+    code, out, err = called(capsys, name)
+    assert (code, out) == (2, "")
+    assert err.startswith(f"palimpsest: unknown command {name!r}: ")
+    assert hint in err
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize("argv", [["search", "--nope"], ["search", "--k", "many", "x"], ["run", "--budget", "huge"]])
+def test_bad_flags_exit_with_2_and_say_so_on_stderr(argv, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(argv)
+    assert stopped.value.code == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert argv[1] in captured.err
+
+
+@pytest.mark.parametrize("command", ["search", "show", "run"])
+def test_every_command_explains_all_of_its_flags(command, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main([command, "--help"])
+    assert stopped.value.code == 0
+    assert "--json" in capsys.readouterr().out
+
+
+def test_errors_of_the_user_are_one_line_and_bugs_keep_their_traceback(monkeypatch, capsys):
+    def fail(error):
+        def search(*args):
+            raise error
+
+        monkeypatch.setattr("palimpsest.cli.search.search", search)
+
+    fail(UserError("the query is\nodd"))
+    assert called(capsys, "search", "x") == (2, "", "palimpsest: the query is odd\n")
+    fail(ValueError("a bug"))
+    with pytest.raises(ValueError, match="a bug"):
+        main(["search", "x"])
+
+
+def test_an_interrupt_exits_with_130_and_one_line(monkeypatch, capsys):
+    def interrupted(*args, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("palimpsest.evidence.run_claim", interrupted, raising=False)
+    code, out, err = called(capsys, "run", "npo")
+    assert (code, out) == (130, "")
+    assert err.strip().count("\n") == 0
+    assert "finished jobs are kept" in err
+
+
+def test_a_reader_that_leaves_early_is_no_error():
+    command = f"{sys.executable} -c '{CLEAN}' show --json | head -c 1; echo ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True)
+    assert done.stderr == ""
+    assert done.stdout[1:].strip() in ("0", "141")
+
+
+def test_a_terminal_without_unicode_gets_question_marks_not_a_traceback():
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
+    done = subprocess.run([sys.executable, "-c", CLEAN, "show", "hark"], capture_output=True, env=environment)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert b"Mehmet S?zen" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("argv", "absent"),
+    [
+        (["--help"], {"torch", "transformers", "sklearn", "numpy", "rich", "tyro"}),
+        (["show", "simnpo"], {"torch", "transformers", "sklearn", "scipy", "numpy"}),
+        (["run", "--help"], {"torch", "transformers", "sklearn", "scipy", "numpy"}),
+        (["search", "forget old records"], {"torch", "transformers"}),
+    ],
+)
+def test_commands_import_no_more_than_they_need(argv, absent):
+    code = (
+        "import sys, contextlib; from palimpsest.cli import main\n"
+        f"with contextlib.suppress(SystemExit): main({argv!r})\n"
+        f"print('imported:', *({absent!r} & sys.modules.keys()))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "imported:"
+
+
+def test_help_is_instant():
+    taken = []
+    for _ in range(3):
+        start = time.perf_counter()
+        subprocess.run([sys.executable, "-c", CLEAN, "--help"], check=True, stdout=subprocess.DEVNULL)
+        taken.append(time.perf_counter() - start)
+    assert min(taken) < 0.5
+
+
+# --- search -------------------------------------------------------------------------------------------------------
+
+
+def test_search_prints_hits_with_what_the_evidence_says(capsys, claims, results):
+    main(["run", "npo", "--export", "--workers", "1"])
+    capsys.readouterr()
+    code, out, err = called(capsys, "search", "a", "customer's", "records", "must be forgotten")
+    assert (code, err) == (0, "")
+    first = out.splitlines()[0]
+    assert first.split()[0] == "npo"
+    assert first.endswith("held 1 · refuted 1")
+    assert "not measured yet" in called(capsys, "search", "which test compares two classifiers")[1]
+    assert all(line == line.rstrip() and len(line) <= 80 for line in out.splitlines())
+
+
+def test_search_as_json(capsys, results):
+    code, out, _ = called(capsys, "search", "--json", "--k", "2", "unlearning without a reference model")
+    hits = json.loads(out)
+    assert code == 0
+    assert len(hits) == 2
+    assert hits[0]["id"] == "simnpo"
+    assert hits[0]["counts"] is None
+    assert hits[0]["score"] > hits[1]["score"]
+
+
+def test_search_without_hits_and_without_words(capsys):
+    code, out, _ = called(capsys, "search", "zzzz")
+    assert code == 0
+    assert "Nothing resembles 'zzzz'" in out
+    assert called(capsys, "search", "--json", "zzzz")[:2] == (0, "[]\n")
+    code, out, err = called(capsys, "search")
+    assert (code, out) == (2, "")
+    assert "the query is empty" in err
+
+
+# --- show ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("e", entries(), ids=lambda e: e.id)
+def test_show_tells_everything_within_80_columns(e, capsys, results):
+    code, out, err = called(capsys, "show", e.id)
+    assert (code, err) == (0, "")
+    assert max(map(len, out.splitlines())) <= 80
+    flat = " ".join(out.split())
+    for part in (e.title, *e.solves, *e.imports, *e.limits, *e.summary.split(". ")):
+        assert " ".join(part.split()) in flat
+    for line in (*e.example.splitlines(), *(e.command or "").splitlines()):
+        assert line in out
+    assert ("Not measured yet: palimpsest run" in flat) == e.is_paper
+
+
+def test_show_gives_question_verdicts_and_numbers_of_the_record(capsys, claims, results):
+    main(["run", "npo", "--export", "--workers", "1"])
+    capsys.readouterr()
+    code, out, _ = called(capsys, "show", "npo")
+    flat = " ".join(out.split())
+    assert code == 0
+    assert "Does it keep more than gradient ascent?" in flat
+    assert "given: ascent at least 0.9 on memorisation 0.95 [0.95, 0.95]" in flat
+    assert "held better above ascent by at least 0.15 on utility 0.503 [" in flat
+    assert "refuted better within 0.1 of ascent on utility 0.503 [" in flat
+    assert "held 1 · refuted 1 · open 0 · void 0" in flat
+    assert "5 seeds" in flat
+    assert max(map(len, out.splitlines())) <= 80
+
+
+def test_show_as_json(capsys, claims, results):
+    shown = json.loads(called(capsys, "show", "npo", "--json")[1])
+    assert shown["claim"] == "palimpsest.claims.forget.npo"
+    assert shown["record"] is None
+    main(["run", "npo", "--export", "--workers", "1"])
+    capsys.readouterr()
+    shown = json.loads(called(capsys, "show", "npo", "--json")[1])
+    assert shown["record"]["counts"] == {"held": 1, "refuted": 1, "open": 0, "void": 0}
+    assert "claim" not in json.loads(called(capsys, "show", "grad_ascent", "--json")[1])
+
+
+def test_show_takes_names_of_several_words_and_offers_the_nearest(capsys):
+    assert called(capsys, "show", "Gradient", "ascent")[1].startswith("grad_ascent ")
+    code, out, err = called(capsys, "show", "simpno")
+    assert (code, out) == (2, "")
+    assert err == "palimpsest: nothing in the catalogue is called 'simpno': did you mean simnpo?\n"
+
+
+def test_show_without_a_name_lists_all(capsys, results):
+    out = called(capsys, "show")[1]
+    for e in entries():
+        assert f"\n  {e.id} " in out
+    assert max(map(len, out.splitlines())) <= 80
+    assert {e["id"] for e in json.loads(called(capsys, "show", "--json")[1])} == {e.id for e in entries()}
+
+
+# --- run ----------------------------------------------------------------------------------------------------------
+
+
+def test_run_prints_verdicts_table_and_report_and_goes_on_from_what_is_kept(capsys, claims, tmp_path):
+    code, out, err = called(capsys, "run", "NPO", "--workers", "1")
+    flat = " ".join(out.split())
+    assert code == 0
+    assert "better above ascent by at least 0.15 on utility (primary)" in flat
+    assert "held 1 · refuted 1 · open 0 · void 0" in flat
+    assert "ascent" in flat
+    assert "10/10" in err
+    report = tmp_path / "home" / "reports" / "npo.html"
+    assert out.rstrip().endswith(f"report: {report}")
+    assert "<html" in report.read_text()
+    again = called(capsys, "run", "npo", "--workers", "1")
+    assert again == (0, out, "")  # nothing was left to do
+
+
+def test_run_as_json_is_one_claim_or_a_list(capsys, claims):
+    code, out, _ = called(capsys, "run", "npo", "--json", "--workers", "1", "--seeds", "3")
+    found = json.loads(out)
+    assert code == 0
+    assert found["counts"] == {"held": 1, "refuted": 1, "open": 0, "void": 0}
+    assert found["seeds"] == [100, 101, 102]
+    assert found["standing"] == "preliminary"
+    code, out, _ = called(capsys, "run", "npo", "tofu", "npo", "--json", "--workers", "1")
+    assert [one["paper"] for one in json.loads(out)] == ["npo", "tofu"]
+
+
+def test_a_family_ends_in_a_summary_and_fills_a_folder_of_reports(capsys, claims, tmp_path):
+    code, out, _ = called(capsys, "run", "--family", "forget", "--workers", "1", "--report", str(tmp_path / "pages"))
+    papers = [e.id for e in entries() if e.family == "forget" and e.is_paper]
+    assert code == 0
+    summary = out.rstrip().splitlines()[-len(papers) :]
+    assert [line.split()[0] for line in summary] == papers
+    assert all("held 1 · refuted 1 · open 0 · void 0" in line and "of record" in line for line in summary)
+    assert {file.name for file in (tmp_path / "pages").iterdir()} == {f"{paper}.html" for paper in papers}
+
+
+def test_run_all_runs_every_paper(capsys, claims):
+    papers = [one["paper"] for one in json.loads(called(capsys, "run", "--all", "--json", "--workers", "1")[1])]
+    assert papers == [e.id for e in entries() if e.is_paper]
+
+
+def test_export_writes_the_record(capsys, claims, results):
+    code, out, _ = called(capsys, "run", "npo", "--export", "--workers", "1")
+    path = results / "forget" / "npo.json"
+    assert code == 0
+    assert f"exported: {path}" in out
+    assert json.loads(path.read_text())["standing"] == "of record"
+
+
+def test_a_changed_claim_is_exploratory_until_amended(capsys, monkeypatch, claims, results):
+    called(capsys, "run", "npo", "--workers", "1")
+    monkeypatch.setattr("palimpsest.evidence.outcome.load_claim", lambda paper: claim(paper, third=better))
+    assert "exploratory: " in called(capsys, "run", "npo", "--workers", "1")[1]
+    code, _, err = called(capsys, "run", "npo", "--workers", "1", "--export")
+    assert code == 2
+    assert "not exported" in err
+    code, out, _ = called(capsys, "run", "npo", "--workers", "1", "--export", "--amend", "a third arm")
+    assert code == 0
+    assert "of record: " in out
+
+
+def test_smoke_runs_every_arm_once_and_writes_nothing(capsys, claims, tmp_path):
+    code, out, _ = called(capsys, "run", "npo", "--budget", "smoke")
+    assert code == 0
+    assert "smoke: " in out
+    assert not (tmp_path / "home").exists()
+
+
+def test_a_failed_job_is_shown_and_exits_with_1(capsys, monkeypatch):
+    monkeypatch.setattr("palimpsest.evidence.outcome.load_claim", lambda paper: claim(paper, luckless=failing))
+    code, out, _ = called(capsys, "run", "npo", "--workers", "1")
+    assert code == 1
+    assert "failed: luckless, seed 100: RuntimeError: out of luck" in " ".join(out.split())
+
+
+def test_one_claim_that_cannot_run_leaves_the_others(capsys, monkeypatch):
+    def load(paper):
+        if paper == "tofu":
+            raise UserError("no such data")
+        return claim(paper)
+
+    monkeypatch.setattr("palimpsest.evidence.outcome.load_claim", load)
+    code, out, err = called(capsys, "run", "tofu", "npo", "--workers", "1")
+    assert code == 2
+    assert "palimpsest: tofu: no such data\n" in err
+    assert "held 1 · refuted 1" in out
+    assert out.rstrip().splitlines()[-1].split() == ["tofu", "not", "run", "no", "such", "data"]
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        ([], "which claims"),
+        (["npo", "--all"], "which claims"),
+        (["--family", "forge"], "no family 'forge': there are audit, forget"),
+        (["nqo"], "did you mean npo"),
+        (["kl"], "kl is a baseline and has no claim of its own: it is an arm in the claims of tofu"),
+        (["npo", "--export", "--seeds", "3"], "--export"),
+        (["npo", "--export", "--budget", "smoke"], "--export"),
+        (["npo", "tofu", "--amend", "why not"], "--amend"),
+        (["npo", "--seeds", "0"], "seeds must be at least 1"),
+        (["npo", "--workers", "0"], "workers must be at least 1"),
+    ],
+)
+def test_run_refuses_what_makes_no_sense_before_it_starts(argv, words, capsys, claims):
+    code, out, err = called(capsys, "run", *argv)
+    assert (code, out) == (2, "")
+    assert err.startswith("palimpsest: ")
+    assert err.count("\n") == 1
+    assert words in err
+
+
+def test_the_record_that_show_reads_is_the_one_that_export_writes(results):
+    """The fields that the catalogue relies on."""
+    from palimpsest.evidence import export
+
+    export(run_claim(claim(), workers=1, progress=False))
+    from palimpsest.catalogue import record
+
+    found = record(entry("npo"))
+    assert {"question", "counts", "verdicts", "seeds", "time"} <= found.keys()
+    assert {"word", "expectation", "estimate", "interval", "note", "precondition"} <= found["verdicts"][0].keys()

@@ -1,0 +1,418 @@
+"""What enters the ledger, what a change of the claim makes of a run, and which change counts as one."""
+
+import doctest
+import importlib
+import json
+import sys
+import threading
+import time
+
+import pytest
+
+from palimpsest.audit.hark import TamperedLedger, digest
+from palimpsest.errors import UserError
+from palimpsest.evidence import Claim, Store, expect, given, registration, run_claim, source
+from palimpsest.evidence.registration import enter, history, keep_verdict, preregister, registered
+from palimpsest.evidence.source import code_digest, normalised, source_digest
+
+SEEDS = (100, 101, 102, 103, 104)
+
+
+def method(seed, budget):
+    return {"m": 0.5 + 0.001 * seed, "n": 1.0}
+
+
+def baseline(seed, budget):
+    return {"m": 0.001 * seed, "n": 2.0}
+
+
+def make(*, by=0.1, **fields):
+    named = {"paper": "zz", "question": "Is it so?", "arms": {"method": method, "baseline": baseline}, **fields}
+    return Claim(**{"expects": [expect("method").above("baseline", on="m", by=by)], **named})
+
+
+@pytest.fixture
+def store(tmp_path):
+    with Store(tmp_path / "evidence.sqlite") as opened:
+        yield opened
+
+
+def run(claim, store, **options):
+    return run_claim(claim, store=store, workers=1, progress=False, **options)
+
+
+def kinds(store):
+    return [body["kind"] for body in store.ledger("zz") if body["kind"] != "job"]
+
+
+# --- the digest ---------------------------------------------------------------------------------------------------
+
+SOURCE = '''"""Is it so?"""
+from palimpsest.evidence import Claim, expect
+
+RATE = 0.1
+
+
+def tuned(value, notes=1):
+    return value * notes
+
+
+def method(seed, budget):
+    """The method."""
+    return {"m": seed * RATE}
+
+
+def baseline(seed, budget):
+    return {"m": tuned(0.0, notes=2)}
+
+
+claim = Claim(
+    paper="zz",
+    question="Is it so?",
+    arms={"method": method, "baseline": baseline},
+    expects=[expect("method").above("baseline", on="m", by=0.1), expect("method").at_least(0, on="m")],
+    settings={"rate": RATE},
+    notes="As in the paper.",
+)
+'''
+
+
+@pytest.fixture
+def declare(tmp_path, monkeypatch):
+    """The digest of the claim in a file with this text."""
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    numbers = iter(range(100))
+
+    def declared(text):
+        name = f"zz_declared_{next(numbers)}"
+        (tmp_path / f"{name}.py").write_text(text)
+        importlib.invalidate_caches()
+        return digest(preregister(importlib.import_module(name).claim))
+
+    yield declared
+    for name in [name for name in sys.modules if name.startswith("zz_declared")]:
+        del sys.modules[name]
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ('"""Is it so?"""', '"""Another heading,\nof two lines."""  # and a comment'),
+        ('    """The method."""\n', ""),
+        ("RATE = 0.1\n", "# tuned on seeds 0-9\nRATE = (\n    0.1\n)\n\n\n"),
+        ('{"m": seed * RATE}', "{\n        'm': (seed * RATE),\n    }"),
+        ('notes="As in the paper."', 'notes="Smaller than in the paper."'),
+        ('    notes="As in the paper.",\n', ""),
+    ],
+)
+def test_layout_comments_docstrings_and_notes_do_not_change_the_digest(declare, old, new):
+    assert SOURCE.count(old) == 1
+    assert declare(SOURCE.replace(old, new)) == declare(SOURCE)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("RATE = 0.1", "RATE = 0.2"),
+        ("seed * RATE", "RATE * seed"),
+        ("tuned(0.0, notes=2)", "tuned(0.0, notes=3)"),
+        ('question="Is it so?"', 'question="Is it not?"'),
+        ("by=0.1", "by=0.05"),
+        ("by=0.1", "by=0.1, times=2"),
+        (".at_least(0, ", ".at_least(1, "),
+        (', expect("method").at_least(0, on="m")', ""),
+        ('expect("method").at_least', 'expect("baseline").at_least'),
+        ('{"method": method, "baseline": baseline}', '{"baseline": baseline, "method": method}'),
+        ('{"method": method, "baseline": baseline}', '{"method": baseline, "baseline": method}'),
+        ('settings={"rate": RATE}', 'settings={"rate": RATE, "steps": 3}'),
+        ("settings=", "seeds=(200, 201, 202, 203, 204),\n    settings="),
+    ],
+)
+def test_whatever_is_promised_or_run_changes_the_digest(declare, old, new):
+    assert SOURCE.count(old) == 1
+    assert declare(SOURCE.replace(old, new)) != declare(SOURCE)
+
+
+def test_settings_from_elsewhere_change_the_digest_though_the_source_is_the_same():
+    assert digest(preregister(make(settings={"lr": 0.1}))) != digest(preregister(make(settings={"lr": 0.2})))
+    assert digest(preregister(make(notes="small"))) == digest(preregister(make(notes="large")))
+
+
+def test_source_without_a_file():
+    assert doctest.testmod(source).failed == 0
+    assert source_digest("nowhere.at.all") == source_digest("sys"), "no source is no source"
+    assert normalised("") == normalised('"""Nothing but a docstring."""')
+
+
+# --- the code behind a result -------------------------------------------------------------------------------------
+
+PACKAGE = {
+    "__init__.py": "from zz_code.door import open_door, unused\n",
+    "claim.py": "from zz_code import open_door\nfrom zz_code.lazily import late\nimport zz_code.plain as p\n",
+    "door.py": "from . import behind\ndef open_door(): return behind.x\nunused = 1\n",
+    "behind.py": "x = 1\n",
+    "plain.py": "y = 2\n",
+    "lazily/__init__.py": "import importlib\ndef __getattr__(name):\n"
+    "    return getattr(importlib.import_module('zz_code.lazily.room'), name)\n",
+    "lazily/room.py": "def late():\n    from zz_code import deep\n    return deep.z\n",
+    "lazily/neighbour.py": "def other(): return 3\n",
+    "deep.py": "z = 3\n",
+    "stranger.py": "w = 4\n",
+}
+
+
+@pytest.fixture
+def package(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    for name, text in PACKAGE.items():
+        (tmp_path / "zz_code" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "zz_code" / name).write_text(text)
+    importlib.invalidate_caches()
+    importlib.import_module("zz_code.claim")
+    yield tmp_path / "zz_code"
+    for name in [name for name in sys.modules if name.split(".")[0] == "zz_code"]:
+        del sys.modules[name]
+
+
+@pytest.mark.parametrize(
+    ("file", "reached"),
+    [
+        ("claim.py", True),
+        ("door.py", True),
+        ("behind.py", True),
+        ("plain.py", True),
+        ("lazily/room.py", True),
+        ("deep.py", True),
+        ("lazily/neighbour.py", False),
+        ("stranger.py", False),
+    ],
+)
+def test_code_digest_follows_imports_and_nothing_else(package, file, reached):
+    before = code_digest("zz_code.claim")
+    path = package / file
+    path.write_text(PACKAGE[file] + "# only a comment\n")
+    assert code_digest("zz_code.claim") == before
+    path.write_text(PACKAGE[file] + "changed = True\n")
+    assert (code_digest("zz_code.claim") != before) is reached
+    path.write_text(PACKAGE[file])
+    assert code_digest("zz_code.claim") == before
+
+
+def test_code_digest_covers_the_package_but_not_the_referee(monkeypatch):
+    """Palimpsest's own rooms count; how results are judged and shown does not enter them."""
+    import palimpsest.claims.forget.npo as declared
+
+    read = []
+    plainly = source._read
+    monkeypatch.setattr(source, "_read", lambda file: read.append(file) or plainly(file))
+    code_digest(declared.__name__)
+    folders = {f"{file.parent.name}/{file.name}" for file in read}
+    assert {"forget/npo.py", "train/loop.py", "tasks/worlds.py", "models/score.py"} <= folders
+    assert not any(name.startswith("evidence/") for name in folders)
+
+
+def test_a_script_counts_what_it_imports(tmp_path, monkeypatch):
+    script = tmp_path / "script.py"
+    script.write_text("from palimpsest.losses import kl_divergence\n")
+    alone = tmp_path / "alone.py"
+    alone.write_text("")
+    module = type(sys)("__main__")
+    monkeypatch.setitem(sys.modules, "__main__", module)
+    module.__package__, module.__file__ = None, str(script)
+    with_import = {str(file) for file in _files_of("__main__", monkeypatch)}
+    assert any(name.endswith("losses/divergence.py") for name in with_import)
+    module.__file__ = str(alone)
+    assert _files_of("__main__", monkeypatch) == [alone]
+
+
+def _files_of(module, monkeypatch):
+    read = []
+    plainly = source._parsed.__wrapped__
+    with monkeypatch.context() as patched:
+        patched.setattr(source, "_read", lambda file: read.append(file) or plainly(file, 0))
+        code_digest(module)
+    return list(dict.fromkeys(read))
+
+
+# --- registering --------------------------------------------------------------------------------------------------
+
+
+def test_the_first_run_registers_before_it_runs(store):
+    seen = []
+
+    def spy(seed, budget):
+        seen.append(kinds(store))
+        return {"m": 1.0}
+
+    outcome = run(make(arms={"method": spy, "baseline": baseline}), store)
+    assert seen == [["registration"]] * 5
+    assert outcome.standing == "of record"
+    assert kinds(store) == ["registration", "verdict"]
+    entry = history(store, "zz")[0]
+    assert entry["digest"] == outcome.digest == digest(preregister(outcome.claim))
+    assert entry["prereg"]["hypothesis"] == "Is it so?"
+    assert (entry["prereg"]["metric"], entry["prereg"]["margin"]) == ("m", 0.1)
+    run(make(arms={"method": spy, "baseline": baseline}), store)
+    assert kinds(store) == ["registration", "verdict"], "the same again adds nothing"
+
+
+def test_the_plan_holds_every_promise():
+    claim = make(
+        expects=[given("baseline").at_most(1, on="m"), expect("method").above("baseline", on="n").in_seeds(4)],
+        settings={"lr": 0.1},
+    )
+    prereg = preregister(claim)
+    assert (prereg.metric, prereg.direction, prereg.margin) == ("n", "above", 0.0), "a precondition is not primary"
+    assert [e["precondition"] for e in prereg.plan["expectations"]] == [True, False]
+    assert prereg.plan["expectations"][1]["seeds_needed"] == 4
+    assert prereg.plan["settings"] == {"lr": 0.1}
+
+
+def test_pilots_register_nothing(store):
+    outcome = run(make(), store, seeds=[0, 1, 2])
+    assert outcome.standing == "pilot"
+    assert kinds(store) == []
+    assert [v.word for v in outcome.verdicts] == ["held"], "but they are judged, for whoever tunes"
+    with pytest.raises(UserError, match="not to a pilot"):
+        run(make(), store, seeds=[0], amend="why not")
+
+
+def test_fewer_or_other_seeds_are_preliminary(store):
+    assert run(make(), store, seeds=3).standing == "preliminary"
+    assert run(make(), store, seeds=[200, 201, 202, 203, 204]).standing == "preliminary"
+    longer = run(make(), store, seeds=7)
+    assert (longer.standing, longer.seeds) == ("preliminary", (*SEEDS, 105, 106))
+    assert run(make(), store).standing == "of record"
+    assert run(make(), store, seeds=SEEDS[::-1]).standing == "of record"
+
+
+def test_a_changed_claim_is_exploratory_until_it_is_amended(store):
+    first = run(make(by=0.9), store)
+    assert (first.standing, first.verdicts[0].word) == ("of record", "refuted")
+
+    changed = make(by=0.1)
+    explored = run(changed, store)
+    assert (explored.standing, explored.verdicts[0].word) == ("exploratory", "held")
+    assert digest(registered(store, "zz")) == first.digest, "looking is not amending"
+
+    amended = run(changed, store, amend=" the margin was a slip ")
+    assert amended.standing == "of record"
+    assert (amended.prereg.version, amended.prereg.amends) == (2, first.digest)
+    assert amended.prereg.reason == "the margin was a slip"
+    assert amended.digest == explored.digest
+    assert run(changed, store).standing == "of record"
+
+    assert run(make(by=0.9), store).standing == "exploratory", "nor does the old one come back by itself"
+
+    listed = run(changed, store).history
+    assert [entry["kind"] for entry in listed[:5]] == ["registration", "verdict", "verdict", "amendment", "verdict"]
+    words = [(e["standing"], e["verdicts"][0]["word"]) for e in listed if e["kind"] == "verdict"]
+    assert words[:3] == [("of record", "refuted"), ("exploratory", "held"), ("of record", "held")]
+    assert listed[0]["digest"] == first.digest
+    assert listed[3]["prereg"]["reason"] == "the margin was a slip"
+    store.verify_chain()
+
+
+def test_amendments_need_a_registration_a_change_and_a_reason(store):
+    with pytest.raises(UserError, match="zz is not registered yet: there is nothing to amend"):
+        run(make(), store, amend="early")
+    assert kinds(store) == []
+    run(make(), store)
+    with pytest.raises(UserError, match="zz: nothing to amend"):
+        run(make(), store, amend="for no reason")
+    with pytest.raises(UserError, match="zz: an amendment needs a reason"):
+        run(make(by=0.2), store, amend="  ")
+    assert kinds(store) == ["registration", "verdict"]
+
+
+def test_papers_do_not_mix(store):
+    run(make(), store)
+    assert run(make(paper="yy", by=0.3), store).standing == "of record"
+    assert [body["paper"] for body in history(store, "yy")] == ["yy", "yy"]
+
+
+def test_of_two_that_register_at_once_one_is_first(tmp_path, monkeypatch):
+    plainly = registration.registered
+    monkeypatch.setattr(registration, "registered", lambda *which: (plainly(*which), time.sleep(0.2))[0])
+    start, found = threading.Barrier(2), []
+
+    def register(by):
+        with Store(tmp_path / "evidence.sqlite") as mine:
+            start.wait()
+            found.append(enter(mine, make(by=by), SEEDS)[1])
+
+    threads = [threading.Thread(target=register, args=(by,)) for by in (0.1, 0.2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(found) == ["exploratory", "of record"]
+    with Store(tmp_path / "evidence.sqlite") as store:
+        assert kinds(store) == ["registration"]
+
+
+def test_verdicts_are_kept_once_each(store):
+    for word in ("held", "held", "refuted", "held"):
+        keep_verdict(store, "zz", {"verdicts": [{"word": word}], "estimate": float("nan")})
+    assert [entry["verdicts"][0]["word"] for entry in history(store, "zz")] == ["held", "refuted", "held"]
+
+
+# --- results of record in the repository ---------------------------------------------------------------------------
+
+
+@pytest.fixture
+def exported(store, tmp_path, monkeypatch):
+    """A record whose claim was refuted, amended and held; returns (first claim, amended claim)."""
+    shelved = {"module": "palimpsest.claims.zzfamily.zz"}
+    first, second = make(by=0.9, **shelved), make(by=0.1, **shelved)
+    run(first, store)
+    outcome = run(second, store, amend="a slip")
+    file = tmp_path / "results" / "zzfamily" / "zz.json"
+    file.parent.mkdir(parents=True)
+    file.write_text(json.dumps(outcome.to_dict()))
+    monkeypatch.setattr(registration, "records", lambda: tmp_path / "results")
+    return first, second
+
+
+def test_a_new_store_takes_the_history_over(exported, tmp_path):
+    first, second = exported
+    with Store(tmp_path / "new.sqlite") as new:
+        assert run(make(by=0.05, module=first.module), new).standing == "exploratory"
+        outcome = run(second, new)
+        assert outcome.standing == "of record"
+        assert outcome.prereg.version == 2
+        assert [entry["kind"] for entry in outcome.history[:4]] == ["registration", "verdict", "amendment", "verdict"]
+        assert kinds(new).count("record") == 1
+        new.verify_chain()
+
+
+def test_a_store_that_is_behind_catches_up(exported, tmp_path):
+    _, second = exported
+    with Store(tmp_path / "old.sqlite") as old:
+        enter(old, make(by=0.9), SEEDS)  # the same claim, as it was before the record was exported
+        assert run(make(by=0.3, module=second.module), old).standing == "exploratory", "the record is no licence"
+        assert enter(old, second, SEEDS)[1] == "of record"
+        assert digest(registered(old, "zz")) == digest(preregister(second))
+
+
+def test_a_store_that_is_ahead_stays_ahead(exported, store):
+    _, second = exported
+    third = make(by=0.3, module=second.module)
+    assert run(third, store, amend="stricter").standing == "of record"
+    assert run(second, store).standing == "exploratory", "what is on record was amended since"
+    assert "record" not in kinds(store)
+    assert digest(registered(store, "zz")) == digest(preregister(third))
+
+
+def test_tampering_with_a_verdict_is_noticed(store):
+    import sqlite3
+
+    run(make(by=0.9), store)
+    store.verify_chain()
+    with sqlite3.connect(store.path) as other:
+        other.execute("DROP TRIGGER ledger_no_update")
+        other.execute("""UPDATE ledger SET body = replace(body, '"refuted"', '"held"')""")
+    with pytest.raises(TamperedLedger, match="row 12 "):
+        store.verify_chain()
