@@ -39,6 +39,7 @@ def claim(paper="npo", **arms):
             expect("better").above("ascent", on="utility", by=0.15),
             expect("better").within("ascent", on="utility", by=0.1),
         ],
+        notes="Two numbers instead of a model.",
         module=f"palimpsest.claims.forget.{paper}",
     )
 
@@ -49,9 +50,9 @@ def claims(monkeypatch):
     monkeypatch.setattr("palimpsest.evidence.outcome.load_claim", claim)
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def results(monkeypatch, tmp_path):
-    """The folder of the results of record, empty."""
+    """The folder of the results of record, empty at first."""
     for module in ("catalogue.papers", "evidence.outcome", "evidence.registration"):
         monkeypatch.setattr(f"palimpsest.{module}.records", lambda: tmp_path / "results")
     return tmp_path / "results"
@@ -234,10 +235,11 @@ def test_show_gives_question_verdicts_and_numbers_of_the_record(capsys, claims, 
     assert code == 0
     assert "Does it keep more than gradient ascent?" in flat
     assert "given: ascent at least 0.9 on memorisation 0.95 [0.95, 0.95]" in flat
-    assert "held better above ascent by at least 0.15 on utility 0.503 [" in flat
+    assert "held better above ascent by at least 0.15 on utility (primary) 0.503 [" in flat
     assert "refuted better within 0.1 of ascent on utility 0.503 [" in flat
     assert "held 1 · refuted 1 · open 0 · void 0" in flat
     assert "5 seeds" in flat
+    assert "Two numbers instead of a model." in flat
     assert max(map(len, out.splitlines())) <= 80
 
 

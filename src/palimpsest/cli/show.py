@@ -102,10 +102,12 @@ def _evidence(e: Entry, result: dict[str, Any] | None) -> RenderableType | None:
     if result is None:
         return Text.assemble("Not measured yet: ", rerun)
     table = Table.grid(padding=(0, 2))
+    primary = next(verdict for verdict in result["verdicts"] if not verdict["precondition"])
     for verdict in result["verdicts"]:
         given = "given: " if verdict["precondition"] else ""
+        mark = " (primary)" if verdict is primary else ""
         numbers = f"{number(verdict['estimate'])} [{', '.join(map(number, verdict['interval']))}]"
-        said = Text.assemble(given, verdict["expectation"], (f"\n{numbers}", "bright_black"))
+        said = Text.assemble(given, verdict["expectation"], mark, (f"\n{numbers}", "bright_black"))
         if verdict["note"]:
             said.append(f"\n{verdict['note']}", style="bright_black italic")
         table.add_row(Text(verdict["word"], style=WORDS[verdict["word"]]), said)
@@ -115,5 +117,6 @@ def _evidence(e: Entry, result: dict[str, Any] | None) -> RenderableType | None:
         Padding(table, (1, 0)),
         counted(result["counts"], zeros=True),
         Text(made, style="bright_black"),
+        *([Text(f"\n{result['notes']}\n")] if result["notes"] else []),
         rerun,
     )
