@@ -111,9 +111,18 @@ def test_ngram_overlap(prediction, reference, n):
     assert ngram_overlap(prediction, reference, n) == pytest.approx(found / len(wanted) if wanted else 0)
 
 
+def test_default_lengths():
+    assert distinct_n(["a b a b"]) == 2 / 3
+    assert ngram_overlap("a b c d x", "a b c d e") == 1 / 2
+
+
 def test_errors():
     with pytest.raises(TypeError, match="prediction must be a string, got NoneType"):
         rouge_l_recall(None, "a")
+    with pytest.raises(TypeError, match="reference must be a string, got int"):
+        ngram_overlap("a", 1)
+    with pytest.raises(TypeError, match="text must be a string, got bytes"):
+        words(b"a")
     with pytest.raises(TypeError, match="several strings"):
         distinct_n("a b")
     for measure in (lambda: distinct_n(["a"], 0), lambda: ngram_overlap("a", "a", 0)):

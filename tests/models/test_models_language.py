@@ -53,6 +53,8 @@ def test_feed_forward_widths():
     assert causal_lm(100, d_model=128).config.intermediate_size == 336  # 8/3 * 128 = 341.3
     assert causal_lm(100, d_model=128, architecture="gpt2").config.n_inner == 512
     assert causal_lm(100, d_model=128, d_ff=48).config.intermediate_size == 48
+    assert causal_lm(100, d_model=4, n_layers=1, n_heads=1).config.intermediate_size == 16
+    assert masked_lm(100, **SMALL).config.intermediate_size == encoder_decoder_lm(100, **SMALL).config.d_ff == 128
 
 
 def test_token_ids_reach_the_configuration():
@@ -82,3 +84,11 @@ def test_dropout_acts_in_training_only():
 def test_bad_settings(settings, message):
     with pytest.raises(ValueError, match=message):
         causal_lm(100, **settings)
+
+
+@pytest.mark.parametrize("build", [masked_lm, encoder_decoder_lm])
+def test_bad_settings_of_the_others(build):
+    with pytest.raises(ValueError, match="multiple of n_heads"):
+        build(100, d_model=30, n_heads=4)
+    with pytest.raises(ValueError, match="token id 100 is outside"):
+        build(100, eos_id=100)

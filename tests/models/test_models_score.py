@@ -338,6 +338,7 @@ def test_score_errors():
         token_logprobs(model, {**batch, "attention_mask": torch.zeros_like(batch["attention_mask"])})
     with pytest.raises(ValueError, match="context of 8"):
         token_logprobs(model, Encoded([[1] * 9], [1]).batch([0], pad_id=0))
+    assert token_logprobs(model, Encoded([[1] * 8], [1]).batch([0], pad_id=0)).shape == (1, 7)
     with pytest.raises(ValueError, match="batch_size"):
         score(model, rows(), batch_size=0, pad_id=0)
 
@@ -407,6 +408,9 @@ def test_greedy_is_generate(build):
     assert len({len(text.split()) for text in expected}) > 1
     assert greedy(model, TOKENIZER, PROMPTS, max_new_tokens=12, batch_size=10) == expected
     assert greedy(model, TOKENIZER, PROMPTS, max_new_tokens=12, batch_size=64) == expected
+    assert greedy(model, TOKENIZER, PROMPTS[:5], max_new_tokens=1, batch_size=1) == generated(
+        model, PROMPTS[:5], 1, ends
+    )
 
 
 def test_greedy_without_a_cache_of_keys_and_values():
@@ -425,6 +429,8 @@ def test_greedy_ends_where_the_context_is_full():
     # The full row rides along, too few to be dropped, and must not ask for a ninth position.
     texts = greedy(model, TOKENIZER, ["w0", "w0", "w1 w2 w3 w4 w5 w6"], max_new_tokens=20)
     assert texts[:2] == [short, short]
+    (full,) = greedy(model, TOKENIZER, ["w0 " * 7], max_new_tokens=20)
+    assert len(full.split()) == 1
     with pytest.raises(UserError, match="prompt 0 has 9 tokens, the model's context holds 8"):
         greedy(model, TOKENIZER, ["w0 " * 8], max_new_tokens=1)
 

@@ -13,7 +13,7 @@ TEXTS = [
     "Ada's book, well-known; (yes) “no” costs $5, or 5% of 1/2!",
     "What is the full name of the author?",
     "Zoë wrote «Über Mut» in Århus… 日本 [sic].",
-    "don't stop",
+    "don't stop, I do not",
 ]
 WORDS = word_tokenizer(TEXTS)
 BYTES = train_tokenizer(TEXTS * 3, vocab_size=300)
@@ -94,6 +94,7 @@ def test_errors():
             build(["a", 3])
     with pytest.raises(ValueError, match="no word"):
         word_tokenizer([" "])
+    assert len(train_tokenizer(["a"], vocab_size=260)) == 260
     with pytest.raises(ValueError, match="260"):
         train_tokenizer(["a"], vocab_size=259)
     with pytest.raises(ValueError, match="'wordpiece'"):

@@ -3,6 +3,7 @@ import math
 
 import pytest
 import torch
+import transformers
 from sklearn.datasets import load_digits
 from torch import nn
 
@@ -92,6 +93,14 @@ def test_pytorch_initialises_the_layers():
     weight = mlp().body[0].weight
     assert weight.abs().max().item() == pytest.approx(1 / 8, rel=0.01)
     assert weight.std().item() == pytest.approx(1 / 8 / math.sqrt(3), rel=0.05)
+
+
+def test_vit_is_the_vit_of_transformers():
+    model, x = vit(classes=7).eval(), torch.rand(3, 1, 8, 8)
+    plain = transformers.ViTForImageClassification(model.config).eval()
+    plain.load_state_dict(model.state_dict())
+    torch.testing.assert_close(model(x).logits, plain(x).logits)
+    assert model.config.intermediate_size == 4 * 64
 
 
 def test_mlp_layers():
