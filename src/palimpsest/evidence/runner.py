@@ -23,6 +23,7 @@ from joblib import Parallel, delayed, parallel_config
 from joblib.externals.loky.backend.reduction import dumps
 from joblib.externals.loky.process_executor import BrokenProcessPool
 from threadpoolctl import threadpool_limits
+from transformers.utils import logging
 
 from palimpsest.errors import MissingExtra, UserError
 from palimpsest.evidence.claim import Arm
@@ -34,6 +35,7 @@ _LIBRARIES = ("accelerate", "numpy", "palimpsest", "scikit-learn", "scipy", "tor
 
 def run_job(run: Arm, job: Job) -> Job:
     """Run one arm on one seed in this process, on one thread, and fill in what came of it."""
+    logging.disable_progress_bar()  # of transformers' loading and saving: the run has a bar of its own
     started = time.perf_counter()
     _forget_peak()
     with _one_thread(), randomness.preserved():
@@ -83,7 +85,7 @@ def _here(arms: Mapping[str, Arm], jobs: Sequence[Job], workers: int | None) -> 
         batch = left if together else left[:1]
         count = (workers or -1) if together else 2  # with 1, joblib would run it in this process
         with parallel_config(backend="loky", inner_max_num_threads=1):
-            pool = Parallel(n_jobs=count, batch_size=1, pre_dispatch="all", return_as="generator_unordered")
+            pool = Parallel(n_jobs=count, batch_size=1, pre_dispatch="n_jobs", return_as="generator_unordered")
         try:
             with closing(pool(delayed(run_job)(arms[job.arm], job) for job in batch)) as finished:
                 for job in finished:
