@@ -58,7 +58,7 @@ def metric_tables(outcome: Outcome, width: int = 100) -> list[Table]:
                 table.add_row(Text(arm), *(Text(mean(row[name])) if name in row else Text("–") for name in shown))
         tables.append(table)
     left_out = len(outcome.exploratory)
-    more = f"; {left_out} exploratory metrics are in the report" if left_out else ""
+    more = f"; exploratory metrics in the report: {left_out}" if left_out else ""
     tables[-1].caption = Text(f"mean ± half of its 95% interval, seeds {seeds_of(outcome)}{more}")
     tables[-1].caption_justify = "left"
     return tables

@@ -1,0 +1,37 @@
+"""Erase: make a language model forget rows, and find out whether it did.
+
+Rooms, one paper each:
+
+- `palimpsest.forget.tofu`: forget quality and model utility, the benchmark's scores for any causal language model;
+- `palimpsest.forget.npo`: negative preference optimisation;
+- `palimpsest.forget.simnpo`: the same without a reference model.
+
+Their hall: `procedure` (rows, batches, `unlearn`), `baselines` (gradient ascent and difference, KL, IDK, IdkDPO, RMU,
+LLMU), `retrain` (the gold standard), `methods` (all of them by name), `compare` (several on one model), `evaluation`
+and `attacks` (scoring), `refusals`, and `authors_trial` (what the claims repeat). The names below can be imported
+from here.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+_ROOMS = {
+    "attacks": ("membership", "relearn"),
+    "baselines": ("IDK", "LLMU", "RMU", "GradAscent", "IdkDPO"),
+    "methods": ("METHODS",),
+    "npo": ("NPO", "logistic_divergence", "npo_loss", "npo_total", "npo_weight"),
+    "procedure": ("ForgetData", "prepare", "unlearn"),
+    "simnpo": ("SimNPO", "simnpo_loss", "simnpo_weight"),
+    "tofu": ("evaluate_tofu", "forget_quality", "model_utility", "tofu_score", "truth_ratio"),
+}
+_HOMES = {name: room for room, names in _ROOMS.items() for name in names}
+
+__all__ = sorted(_HOMES)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

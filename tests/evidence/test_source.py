@@ -1,0 +1,126 @@
+"""Digests of source: blind to layout, not to the program."""
+
+import doctest
+import importlib
+import sys
+
+import pytest
+
+from palimpsest.evidence import source
+from palimpsest.evidence.source import code_digest, normalised, source_digest
+
+PROGRAM = '''"""A module."""
+import math
+from palimpsest.evidence import Claim
+
+# why
+class A:
+    """What."""
+
+    x: int = 1  # one
+
+    def f(self, a, *, b="two"):
+        "doc"
+        return [a, b, f"{a!r:>3} {b}"]
+
+
+claim = Claim(paper="p", notes="where it differs", settings={"lr": 1e-3})
+'''
+
+
+def test_examples():
+    assert doctest.testmod(source).failed == 0
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("# why\n", ""),
+        ('"""A module."""\n', ""),
+        ('        "doc"\n', "        '''other'''\n"),
+        ('b="two"', "b = 'two'"),
+        ("return [a, b, f", "return [\n    a,\n    b, f"),
+        ("1e-3", "0.001"),
+        ("notes=\"where it differs\", ", ""),
+        ("x: int = 1  # one", "x : int=(1)"),
+    ],
+)  # fmt: skip
+def test_layout_does_not_matter(old, new):
+    changed = PROGRAM.replace(old, new)
+    assert changed != PROGRAM
+    assert normalised(changed) == normalised(PROGRAM)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("1e-3", "1e-2"),
+        ('"two"', '"three"'),
+        ("[a, b,", "[b, a,"),
+        ("!r", "!s"),
+        ("*, b", "b"),
+        ("x: int = 1", "x: int = True"),
+        ("import math", "import cmath"),
+        ("        return", "        a += 1\n        return"),
+        ('paper="p"', 'paper="q"'),
+    ],
+)
+def test_the_program_matters(old, new):
+    assert normalised(PROGRAM.replace(old, new)) != normalised(PROGRAM)
+
+
+@pytest.fixture
+def package(tmp_path, monkeypatch):
+    files = {
+        "zzlab/__init__.py": "",
+        "zzlab/claims.py": "from zzlab.rooms import method\nfrom palimpsest.evidence import expect\n"
+        "def late():\n    from zzlab import tasks\n",
+        "zzlab/rooms/__init__.py": "from .room import method\nfrom .neighbour import other\n",
+        "zzlab/rooms/room.py": "from . import hall\ndef method():\n    return hall.K\n",
+        "zzlab/rooms/hall.py": "K = 1\n",
+        "zzlab/rooms/neighbour.py": "def other():\n    return 2\n",
+        "zzlab/tasks.py": "N = 3\n",
+        "zzlab/unrelated.py": "Z = 4\n",
+    }
+    for name, text in files.items():
+        file = tmp_path / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    importlib.import_module("zzlab.claims")
+    yield tmp_path / "zzlab"
+    for name in [name for name in sys.modules if name.startswith("zzlab")]:
+        del sys.modules[name]
+
+
+@pytest.mark.parametrize(
+    ("file", "new", "matters"),
+    [
+        ("rooms/room.py", "from . import hall\ndef method():\n    return hall.K + 1\n", True),
+        ("rooms/hall.py", "K = 2\n", True),
+        ("tasks.py", "N = 4\n", True),
+        ("rooms/hall.py", "# a comment\nK = (1)\n", False),
+        ("rooms/neighbour.py", "def other():\n    return 3\n", False),
+        ("rooms/__init__.py", "from .neighbour import other\nfrom .room import method\nfrom .hall import K\n", False),
+        ("unrelated.py", "Z = 5\n", False),
+    ],
+)
+def test_code_digest_covers_what_a_claim_imports_and_only_that(package, file, new, matters):
+    before = code_digest("zzlab.claims")
+    (package / file).write_text(new)
+    assert (code_digest("zzlab.claims") != before) is matters
+
+
+def test_code_digest_follows_a_lazy_front_door(package):
+    (package / "rooms" / "__init__.py").write_text(
+        "def __getattr__(name):\n    from importlib import import_module\n"
+        "    return getattr(import_module('zzlab.rooms.room'), name)\n"
+    )
+    importlib.reload(sys.modules["zzlab.rooms"])
+    before = code_digest("zzlab.claims")
+    (package / "rooms" / "hall.py").write_text("K = 2\n")
+    assert code_digest("zzlab.claims") != before
+
+
+def test_a_module_without_source_has_a_digest():
+    assert source_digest("no.such.module") == source_digest("sys")
