@@ -2,9 +2,9 @@
 
 import json
 import os
+import resource
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -170,9 +170,11 @@ def test_commands_import_no_more_than_they_need(argv, absent):
 def test_help_is_instant():
     taken = []
     for _ in range(3):
-        start = time.perf_counter()
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
         subprocess.run([sys.executable, "-c", CLEAN, "--help"], check=True, stdout=subprocess.DEVNULL)
-        taken.append(time.perf_counter() - start)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        # Processor time: what the command costs, also while other tests keep the machine busy.
+        taken.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
     assert min(taken) < 0.5
 
 

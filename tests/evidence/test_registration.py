@@ -1,6 +1,5 @@
 """What enters the ledger, what a change of the claim makes of a run, and which change counts as one."""
 
-import doctest
 import importlib
 import json
 import sys
@@ -11,9 +10,8 @@ import pytest
 
 from palimpsest.audit.hark import TamperedLedger, digest
 from palimpsest.errors import UserError
-from palimpsest.evidence import Claim, Store, expect, given, registration, run_claim, source
+from palimpsest.evidence import Claim, Store, expect, given, registration, run_claim
 from palimpsest.evidence.registration import enter, history, keep_verdict, preregister, registered
-from palimpsest.evidence.source import code_digest, normalised, source_digest
 
 SEEDS = (100, 101, 102, 103, 104)
 
@@ -45,7 +43,7 @@ def kinds(store):
     return [body["kind"] for body in store.ledger("zz") if body["kind"] != "job"]
 
 
-# --- the digest ---------------------------------------------------------------------------------------------------
+# --- the digest -----------------------------------------------------------------------------------------------------
 
 SOURCE = '''"""Is it so?"""
 from palimpsest.evidence import Claim, expect
@@ -139,104 +137,7 @@ def test_settings_from_elsewhere_change_the_digest_though_the_source_is_the_same
     assert digest(preregister(make(notes="small"))) == digest(preregister(make(notes="large")))
 
 
-def test_source_without_a_file():
-    assert doctest.testmod(source).failed == 0
-    assert source_digest("nowhere.at.all") == source_digest("sys"), "no source is no source"
-    assert normalised("") == normalised('"""Nothing but a docstring."""')
-
-
-# --- the code behind a result -------------------------------------------------------------------------------------
-
-PACKAGE = {
-    "__init__.py": "from zz_code.door import open_door, unused\n",
-    "claim.py": "from zz_code import open_door\nfrom zz_code.lazily import late\nimport zz_code.plain as p\n",
-    "door.py": "from . import behind\ndef open_door(): return behind.x\nunused = 1\n",
-    "behind.py": "x = 1\n",
-    "plain.py": "y = 2\n",
-    "lazily/__init__.py": "import importlib\ndef __getattr__(name):\n"
-    "    return getattr(importlib.import_module('zz_code.lazily.room'), name)\n",
-    "lazily/room.py": "def late():\n    from zz_code import deep\n    return deep.z\n",
-    "lazily/neighbour.py": "def other(): return 3\n",
-    "deep.py": "z = 3\n",
-    "stranger.py": "w = 4\n",
-}
-
-
-@pytest.fixture
-def package(tmp_path, monkeypatch):
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr(sys, "dont_write_bytecode", True)
-    for name, text in PACKAGE.items():
-        (tmp_path / "zz_code" / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / "zz_code" / name).write_text(text)
-    importlib.invalidate_caches()
-    importlib.import_module("zz_code.claim")
-    yield tmp_path / "zz_code"
-    for name in [name for name in sys.modules if name.split(".")[0] == "zz_code"]:
-        del sys.modules[name]
-
-
-@pytest.mark.parametrize(
-    ("file", "reached"),
-    [
-        ("claim.py", True),
-        ("door.py", True),
-        ("behind.py", True),
-        ("plain.py", True),
-        ("lazily/room.py", True),
-        ("deep.py", True),
-        ("lazily/neighbour.py", False),
-        ("stranger.py", False),
-    ],
-)
-def test_code_digest_follows_imports_and_nothing_else(package, file, reached):
-    before = code_digest("zz_code.claim")
-    path = package / file
-    path.write_text(PACKAGE[file] + "# only a comment\n")
-    assert code_digest("zz_code.claim") == before
-    path.write_text(PACKAGE[file] + "changed = True\n")
-    assert (code_digest("zz_code.claim") != before) is reached
-    path.write_text(PACKAGE[file])
-    assert code_digest("zz_code.claim") == before
-
-
-def test_code_digest_covers_the_package_but_not_the_referee(monkeypatch):
-    """Palimpsest's own rooms count; how results are judged and shown does not enter them."""
-    import palimpsest.claims.forget.npo as declared
-
-    read = []
-    plainly = source._read
-    monkeypatch.setattr(source, "_read", lambda file: read.append(file) or plainly(file))
-    code_digest(declared.__name__)
-    folders = {f"{file.parent.name}/{file.name}" for file in read}
-    assert {"forget/npo.py", "train/loop.py", "tasks/worlds.py", "models/score.py"} <= folders
-    assert not any(name.startswith("evidence/") for name in folders)
-
-
-def test_a_script_counts_what_it_imports(tmp_path, monkeypatch):
-    script = tmp_path / "script.py"
-    script.write_text("from palimpsest.losses import kl_divergence\n")
-    alone = tmp_path / "alone.py"
-    alone.write_text("")
-    module = type(sys)("__main__")
-    monkeypatch.setitem(sys.modules, "__main__", module)
-    module.__package__, module.__file__ = None, str(script)
-    with_import = {str(file) for file in _files_of("__main__", monkeypatch)}
-    assert any(name.endswith("losses/divergence.py") for name in with_import)
-    module.__file__ = str(alone)
-    assert _files_of("__main__", monkeypatch) == [alone]
-
-
-def _files_of(module, monkeypatch):
-    read = []
-    plainly = source._parsed.__wrapped__
-    with monkeypatch.context() as patched:
-        patched.setattr(source, "_read", lambda file: read.append(file) or plainly(file, 0))
-        code_digest(module)
-    return list(dict.fromkeys(read))
-
-
-# --- registering --------------------------------------------------------------------------------------------------
+# --- registering ----------------------------------------------------------------------------------------------------
 
 
 def test_the_first_run_registers_before_it_runs(store):
@@ -359,7 +260,7 @@ def test_verdicts_are_kept_once_each(store):
     assert [entry["verdicts"][0]["word"] for entry in history(store, "zz")] == ["held", "refuted", "held"]
 
 
-# --- results of record in the repository ---------------------------------------------------------------------------
+# --- results of record in the repository ----------------------------------------------------------------------------
 
 
 @pytest.fixture

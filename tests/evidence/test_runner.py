@@ -64,7 +64,7 @@ def values(found):
     return {(job.arm, job.seed): job.metrics for job in found.jobs}
 
 
-# --- a run that is killed ------------------------------------------------------------------------------------------
+# --- a run that is killed -------------------------------------------------------------------------------------------
 
 KILLED = """
 import os
@@ -158,7 +158,7 @@ def test_an_interrupt_keeps_what_is_finished(store, calls):
     assert calls() == Counter(f"a-{seed}" for seed in SEEDS)
 
 
-# --- jobs that fail ------------------------------------------------------------------------------------------------
+# --- jobs that fail -------------------------------------------------------------------------------------------------
 
 
 def test_a_job_that_raises_leaves_its_traceback_and_the_others_finish(store, calls):
@@ -195,7 +195,7 @@ def test_a_job_that_raises_leaves_its_traceback_and_the_others_finish(store, cal
     ), "only what had failed was tried again"
 
 
-# --- workers ---------------------------------------------------------------------------------------------------------
+# --- workers --------------------------------------------------------------------------------------------------------
 
 
 def draw(seed, budget):

@@ -63,10 +63,18 @@ def test_layout_does_not_matter(old, new):
         ("import math", "import cmath"),
         ("        return", "        a += 1\n        return"),
         ('paper="p"', 'paper="q"'),
+        ("math", "math as m"),
+        ("return [a, b,", "return [a, tuned(notes=1), b,"),
     ],
 )
 def test_the_program_matters(old, new):
     assert normalised(PROGRAM.replace(old, new)) != normalised(PROGRAM)
+
+
+def test_only_a_claims_notes_are_prose():
+    assert normalised("f(notes=1)") != normalised("f(notes=2)")
+    assert normalised("evidence.Claim(notes='a')") == normalised("evidence.Claim()")
+    assert normalised("") == normalised('"""Nothing but a docstring."""')
 
 
 @pytest.fixture
@@ -124,3 +132,36 @@ def test_code_digest_follows_a_lazy_front_door(package):
 
 def test_a_module_without_source_has_a_digest():
     assert source_digest("no.such.module") == source_digest("sys")
+
+
+def files_behind(module, monkeypatch):
+    """The files that enter a module's code digest."""
+    read, plainly = [], source._read
+    with monkeypatch.context() as patched:
+        patched.setattr(source, "_read", lambda file: read.append(file) or plainly(file))
+        code_digest(module)
+    return {f"{file.parent.name}/{file.name}" for file in read}
+
+
+def test_code_digest_covers_palimpsest_but_not_the_referee(monkeypatch):
+    import palimpsest.claims.forget.npo as declared
+
+    files = files_behind(declared.__name__, monkeypatch)
+    assert {"forget/npo.py", "train/loop.py", "tasks/worlds.py", "models/score.py"} <= files
+    assert not any(name.startswith("evidence/") for name in files)
+
+
+def test_a_script_counts_what_it_imports(tmp_path, monkeypatch):
+    script = type(sys)("__main__")
+    script.__file__ = str(tmp_path / "script.py")
+    (tmp_path / "script.py").write_text("from palimpsest.losses import kl_divergence\n")
+    monkeypatch.setitem(sys.modules, "__main__", script)
+    assert "losses/divergence.py" in files_behind("__main__", monkeypatch)
+
+
+def test_a_module_run_with_m_counts_what_it_imports(package, monkeypatch):
+    run = type(sys)("__main__")
+    run.__file__, run.__package__ = str(package / "main.py"), "zzlab"
+    (package / "main.py").write_text("from .rooms import method\n")
+    monkeypatch.setitem(sys.modules, "__main__", run)
+    assert {"rooms/room.py", "rooms/hall.py"} <= files_behind("__main__", monkeypatch)

@@ -1,21 +1,24 @@
-"""The store keeps everything, changes nothing, and notices who does."""
+"""The store keeps what it is given, refuses to forget it, and notices who makes it."""
 
+import doctest
 import math
 import sqlite3
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 
 from palimpsest.audit.hark import GENESIS, TamperedLedger, chain
 from palimpsest.errors import UserError
-from palimpsest.evidence.store import Job, Store, now
+from palimpsest.evidence import Job, Store
+from palimpsest.evidence import store as module
 
-KEY = ("npo", "digest", "code", "full")
+KEY = ("npo", "claim", "code", "full")
 
 
 def job(arm="npo", seed=100, **fields):
-    return Job(*KEY, arm, seed, **{"metrics": {"utility": 0.5}, "time": now(), **fields})
+    return Job(*KEY, arm, seed, **{"metrics": {"m": 0.5}, "time": "2026-01-01T00:00:00+00:00", **fields})
 
 
 @pytest.fixture
@@ -24,133 +27,224 @@ def store(tmp_path):
         yield opened
 
 
-def test_a_job_comes_back_as_it_went(store):
+def test_examples():
+    assert doctest.testmod(module).failed == 0
+
+
+def test_what_is_kept_comes_back(store):
+    metrics = {
+        "plain": 0.1 + 0.2,
+        "tiny": 5e-324,
+        "huge": -1e308,
+        "nan": math.nan,
+        "inf": math.inf,
+        "-inf": -math.inf,
+        "-0": -0.0,
+        "whole": 3,
+        "yes": True,
+        "größe, °C; \"quoted\" 'so'": 1.5,
+        "curve": [(0, 1.0), (1, math.nan), (2.5, math.inf)],
+        "empty curve": [],
+    }
     kept = job(
-        metrics={
-            "b": 0.1 + 0.2,
-            "a": math.nan,
-            "up": math.inf,
-            "down": -math.inf,
-            "zero": -0.0,
-            "whole": 1,
-            "curve": [(0, 1.0), (1, math.nan)],
-            "none": [],
-        },
-        seconds=3,
-        peak_bytes=12345,
-        versions={"torch": "2.6"},
-        machine="host",
-        error=None,
+        arm="naïve × 2",
+        metrics=metrics,
+        seconds=1.25,
+        peak_bytes=2**40,
+        versions={"torch": "2.13.0"},
+        machine="here",
+        error="Traceback\n  ü \udc80\nValueError: no",
     )
     store.add(kept)
-    found = store.jobs(*KEY)["npo", 100]
-    assert list(found.metrics) == list(kept.metrics), "metrics keep the order in which an arm reports them"
+    with Store(store.path) as again:
+        (found,) = again.jobs(*KEY).values()
+    assert list(found.metrics) == list(metrics), "in the order in which the arm reported them"
+    assert repr(found.metrics) == repr({**kept.metrics, "-0": 0.0}), "SQLite knows one zero"
+    assert found.metrics["curve"][:1] == [(0.0, 1.0)]
+    assert isinstance(found.metrics["whole"], float)
+    assert replace(found, metrics={}) == replace(kept, metrics={})
+    assert "ü \\udc80" in found.error, "what is no text is quoted, not a reason to lose the traceback"
     assert found.content == kept.content
-    assert found.metrics["b"] == 0.1 + 0.2
-    assert math.isnan(found.metrics["a"])
-    assert (found.metrics["up"], found.metrics["down"]) == (math.inf, -math.inf)
-    assert found.metrics["curve"][0] == (0.0, 1.0)
-    assert math.isnan(found.metrics["curve"][1][1])
-    assert found.metrics["none"] == []
-    assert (found.seconds, found.peak_bytes, found.versions, found.machine) == (3, 12345, {"torch": "2.6"}, "host")
-    assert store.verify_chain() != GENESIS
+    store.verify_chain()
 
 
-@pytest.mark.parametrize("metrics", [{"m": "high"}, {"m": [1, 2]}, {"m": None}, 0.5, {"m": [(1, 2, 3)]}])
-def test_a_metric_is_a_number_or_a_curve(metrics):
-    with pytest.raises(TypeError, match=r"number or a list of \(x, y\)|dict of metrics"):
+@pytest.mark.parametrize("metrics", [{"m": "high"}, {"m": None}, {"m": [1, 2]}, {"m": [(1, 2, 3)]}, {"m": {}}])
+def test_what_is_no_number_or_curve_is_refused(metrics):
+    with pytest.raises(TypeError, match=r"metric 'm' must be a number or a list of \(x, y\)"):
         job(metrics=metrics)
 
 
-def test_the_last_success_counts(store):
-    for fields in ({"metrics": {}, "error": "first"}, {}, {"metrics": {"utility": 0.7}}, {"metrics": {}, "error": "x"}):
-        store.add(job(**fields))
-    assert store.jobs(*KEY)["npo", 100].metrics == {"utility": 0.7}
-    assert store.jobs("npo", "digest", "other code", "full") == {}
-    assert store.jobs("npo", "other digest", "code", "full") == {}
-    assert len(store.ledger("npo")) == 4
-    assert [entry["failed"] for entry in store.ledger()] == [True, False, False, True]
+@pytest.mark.parametrize("metrics", [None, 0.5, [("m", 0.5)]])
+def test_what_is_no_dict_is_refused(metrics):
+    with pytest.raises(TypeError, match="an arm returns a dict of metrics"):
+        job(metrics=metrics)
 
 
-def test_nothing_can_be_changed_or_deleted(store):
+def test_the_last_attempt_counts_unless_it_failed(store):
+    store.add(job(error="first"))
+    store.add(job(error="second", metrics={}))
+    assert store.jobs(*KEY)["npo", 100].error == "second"
+    store.add(job(metrics={"m": 1.0}))
+    store.add(job(metrics={"m": 2.0}))
+    store.add(job(error="third", metrics={}))
+    assert store.jobs(*KEY)["npo", 100].metrics == {"m": 2.0}
+    assert len([body for body in store.ledger("npo") if body["kind"] == "job"]) == 5, "all attempts are on record"
+
+
+def test_results_belong_to_one_claim_one_code_and_one_budget(store):
     store.add(job())
-    with sqlite3.connect(store.path) as other:
-        for statement in (
-            "UPDATE ledger SET body = '{}'",
-            "DELETE FROM ledger",
-            "UPDATE jobs SET seed = 7",
-            "DELETE FROM jobs",
-            "UPDATE results SET value = 1.0",
-            "DELETE FROM results",
-        ):
-            with pytest.raises(sqlite3.IntegrityError, match="append-only"):
-                other.execute(statement)
+    for other in (("simnpo", *KEY[1:]), ("npo", "other", "code", "full"), ("npo", "claim", "other", "full")):
+        assert store.jobs(*other) == {}
+    assert store.jobs("npo", "claim", "code", "smoke") == {}
+    assert set(store.jobs(*KEY)) == {("npo", 100)}
+
+
+def test_both_or_neither(store):
+    store.add(job())
+    before = store.ledger()
+    with pytest.raises(UnicodeEncodeError):
+        store.add(job(arm="\udc80", seed=101))  # the ledger's row is ASCII and goes in, the job's does not
+    assert store.ledger() == before
+    store.add(job(seed=102))
+    assert set(store.jobs(*KEY)) == {("npo", 100), ("npo", 102)}
+    store.verify_chain()
+
+
+# --- nothing is forgotten -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def filled(store):
+    """Three rows in the ledger: a note and two jobs."""
+    store.append({"kind": "verdict", "paper": "npo", "word": "refuted"})
+    store.add(job())
+    store.add(job(seed=101, metrics={"m": 0.6, "c": [(0.0, 1.0)]}))
+    return store
 
 
 @pytest.mark.parametrize(
-    "tampering",
+    "statement",
     [
-        "UPDATE results SET value = 0.9 WHERE job = 2",
-        "UPDATE jobs SET seed = 109 WHERE id = 2",
-        "UPDATE jobs SET error = 'it failed' WHERE id = 2",
-        "DELETE FROM jobs WHERE id = 2",
-        "DELETE FROM results WHERE job = 3",
-        "UPDATE ledger SET body = replace(body, '\"seed\":101', '\"seed\":109') WHERE position = 2",
-        "DELETE FROM ledger WHERE position = 2",
-        "INSERT INTO jobs SELECT 9, 9, paper, digest, code, budget, arm, 109, seconds, peak_bytes, versions, machine,"
-        " time, error FROM jobs WHERE id = 1",
+        "UPDATE ledger SET body = '{}' WHERE position = 1",
+        "UPDATE jobs SET seed = 7",
+        "UPDATE results SET value = 0.9 WHERE metric = 'm'",
+        "DELETE FROM ledger WHERE position = 3",
+        "DELETE FROM jobs",
+        "DELETE FROM results",
+        "INSERT OR REPLACE INTO ledger VALUES (1, '{}', 'x', 'y')",
+        "INSERT OR REPLACE INTO ledger SELECT 9, '{}', previous, 'y' FROM ledger WHERE position = 2",
+        "INSERT OR REPLACE INTO ledger SELECT 9, '{}', 'x', hash FROM ledger WHERE position = 2",
+        "REPLACE INTO jobs SELECT * FROM jobs WHERE id = 1",
+        "REPLACE INTO jobs SELECT 9, entry, paper, digest, code, budget, arm, 7, 0, 0, '{}', '', '', NULL FROM jobs",
+        "REPLACE INTO results VALUES (1, 'm', 0.9, NULL)",
     ],
 )
-def test_who_goes_around_the_triggers_is_noticed(store, tampering):
-    for seed in (100, 101, 102):
-        store.add(job(seed=seed))
-    head = store.verify_chain()
-    with sqlite3.connect(store.path) as other:
+def test_rows_cannot_be_changed_replaced_or_deleted(filled, statement):
+    head = filled.verify_chain()
+    with sqlite3.connect(filled.path) as other, pytest.raises(sqlite3.IntegrityError, match="is append-only"):
+        other.execute(statement)
+    assert filled.verify_chain() == head
+    assert len(filled.ledger()) == 3
+
+
+@pytest.mark.parametrize(
+    ("statement", "match"),
+    [
+        ("UPDATE ledger SET body = replace(body, 'refuted', 'held') WHERE position = 1", "row 1 of the ledger"),
+        ("DELETE FROM ledger WHERE position = 1", "row 1 of the ledger"),
+        ("DELETE FROM ledger WHERE position = 2", "row 2 of the ledger"),
+        ("UPDATE ledger SET position = position + 10 WHERE position = 1", "row 1 of the ledger"),
+        ("UPDATE results SET value = 0.9 WHERE metric = 'm' AND job = 1", "results of npo, seed 100 differ from row 2"),
+        ("UPDATE results SET curve = '[[0.0,2.0]]' WHERE metric = 'c'", "results of npo, seed 101 differ from row 3"),
+        ("DELETE FROM results WHERE job = 2 AND metric = 'c'", "results of npo, seed 101 differ from row 3"),
+        ("INSERT INTO results VALUES (1, 'n', 1.0, NULL)", "results of npo, seed 100 differ from row 2"),
+        ("UPDATE jobs SET seed = 103 WHERE id = 1", "results of npo, seed 103 differ from row 2"),
+        ("UPDATE jobs SET error = 'no' WHERE id = 1", "results of npo, seed 100 differ from row 2"),
+        ("UPDATE jobs SET code = 'newer' WHERE id = 1", "results of npo, seed 100 differ from row 2"),
+        ("UPDATE jobs SET seconds = 0.1 WHERE id = 1", "results of npo, seed 100 differ from row 2"),
+        ("DELETE FROM jobs WHERE id = 1", "the results of ledger row 2 are gone"),
+        ("DELETE FROM ledger WHERE position = 3", "results of npo, seed 101 differ from row 3"),
+        (
+            "INSERT INTO jobs SELECT 9, 9, paper, digest, code, budget, arm, 104, 0, 0, '{}', '', '', NULL FROM jobs"
+            " WHERE id = 1",
+            "results of npo, seed 104 differ from row 9",
+        ),
+    ],
+)
+def test_tampering_is_noticed(filled, statement, match):
+    filled.verify_chain()
+    with sqlite3.connect(filled.path) as other:
         for table in ("ledger", "jobs", "results"):
-            for verb in ("UPDATE", "DELETE"):
-                other.execute(f"DROP TRIGGER {table}_no_{verb}")
-        other.execute(tampering)
-    with pytest.raises(TamperedLedger):
-        store.verify_chain()
-    assert head
+            for name in ("update", "delete", "replace"):
+                other.execute(f"DROP TRIGGER {table}_no_{name}")
+        other.execute(statement)
+    with pytest.raises(TamperedLedger, match=match):
+        filled.verify_chain()
 
 
-def test_rows_chain_from_the_start(store):
-    first = store.append({"kind": "verdict", "paper": "npo"})
-    second = store.append({"kind": "verdict", "paper": "simnpo"})
-    assert first == chain(GENESIS, {"kind": "verdict", "paper": "npo"})
-    assert second.previous == first.hash == chain(GENESIS, {"paper": "npo", "kind": "verdict"}).hash
-    assert store.verify_chain() == second.hash
-    assert store.ledger("simnpo") == [{"kind": "verdict", "paper": "simnpo"}]
+def test_the_head_tells_of_rows_cut_from_the_end(store):
+    assert store.verify_chain() == GENESIS
+    store.append({"kind": "verdict", "word": "open"})
+    shorter = store.verify_chain()
+    row = store.append({"kind": "verdict", "word": "refuted"})
+    assert row == chain(shorter, {"kind": "verdict", "word": "refuted"})
+    assert store.verify_chain() == row.hash != shorter
+    with sqlite3.connect(store.path) as other:
+        other.execute("DROP TRIGGER ledger_no_delete")
+        other.execute("DELETE FROM ledger WHERE position = 2")
+    assert store.verify_chain() == shorter
 
 
-def test_a_job_and_its_ledger_row_are_kept_together(store, monkeypatch):
-    monkeypatch.setattr("palimpsest.evidence.store._columns", lambda value: 1 / 0)
-    with pytest.raises(ZeroDivisionError):
-        store.add(job())
-    assert store.ledger() == []
-    assert store.jobs(*KEY) == {}
+# --- files ----------------------------------------------------------------------------------------------------------
+
+WRITER = """
+import sys
+from palimpsest.evidence.store import Job, Store
+path, arm = sys.argv[1:]
+print("ready", flush=True)
+input()
+with Store(path) as store:
+    for seed in range(100, 140):
+        store.add(Job("npo", "claim", "code", "full", arm, seed, {"m": float(seed), "c": [(0.0, 1.0)]}))
+        store.append({"kind": "verdict", "paper": "npo", "arm": arm})
+"""
 
 
-def test_processes_that_write_at_once_make_one_chain(tmp_path):
-    code = (
-        "import sys\n"
-        "from palimpsest.evidence.store import Job, Store\n"
-        "with Store(sys.argv[1]) as store:\n"
-        "    for seed in range(100, 140):\n"
-        "        store.add(Job('npo', 'd', 'c', 'full', sys.argv[2], seed, {'m': seed}))\n"
-    )
+def test_two_processes_create_and_write_one_store_at_once(tmp_path):
     path = tmp_path / "evidence.sqlite"
-    writers = [subprocess.Popen([sys.executable, "-c", code, str(path), name]) for name in ("one", "two", "three")]
-    assert [writer.wait(60) for writer in writers] == [0, 0, 0]
+    pipe = subprocess.PIPE
+    writers = [
+        subprocess.Popen([sys.executable, "-c", WRITER, str(path), arm], stdin=pipe, stdout=pipe, text=True)
+        for arm in ("a", "b")
+    ]
+    for writer in writers:
+        assert writer.stdout.readline() == "ready\n"
+    assert not path.exists()
+    for writer in writers:
+        writer.stdin.write("go\n")
+        writer.stdin.flush()
+    for writer in writers:
+        writer.communicate(timeout=60)
+        assert writer.returncode == 0
     with Store(path) as store:
         store.verify_chain()
-        assert len(store.jobs("npo", "d", "c", "full")) == 120
+        assert set(store.jobs(*KEY)) == {(arm, seed) for arm in "ab" for seed in range(100, 140)}
+        arms = [body["arm"] for body in store.ledger()]
+        assert len(arms) == 160
+        assert arms != sorted(arms), "they did write at the same time"
 
 
-def test_a_store_that_cannot_be_used(tmp_path):
-    (tmp_path / "text").write_text("this is not a database, it is a text that is long enough to be taken for one")
-    with pytest.raises(UserError, match="cannot use .* as the store"):
-        Store(tmp_path / "text")
-    with pytest.raises(UserError, match="cannot use"):
-        Store(tmp_path / "text" / "evidence.sqlite")
+def test_the_default_place_is_home(tmp_path, monkeypatch):
+    monkeypatch.setenv("PALIMPSEST_HOME", str(tmp_path / "home"))
+    with Store() as store:
+        assert store.path == tmp_path / "home" / "evidence.sqlite"
+
+
+def test_what_is_no_store_is_said_in_one_line(tmp_path):
+    text = tmp_path / "notes.txt"
+    text.write_text("no database, " * 100)
+    (tmp_path / "folder.sqlite").mkdir()
+    for path in (text, tmp_path / "folder.sqlite", text / "below.sqlite"):
+        with pytest.raises(UserError, match=r"cannot use .* as the store of results"):
+            Store(path)
+    assert text.read_text().startswith("no database"), "and left as it was"

@@ -73,7 +73,7 @@ def test_thresholds_and_factors():
     (found,) = words(values, expect("b").below("a", on="m", times=0.9))
     assert found.word == "held"
     assert found.interval == pytest.approx(tuple(stats.ttest_rel(B, 0.9 * np.array(A)).confidence_interval(0.95)))
-    assert word(values, expect("b").below("a", on="m", times=0.95)) == "open"
+    assert word(values, expect("b").below("a", on="m", times=0.85)) == "open"
     assert word(values, expect("b").below("a", on="m", times=0.7)) == "refuted"
     assert word(values, expect("b").above("a", on="m", by=-0.3)) == "held"
     assert word(values, expect("b").above("a", on="m", by=-0.1)) == "refuted"
