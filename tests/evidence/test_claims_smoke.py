@@ -1,23 +1,24 @@
-"""Every claim of the package runs, in seconds, and leaves no results behind: so that none rots unnoticed."""
+"""Every claim of the package runs, in seconds, and leaves no results behind; none differs from what is on record."""
 
 import json
 import time
 
 import pytest
 
+from palimpsest.audit.hark import digest
 from palimpsest.evidence import claim_names, load_claim, run_claim
+from palimpsest.evidence.registration import preregister
+from palimpsest.paths import records
 
 LIMIT = 3.0  # seconds that a smoke run may take
 NOISE = 3  # times as much on a busy machine
 
 
-@pytest.fixture(scope="module", autouse=True)
-def home(tmp_path_factory):
-    """One empty home for all, as for a user who runs them one after the other: worlds are built once."""
-    folder = tmp_path_factory.mktemp("home")
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setenv("PALIMPSEST_HOME", str(folder))
-        yield folder
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    """An empty home for each: its worlds are part of a claim's time."""
+    monkeypatch.setenv("PALIMPSEST_HOME", str(tmp_path / "home"))
+    return tmp_path / "home"
 
 
 def test_there_are_claims():
@@ -25,13 +26,14 @@ def test_there_are_claims():
 
 
 @pytest.mark.parametrize("name", claim_names())
-def test_smoke(name, home):
+def test_smoke(name, home, capfd):
     import palimpsest.train  # noqa: F401 - what a run loads late is not part of its time
 
     claim = load_claim(name)
     started = time.perf_counter()
     outcome = run_claim(claim, budget="smoke", progress=False)
     seconds = time.perf_counter() - started
+    assert capfd.readouterr() == ("", ""), "a run has one progress bar, its own"
     print(f"{name}: {seconds:.2f} s")
     assert seconds < NOISE * LIMIT
     assert (outcome.standing, outcome.seeds) == ("smoke", (0,))
@@ -40,3 +42,13 @@ def test_smoke(name, home):
     json.dumps(outcome.to_dict(), allow_nan=False)
     assert not list(home.glob("*.sqlite*")), "a smoke run is no result"
     assert not (home / "reports").exists()
+
+
+@pytest.mark.parametrize("record", sorted(records().glob("*/*.json")), ids=lambda file: file.stem)
+def test_what_is_on_record_is_the_claim_as_it_stands(record):
+    """A claim that was changed after its results were exported has to be amended and run again."""
+    shown, claim = json.loads(record.read_text(encoding="utf-8")), load_claim(record.stem)
+    assert shown["family"] == record.parent.name == claim.family
+    assert shown["standing"] == "of record"
+    assert shown["seeds"] == list(claim.seeds)
+    assert shown["registration"]["digest"] == digest(preregister(claim))

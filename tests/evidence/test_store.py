@@ -197,8 +197,10 @@ def test_the_head_tells_of_rows_cut_from_the_end(store):
 
 # --- files ----------------------------------------------------------------------------------------------------------
 
+# Each waits for the other's first rows before it goes on, so that they do write at the same time on any machine.
 WRITER = """
 import sys
+import time
 from palimpsest.evidence.store import Job, Store
 path, arm = sys.argv[1:]
 print("ready", flush=True)
@@ -207,6 +209,8 @@ with Store(path) as store:
     for seed in range(100, 140):
         store.add(Job("npo", "claim", "code", "full", arm, seed, {"m": float(seed), "c": [(0.0, 1.0)]}))
         store.append({"kind": "verdict", "paper": "npo", "arm": arm})
+        while seed == 101 and all(body["arm"] == arm for body in store.ledger()):
+            time.sleep(0.01)
 """
 
 

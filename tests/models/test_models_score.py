@@ -289,6 +289,38 @@ def test_moments_of_the_log_probabilities():
         np.testing.assert_array_equal(found.argmax_hits[i], plain.argmax_hits[i])
 
 
+class PaddedVocabulary(torch.nn.Module):
+    """A model whose last tokens do not exist."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model, self.config = model, model.config
+
+    def forward(self, **inputs):
+        out = self.model(**inputs)
+        out.logits[..., 40:] = -torch.inf
+        return out
+
+
+def test_moments_of_impossible_tokens_count_nothing():
+    model, encoded = lm().eval(), Encoded([[1, 5, 6, 39, 2]], [2])
+    found = score(PaddedVocabulary(model), encoded, pad_id=0, moments=True)
+    logp = model(torch.tensor(encoded.input_ids)).logits[0, 1:-1, :40].log_softmax(-1).detach().double()
+    mean = (logp.exp() * logp).sum(-1)
+    np.testing.assert_allclose(found.token_means[0], mean, atol=1e-4)
+    np.testing.assert_allclose(found.token_variances[0], (logp.exp() * logp**2).sum(-1) - mean**2, atol=1e-4)
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gpt2"])
+def test_the_padding_mask_would_change_nothing(architecture):
+    model, encoded = lm(architecture).eval(), rows()
+    batch = encoded.batch(range(len(encoded)), pad_id=7)
+    logp = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits.log_softmax(-1)[:, :-1]
+    labels = batch["labels"][:, 1:]
+    expected = logp.gather(2, labels.clamp(min=0)[..., None])[..., 0].masked_fill(labels == -100, 0)
+    torch.testing.assert_close(token_logprobs(model, batch), expected, atol=1e-5, rtol=1e-5)
+
+
 def test_training_on_answers_makes_them_likely():
     model = causal_lm(len(TOKENIZER), **SIZES)
     encoded = encode(TOKENIZER, ["w0", "w1"], ["w10 w11 w12", "w13"], max_length=12)

@@ -3,6 +3,7 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 import transformers
 from sklearn.datasets import load_digits
 from torch import nn
@@ -123,7 +124,14 @@ def test_cnn_sizes(size):
     model = cnn(channels=3, image_size=size, feature_dim=20, width=4)
     x = torch.rand(2, 3, size, size)
     assert model.features(x).shape == (2, 20)
-    assert sum(p.numel() for p in model.parameters()) <= 3 * 4 * 9 + 4 + 148 + 296 + 128 * 20 + 20 + 210
+    grid = min(4, size // 2)
+    assert sum(p.numel() for p in model.parameters()) == 3 * 4 * 9 + 4 + 148 + 296 + 8 * grid**2 * 20 + 20 + 210
+
+
+def test_cnn_layer_norm_is_over_channels_and_positions():
+    x = torch.rand(2, 1, 8, 8)
+    convolution, norm = cnn(norm="layer").body[:2]
+    torch.testing.assert_close(norm(convolution(x)), F.layer_norm(convolution(x), (16, 8, 8)))
 
 
 def test_cnn_knows_where_things_are():

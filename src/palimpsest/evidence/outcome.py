@@ -19,7 +19,7 @@ from palimpsest.audit.hark import TUNING_SEEDS, WORDS, Prereg, canonical_json, d
 from palimpsest.errors import UserError
 from palimpsest.evidence.claim import Budget, Claim, Curve, load_claim
 from palimpsest.evidence.registration import STANDINGS, Standing, enter, history, keep_verdict, preregister
-from palimpsest.evidence.runner import run_jobs
+from palimpsest.evidence.runner import alone, run_jobs
 from palimpsest.evidence.source import code_digest
 from palimpsest.evidence.store import Job, Store
 from palimpsest.evidence.verdict import Cell, Verdict, cell, judge, omnibus
@@ -243,10 +243,11 @@ def _run(
 def _smoke(claim: Claim, seed: int) -> Outcome:
     """Every arm for a few steps; an error or a metric that an expectation lacks is raised."""
     prereg = preregister(claim)
-    jobs = tuple(
-        Job(claim.paper, digest(prereg), "", "smoke", arm, seed, run(seed, "smoke")) for arm, run in claim.arms.items()
-    )
-    outcome = Outcome(claim, prereg, "smoke", (seed,), jobs, ())
+    jobs = []
+    for arm, run in claim.arms.items():
+        with alone(seed):
+            jobs.append(Job(claim.paper, digest(prereg), "", "smoke", arm, seed, run(seed, "smoke")))
+    outcome = Outcome(claim, prereg, "smoke", (seed,), tuple(jobs), ())
     for expectation in claim.expects:
         for arm in expectation.arms:
             if expectation.on not in outcome.values[arm]:

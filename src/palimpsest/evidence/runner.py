@@ -35,11 +35,9 @@ _LIBRARIES = ("accelerate", "numpy", "palimpsest", "scikit-learn", "scipy", "tor
 
 def run_job(run: Arm, job: Job) -> Job:
     """Run one arm on one seed in this process, on one thread, and fill in what came of it."""
-    logging.disable_progress_bar()  # of transformers' loading and saving: the run has a bar of its own
     started = time.perf_counter()
     _forget_peak()
-    with _one_thread(), randomness.preserved():
-        randomness.seed_all(job.seed)
+    with alone(job.seed):
         try:
             job = replace(job, metrics=run(job.seed, job.budget))
         except (Exception, SystemExit):
@@ -139,12 +137,15 @@ def _died(job: Job, error: Exception) -> Job:
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
-    """Numbers must not depend on how many processors a machine has, nor workers fight for them."""
+def alone(seed: int) -> Iterator[None]:
+    """One thread, so that numbers do not depend on how many processors a machine has, nor workers fight for them; the
+    global random generators seeded, for an arm that draws from them; both as they were afterwards."""
+    logging.disable_progress_bar()  # of transformers' loading and saving: the run has a bar of its own
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        with threadpool_limits(1):
+        with threadpool_limits(1), randomness.preserved():
+            randomness.seed_all(seed)
             yield
     finally:
         torch.set_num_threads(before)

@@ -91,7 +91,7 @@ def _shape(node: Any) -> Any:
         return [type(node).__name__, *(field for field in fields if field[1] != [])]
     if isinstance(node, list):
         return [_shape(item) for item in node if not _is_prose(item)]
-    return repr(node)
+    return ascii(node)  # repr would depend on the Unicode tables of the Python version
 
 
 def _is_claim(node: ast.AST) -> bool:
