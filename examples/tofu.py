@@ -32,7 +32,7 @@ METHODS = {
     "simnpo": ["--simnpo.forget-weight", "1.0", "--simnpo.beta", "2.5"],
 }
 SIZES = {
-    "full": {"rows": None, "d_model": 256, "n_layers": 3, "epochs": 14, "steps": 75, "lr": 1e-4, "vocabulary": 2048},
+    "full": {"rows": None, "d_model": 192, "n_layers": 2, "epochs": 20, "steps": 75, "lr": 1e-4, "vocabulary": 2048},
     "small": {"rows": 24, "d_model": 96, "n_layers": 2, "epochs": 90, "steps": 12, "lr": 2e-3, "vocabulary": 600},
 }
 MAX_LENGTH = 256
@@ -57,7 +57,7 @@ def train(rows, tokenizer, size, seed):
         pad_id=tokenizer.pad_token_id,
         epochs=size["epochs"],
         batch_size=16,
-        lr=1e-3 if size["rows"] is None else 3e-3,
+        lr=1.5e-3 if size["rows"] is None else 3e-3,
         schedule="cosine",
         warmup=50 if size["rows"] is None else 10,
         clip=1.0,

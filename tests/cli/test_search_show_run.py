@@ -102,11 +102,13 @@ def test_bad_flags_exit_with_2_and_say_so_on_stderr(argv, capsys):
 
 
 @pytest.mark.parametrize("command", ["search", "show", "run"])
-def test_every_command_explains_all_of_its_flags(command, capsys):
+def test_every_command_explains_its_flags_within_80_columns(command, capsys):
     with pytest.raises(SystemExit) as stopped:
         main([command, "--help"])
     assert stopped.value.code == 0
-    assert "--json" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "--json" in out
+    assert max(map(len, out.splitlines())) <= 80
 
 
 def test_errors_of_the_user_are_one_line_and_bugs_keep_their_traceback(monkeypatch, capsys):
@@ -123,15 +125,31 @@ def test_errors_of_the_user_are_one_line_and_bugs_keep_their_traceback(monkeypat
         main(["search", "x"])
 
 
-def test_an_interrupt_exits_with_130_and_one_line(monkeypatch, capsys):
+@pytest.mark.parametrize(
+    ("argv", "line"),
+    [
+        (["run", "npo"], "interrupted; finished jobs are kept, the same command goes on from there"),
+        (["search", "forget"], "interrupted"),
+    ],
+)
+def test_an_interrupt_exits_with_130_and_one_line(argv, line, monkeypatch, capsys):
     def interrupted(*args, **options):
         raise KeyboardInterrupt
 
     monkeypatch.setattr("palimpsest.evidence.run_claim", interrupted, raising=False)
-    code, out, err = called(capsys, "run", "npo")
-    assert (code, out) == (130, "")
-    assert err.strip().count("\n") == 0
-    assert "finished jobs are kept" in err
+    monkeypatch.setattr("palimpsest.cli.search.search", interrupted)
+    assert called(capsys, *argv) == (130, "", f"\npalimpsest: {line}\n")
+
+
+def test_a_file_that_cannot_be_used_is_one_line(monkeypatch, capsys, tmp_path):
+    (tmp_path / "file").touch()
+
+    def fail(*args):
+        (tmp_path / "file" / "page.html").read_text()
+
+    monkeypatch.setattr("palimpsest.cli.search.search", fail)
+    line = f"palimpsest: cannot use {tmp_path}/file/page.html: Not a directory\n"
+    assert called(capsys, "search", "x") == (2, "", line)
 
 
 def test_a_reader_that_leaves_early_is_no_error():
@@ -201,6 +219,7 @@ def test_search_as_json(capsys, results):
     assert hits[0]["id"] == "simnpo"
     assert hits[0]["counts"] is None
     assert hits[0]["score"] > hits[1]["score"]
+    assert called(capsys, "search", "unlearning without a reference model", "-k", "2", "--json")[1] == out
 
 
 def test_search_without_hits_and_without_words(capsys):
@@ -296,7 +315,7 @@ def test_run_as_json_is_one_claim_or_a_list(capsys, claims):
     assert found["counts"] == {"held": 1, "refuted": 1, "open": 0, "void": 0}
     assert found["seeds"] == [100, 101, 102]
     assert found["standing"] == "preliminary"
-    code, out, _ = called(capsys, "run", "npo", "tofu", "npo", "--json", "--workers", "1")
+    code, out, _ = called(capsys, "run", "--json", "--workers", "1", "--seeds", "1", "npo", "tofu", "npo")
     assert [one["paper"] for one in json.loads(out)] == ["npo", "tofu"]
 
 
@@ -311,8 +330,18 @@ def test_a_family_ends_in_a_summary_and_fills_a_folder_of_reports(capsys, claims
 
 
 def test_run_all_runs_every_paper(capsys, claims):
-    papers = [one["paper"] for one in json.loads(called(capsys, "run", "--all", "--json", "--workers", "1")[1])]
-    assert papers == [e.id for e in entries() if e.is_paper]
+    found = json.loads(called(capsys, "run", "--all", "--json", "--workers", "1", "--seeds", "1")[1])
+    assert [one["paper"] for one in found] == [e.id for e in entries() if e.is_paper]
+
+
+def test_the_report_of_one_claim_goes_to_a_file_or_into_a_folder(capsys, claims, tmp_path):
+    for report, path in ((tmp_path / "page.html", tmp_path / "page.html"), (tmp_path, tmp_path / "npo.html")):
+        out = called(capsys, "run", "npo", "--budget", "smoke", "--report", str(report))[1]
+        assert out.rstrip().endswith(f"report: {path}")
+        assert "<html" in path.read_text()
+    code, out, err = called(capsys, "run", "npo", "tofu", "--budget", "smoke", "--report", str(tmp_path / "page.html"))
+    assert (code, out) == (2, "")
+    assert err == f"palimpsest: --report {tmp_path}/page.html is a file: several claims need a folder\n"
 
 
 def test_export_writes_the_record(capsys, claims, results):
@@ -374,6 +403,7 @@ def test_one_claim_that_cannot_run_leaves_the_others(capsys, monkeypatch):
         (["npo", "--export", "--seeds", "3"], "--export"),
         (["npo", "--export", "--budget", "smoke"], "--export"),
         (["npo", "tofu", "--amend", "why not"], "--amend"),
+        (["npo", "--budget", "smoke", "--amend", "why not"], "--amend"),
         (["npo", "--seeds", "0"], "seeds must be at least 1"),
         (["npo", "--workers", "0"], "workers must be at least 1"),
     ],

@@ -298,6 +298,17 @@ def test_a_store_that_is_behind_catches_up(exported, tmp_path):
         assert digest(registered(old, "zz")) == digest(preregister(second))
 
 
+def test_what_a_store_knows_is_not_listed_twice(exported, store, tmp_path):
+    _, second = exported
+    listed = history(store, "zz")
+    with Store(tmp_path / "earlier.sqlite") as earlier:
+        for entry in listed[:2]:
+            earlier.append(entry)
+        assert enter(earlier, second, SEEDS)[1] == "of record"
+        assert history(earlier, "zz") == listed
+        assert kinds(earlier) == ["registration", "verdict", "record"]
+
+
 def test_a_store_that_is_ahead_stays_ahead(exported, store):
     _, second = exported
     third = make(by=0.3, module=second.module)

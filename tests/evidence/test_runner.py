@@ -218,6 +218,7 @@ def draw(seed, budget):
 def test_one_worker_or_two_give_the_same_numbers_on_one_thread_each(tmp_path):
     arms = {"a": draw, "b": lambda seed, budget: draw(seed, budget)}
     claim = make(arms)
+    threads = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
         torch.manual_seed(1)
@@ -226,7 +227,7 @@ def test_one_worker_or_two_give_the_same_numbers_on_one_thread_each(tmp_path):
         assert torch.get_num_threads() == 2, "the caller's threads are as they were"
         assert torch.equal(torch.get_rng_state(), before), "and so is the random generator"
     finally:
-        torch.set_num_threads(1)
+        torch.set_num_threads(threads)
     torch.rand(7)
     again = run(claim, tmp_path / "again.sqlite", workers=1, seeds=SEEDS[::-1])
     both = run(claim, tmp_path / "2.sqlite", workers=2)

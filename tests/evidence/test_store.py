@@ -5,9 +5,11 @@ import math
 import sqlite3
 import subprocess
 import sys
+import threading
 from dataclasses import replace
 
 import pytest
+from filelock import FileLock
 
 from palimpsest.audit.hark import GENESIS, TamperedLedger, chain
 from palimpsest.errors import UserError
@@ -135,7 +137,7 @@ def filled(store):
         "INSERT OR REPLACE INTO ledger SELECT 9, '{}', previous, 'y' FROM ledger WHERE position = 2",
         "INSERT OR REPLACE INTO ledger SELECT 9, '{}', 'x', hash FROM ledger WHERE position = 2",
         "REPLACE INTO jobs SELECT * FROM jobs WHERE id = 1",
-        "REPLACE INTO jobs SELECT 9, entry, paper, digest, code, budget, arm, 7, 0, 0, '{}', '', '', NULL FROM jobs",
+        "REPLACE INTO jobs SELECT 9, entry, paper, digest, code, budget, arm, 7, 0, 0, '','','','' FROM jobs LIMIT 1",
         "REPLACE INTO results VALUES (1, 'm', 0.9, NULL)",
     ],
 )
@@ -162,6 +164,10 @@ def test_rows_cannot_be_changed_replaced_or_deleted(filled, statement):
         ("UPDATE jobs SET error = 'no' WHERE id = 1", "results of npo, seed 100 differ from row 2"),
         ("UPDATE jobs SET code = 'newer' WHERE id = 1", "results of npo, seed 100 differ from row 2"),
         ("UPDATE jobs SET seconds = 0.1 WHERE id = 1", "results of npo, seed 100 differ from row 2"),
+        ("UPDATE jobs SET peak_bytes = 7 WHERE id = 1", "results of npo, seed 100 differ from row 2"),
+        ("UPDATE jobs SET machine = 'other' WHERE id = 1", "results of npo, seed 100 differ from row 2"),
+        ("UPDATE jobs SET time = '2030-01-01' WHERE id = 1", "results of npo, seed 100 differ from row 2"),
+        ('UPDATE jobs SET versions = \'{"torch":"1"}\' WHERE id = 1', "results of npo, seed 100 differ from row 2"),
         ("DELETE FROM jobs WHERE id = 1", "the results of ledger row 2 are gone"),
         ("DELETE FROM ledger WHERE position = 3", "results of npo, seed 101 differ from row 3"),
         (
@@ -236,6 +242,17 @@ def test_two_processes_create_and_write_one_store_at_once(tmp_path):
         arms = [body["arm"] for body in store.ledger()]
         assert len(arms) == 160
         assert arms != sorted(arms), "they did write at the same time"
+
+
+def test_who_opens_a_store_waits_for_who_creates_it(tmp_path):
+    path, opened = tmp_path / "evidence.sqlite", threading.Event()
+    waiting = threading.Thread(target=lambda: (Store(path).close(), opened.set()))
+    with FileLock(f"{path}.lock"):
+        waiting.start()
+        assert not opened.wait(0.2)
+        assert not path.exists()
+    waiting.join(timeout=10)
+    assert opened.is_set()
 
 
 def test_the_default_place_is_home(tmp_path, monkeypatch):

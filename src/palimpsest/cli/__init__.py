@@ -23,6 +23,7 @@ COMMANDS = {
     "forget": "make your own model forget, and audit the result",
     "audit": "ask your own model what it remembers",
 }
+RESUMED = ("run", "forget")
 
 HELP = f"""\
 Decide what a neural network learns, keeps and forgets, and prove that it did.
@@ -59,11 +60,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"palimpsest: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("\npalimpsest: interrupted; finished jobs are kept, the same command goes on from there", file=sys.stderr)
+        kept = "; finished jobs are kept, the same command goes on from there" if argv and argv[0] in RESUMED else ""
+        print(f"\npalimpsest: interrupted{kept}", file=sys.stderr)
         return 130
     except BrokenPipeError:  # the reader, such as head, has left: nothing more to say, not even at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+    except OSError as error:
+        if not error.filename:
+            raise
+        print(f"palimpsest: cannot use {error.filename2 or error.filename}: {error.strerror}", file=sys.stderr)
+        return 2
 
 
 def _dispatch(argv: list[str]) -> int:

@@ -17,9 +17,9 @@ from palimpsest.errors import UserError
 
 @dataclass(frozen=True)
 class Arguments:
-    """Put a paper's claim to the test: every arm on every seed, the verdicts, and a report.
+    """Put a paper's claim to the test: every arm on every seed, verdicts, a report.
 
-    Finished jobs are kept: what is interrupted goes on when it is called again, and what is done is not done twice.
+    Finished jobs are kept: an interrupted run goes on when it is called again.
     """
 
     names: Positional[tuple[str, ...]]
@@ -39,7 +39,7 @@ class Arguments:
     fresh: bool = False
     """run again what is stored already"""
     report: Path | None = None
-    """where to write the HTML report: a file, or for several claims a folder"""
+    """where to write the HTML report: a file, or a folder, as several claims need"""
     export: bool = False
     """write the results of record to results/<family>/<paper>.json"""
     amend: str = ""
@@ -51,6 +51,8 @@ class Arguments:
 def main(args: Arguments) -> int:
     papers = chosen(args)
     several = len(papers) > 1 or args.all or args.family is not None
+    if several and args.report and args.report.is_file():
+        raise UserError(f"--report {args.report} is a file: several claims need a folder")
 
     from palimpsest.evidence import export, run_claim
     from palimpsest.evidence.terminal import show
@@ -108,8 +110,8 @@ def chosen(args: Arguments) -> list[str]:
             raise UserError(f"{e.id} is a baseline and has no claim of its own{measured}")
     if args.export and (args.seeds is not None or args.budget == "smoke"):
         raise UserError("--export writes results of record: leave out --seeds and --budget smoke")
-    if args.amend and len(named) > 1:
-        raise UserError("--amend is about one claim: name it")
+    if args.amend and (len(named) > 1 or args.budget == "smoke"):
+        raise UserError("--amend is about the full run of one claim: name it, without --budget smoke")
     return list(dict.fromkeys(e.id for e in named))
 
 
@@ -117,7 +119,7 @@ def _report(args: Arguments, paper: str, several: bool) -> Path | bool:
     """Where the report goes: by default to the user's own folder, and nowhere after a smoke run."""
     if args.report is None:
         return args.budget == "full"
-    return args.report / f"{paper}.html" if several else args.report
+    return args.report / f"{paper}.html" if several or args.report.is_dir() else args.report
 
 
 def _summary(outcomes: Sequence, errors: dict[str, str]) -> Table:

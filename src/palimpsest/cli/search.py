@@ -2,11 +2,12 @@
 
 from dataclasses import dataclass
 from textwrap import shorten
+from typing import Annotated
 
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
-from tyro.conf import Positional
+from tyro.conf import Positional, arg
 
 from palimpsest.catalogue import Hit, minilm, record, search
 from palimpsest.cli.output import page, print_json, standing
@@ -16,15 +17,14 @@ SHORT = 220  # characters of a summary that are enough to choose by
 
 @dataclass(frozen=True)
 class Arguments:
-    """Find methods for a problem.
+    """Find methods for a problem, each with what the evidence says about it.
 
-    Searches the names, titles, summaries and problems of the catalogue. Beside each hit stands what the evidence says
-    about it: how many expectations of its claim were held, refuted, left open, or void.
+    Searches the names, titles, summaries and problems of the catalogue.
     """
 
     words: Positional[tuple[str, ...]]
     """the problem in plain words, or a part of a name or title"""
-    k: int = 10
+    k: Annotated[int, arg(aliases=["-k"])] = 10
     """at most so many hits"""
     rerank: bool = False
     """sort the best by meaning, with a sentence encoder: takes seconds, needs the extra `encoder`"""

@@ -225,9 +225,12 @@ def _run(
     prereg, standing = enter(store, claim, seeds, reason)
     key = (claim.paper, digest(prereg), code_digest(claim.module), "full")
     kept = {} if fresh else {pair: job for pair, job in store.jobs(*key).items() if job.error is None}
-    # Seeds change fastest: workers that start together prepare the worlds of different seeds.
+    # The first arm of every seed, then seed by seed: what the arms of a seed share (its worlds) is prepared by the
+    # first of them, and no worker waits for another's while there are seeds that are ready.
     pairs = [(arm, seed) for arm in claim.arms for seed in seeds]
-    todo = [Job(*key, arm, seed) for arm, seed in pairs if (arm, seed) not in kept]
+    first = next(iter(claim.arms))
+    order = sorted(pairs, key=lambda pair: (pair[0] != first, pair[1] if pair[0] != first else 0))
+    todo = [Job(*key, arm, seed) for arm, seed in order if (arm, seed) not in kept]
     finished = run_jobs(claim.arms, todo, workers=workers, ray=ray) if todo else ()
     for job in _watched(finished, claim.paper, len(pairs), len(todo), progress):
         store.add(job)

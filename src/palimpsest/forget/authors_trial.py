@@ -20,7 +20,7 @@ from transformers import PreTrainedModel
 from palimpsest.forget.procedure import ForgetData, prepare, unlearn
 from palimpsest.forget.refusals import REFUSALS
 from palimpsest.forget.tofu import TofuScores, evaluate_tofu
-from palimpsest.models.score import Template, score
+from palimpsest.models.score import prompt_template, score
 from palimpsest.tasks.worlds import MAX_TOKENS, AuthorsWorld, cached
 from palimpsest.train import NonFiniteLoss
 
@@ -49,10 +49,9 @@ class AuthorsTrial:
 
     @cached_property
     def data(self) -> ForgetData:
-        template = Template()
+        template = prompt_template(self.world.tokenizer)
         forget, retain = (
-            [(template.prompt(question), template.answer(answer)) for question, answer in pairs]
-            for pairs in (self.world.task.training_pairs("forget"), self.world.task.training_pairs("retain"))
+            [template.pair(*pair) for pair in self.world.task.training_pairs(split)] for split in ("forget", "retain")
         )
         return prepare(self.world.tokenizer, forget, retain, max_length=MAX_TOKENS, seed=self.seed)
 
