@@ -22,8 +22,11 @@ from palimpsest.tasks.rows import Row, read_rows
 
 @dataclass
 class Arguments:
-    """Ask a causal language model what it remembers of rows: JSON lines with question and answer, or prompt and
-    completion, or text; wrong answers (perturbed_answer) add the truth ratio.
+    """Ask a causal language model what it remembers of rows.
+
+    Rows are JSON lines: question and answer, prompt and completion, or text.
+
+    Wrong answers (perturbed_answer) add the truth ratio.
     """
 
     model: tyro.conf.Positional[Path]

@@ -26,10 +26,11 @@ from palimpsest.train.settings import check_numbers
 
 @dataclass
 class Common:
-    """Make a causal language model forget rows, keep others, and audit the result.
+    """Make a causal language model forget rows, keep others, and audit it.
 
-    Rows are JSON lines with question and answer, or prompt and completion, or text. Give --method several times to
-    compare methods in one table: the one that best balances forgetting and keeping is saved.
+    Rows are JSON lines: question and answer, prompt and completion, or text.
+
+    Several --method are compared in one table; the best balanced is saved.
     """
 
     model: tyro.conf.Positional[Path]

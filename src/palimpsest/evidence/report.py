@@ -88,7 +88,9 @@ def _rerun(outcome: Outcome) -> tuple[str, str]:
     name = outcome.claim.paper
     command, call = f"palimpsest run {name}", f'run_claim("{name}"'
     registered = list(outcome.claim.seeds)
-    if list(outcome.seeds) == registered[: len(outcome.seeds)] and len(outcome.seeds) < len(registered):
+    if outcome.budget == "smoke":
+        command, call = f"{command} --budget smoke", f'{call}, budget="smoke"'
+    elif list(outcome.seeds) == registered[: len(outcome.seeds)] and len(outcome.seeds) < len(registered):
         command, call = f"{command} --seeds {len(outcome.seeds)}", f"{call}, seeds={len(outcome.seeds)}"
     elif list(outcome.seeds) != registered:
         call = f"{call}, seeds={list(outcome.seeds)}"

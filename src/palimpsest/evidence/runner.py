@@ -8,6 +8,7 @@ dies (out of memory, a crash in native code) takes no other job with it.
 from __future__ import annotations
 
 import importlib.metadata
+import os
 import platform
 import sys
 import time
@@ -124,6 +125,7 @@ def _joined(address: bool | str) -> Any:
     except ImportError:
         raise MissingExtra("ray", "ray") from None
     if not ray.is_initialized():
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing leaves the machine unasked
         where = address if isinstance(address, str) else None
         try:
             ray.init(where, include_dashboard=False, log_to_driver=False, logging_level="warning")
