@@ -139,7 +139,7 @@ def fit(
         parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         if not parameters:
             raise ValueError("the model has no trainable parameter: set requires_grad on those to train")
-        updates = build_optimizer(optimizer, parameters, lr, weight_decay, momentum)
+        updates = build_optimizer(optimizer, parameters, lr, weight_decay, momentum, scaled=scaler is not None)
         rates = build_schedule(schedule, updates, warmup=warmup, steps=steps)
         lines = stack.enter_context(Log(log if accelerator.is_main_process else None))
         run = Run(model, state, updates, rates, scaler, Feed(batches, resumable=checkpoint is not None), lines)

@@ -14,11 +14,18 @@ FOLLOWS_THE_LOSS = ("reduce_lr_on_plateau", "greedy")  # schedules that are told
 
 
 def build_optimizer(
-    optimizer: str | Callable, parameters: list[nn.Parameter], lr: float, weight_decay: float, momentum: float
+    optimizer: str | Callable,
+    parameters: list[nn.Parameter],
+    lr: float,
+    weight_decay: float,
+    momentum: float,
+    *,
+    scaled: bool = False,
 ) -> Optimizer:
     """`adamw`, `adam` or `sgd` with torch's defaults but no weight decay of its own; or `optimizer(parameters, lr)`."""
-    # One kernel for all parameters: on a small model torch's default spends a fifth of a step in the optimizer.
-    fused = all(p.device.type in ("cpu", "cuda") and p.dtype.is_floating_point for p in parameters)
+    # One kernel for all parameters: on a small model torch's default spends a fifth of a step in the optimizer. Under a
+    # gradient scaler the fused kernels skip overflowing steps by themselves, and the schedule would not hear of it.
+    fused = not scaled and all(p.device.type in ("cpu", "cuda") and p.dtype.is_floating_point for p in parameters)
     if optimizer == "adamw":
         return AdamW(parameters, lr=lr, weight_decay=weight_decay, fused=fused)
     if optimizer == "adam":
