@@ -9,7 +9,7 @@ FOLDER holds forget.jsonl and retain.jsonl (question, answer), as TOFU publishes
 2. runs `palimpsest forget` on the first model's folder, once with each of three methods;
 3. runs `palimpsest audit` on all five folders.
 
-On two cores it takes about ten minutes; `--budget small` (a twentieth of the rows) under one.
+It takes about seven minutes; `--budget small` (a twentieth of the rows) under one.
 """
 
 from __future__ import annotations
