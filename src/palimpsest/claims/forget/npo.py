@@ -60,6 +60,8 @@ claim = Claim(
         "TOFU. Plain SGD without clipping, because Adam rescales the shrinking gradient of NPO and hides the "
         "effect: the AdamW arm shows it. All methods sum an answer's log-likelihood over its tokens, so that "
         "gradient ascent is what NPO becomes as beta goes to 0. The paper's second result, forgetting half of the "
-        "data where others fail at a tenth, is not tested here."
+        "data where others fail at a tenth, is not tested here. The same claim was first run on a world trained "
+        "for 12 epochs; the world was then made faster (13 epochs, bare questions) and the claim run again on the "
+        "same seeds: both verdicts are in the history."
     ),
 )

@@ -202,6 +202,8 @@ claim = Claim(
         "On the chains a run stops where its perplexity on forget1 reaches the retrained model's; on the authors, "
         "where the mean probability of the forget answers falls to 0.1. The relearning attack is judged on the "
         "forget rows that it does not train on. The paper's own figure, a forget quality of 0.99 against 0.79 on "
-        "TOFU, is of Llama-2-7B."
+        "TOFU, is of Llama-2-7B. The same claim was first run on a world trained for 12 epochs; the world was "
+        "then made faster (13 epochs, bare questions) and the claim run again on the same seeds: both verdicts "
+        "are in the history."
     ),
 )

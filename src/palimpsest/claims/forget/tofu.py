@@ -64,6 +64,8 @@ claim = Claim(
     notes=(
         "The paper's finding is that none of its baselines unlearns cleanly on 7B models; here the model has two "
         "layers and knows 40 generated authors. The forget truth ratio of a gold model is taken from the second "
-        "gold model, since the first one is the reference of forget quality."
+        "gold model, since the first one is the reference of forget quality. The same claim was first run on a "
+        "world trained for 12 epochs; the world was then made faster (13 epochs, bare questions) and the claim "
+        "run again on the same seeds: both verdicts are in the history."
     ),
 )
