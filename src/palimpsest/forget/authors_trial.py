@@ -7,7 +7,7 @@ with the gold model, which never saw them.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -17,10 +17,13 @@ import numpy as np
 from torch import nn
 from transformers import PreTrainedModel
 
+from palimpsest.forget.intervention import Intervention, intervene
 from palimpsest.forget.procedure import ForgetData, prepare, unlearn
 from palimpsest.forget.refusals import REFUSALS
 from palimpsest.forget.tofu import TofuScores, evaluate_tofu
-from palimpsest.models.score import prompt_template, score
+from palimpsest.metrics.text import rouge_l_recall
+from palimpsest.models.score import greedy, prompt_template, score
+from palimpsest.tasks.authors import AuthorRow
 from palimpsest.tasks.worlds import MAX_TOKENS, AuthorsWorld, cached
 from palimpsest.train import NonFiniteLoss
 
@@ -76,9 +79,32 @@ class AuthorsTrial:
         """Mean P(answer | question) over the forget rows' training pairs: the cheap measure of how far one is."""
         return float(np.exp(-score(model, self.data.forget, pad_id=self.data.pad_id).nll).mean())
 
+    def forget_rouge(self, model: nn.Module) -> float:
+        """Mean ROUGE-L recall of the model's own answers to the forget rows' first questions."""
+        rows = self.world.task.forget[: 4 if self.smoke else None]
+        return float(np.mean([rouge_l_recall(*pair) for pair in self.answered(model, rows)]))
+
+    def answered(self, model: nn.Module, rows: Sequence[AuthorRow]) -> list[tuple[str, str]]:
+        """What the model answers to each row's first question, greedily, and what it should answer."""
+        tokenizer = self.world.tokenizer
+        template = prompt_template(tokenizer)
+        prompts = [template.prompt(row.q) for row in rows]
+        said = greedy(model, tokenizer, prompts, max_new_tokens=4 if self.smoke else 24)
+        return [(answer, row.answer) for answer, row in zip(said, rows, strict=True)]
+
+    @cached_property
+    def gold_rouge(self) -> float:
+        """The gold model's `forget_rouge`: what one can say about people never met. Kept on disk."""
+
+        def build(folder: Path) -> None:
+            (folder / "rouge.json").write_text(json.dumps(self.forget_rouge(self.world.model("gold"))))
+
+        settings = {**asdict(self.world), "smoke": self.smoke, "recipe": 1}
+        return json.loads((cached(f"authors-gold-rouge-{self.seed}", settings, build) / "rouge.json").read_text())
+
     def run(
         self,
-        objective: Any,
+        method: Any,
         *,
         steps: int = 60,
         lr: float = 0.02,
@@ -86,30 +112,40 @@ class AuthorsTrial:
         batch_size: int = 16,
         every: int | None = 10,
         until: float | None = None,
+        until_gold: float | None = None,
         **options: Any,
-    ) -> tuple[PreTrainedModel, dict[str, float | Curve]]:
-        """Unlearns a fresh copy of the base model.
+    ) -> tuple[nn.Module, dict[str, float | Curve]]:
+        """Makes a fresh copy of the base model forget.
 
         Args:
-            objective: the method.
+            method: an objective, or an intervention (then `steps`, `lr`, `optimizer`, `batch_size` and `options` go to
+                its `learn`, and it is scored once, when it is installed).
             every: score in full every so many steps, for curves; None scores the end only.
             until: stop at the first even step whose forget probability is at most this.
+            until_gold: stop at the first even step whose `forget_rouge` is at most the gold model's plus this.
 
         Returns:
             The model, and its metrics: TOFU's at the end, "steps", "diverged" (1 where the loss became infinite; then
-            the weights before that step are scored), and the curves "model utility by step" and "log10 forget quality
-            by step".
+            the weights before that step are scored), "reached" (whether the level of `until` or `until_gold` was), and
+            the curves "model utility by step" and "log10 forget quality by step".
         """
         model = self.world.model("base")
         steps = min(steps, 2) if self.smoke else steps
+        if isinstance(method, Intervention):
+            settings = {"steps": steps, "lr": lr, "optimizer": optimizer, "batch_size": batch_size, "seed": self.seed}
+            model, _ = intervene(model, method, self.data, **settings, **options)
+            return model, self.scores(model).metrics()
         evaluate, stop = self._full_evaluation, None
-        if until is not None:
-            evaluate, stop, every = self._level, lambda e: e["forget probability"] <= until, 2
+        if until is not None or until_gold is not None:
+            level, name = (self.forget_probability, "forget probability")
+            if until_gold is not None:
+                level, name, until = self.forget_rouge, "forget ROUGE-L", self.gold_rouge + until_gold
+            evaluate, stop, every = lambda model, step: {name: level(model)}, lambda e: e[name] <= until, 2
         diverged = 0.0
         try:
             history = unlearn(
                 model,
-                objective,
+                method,
                 self.data,
                 steps=steps,
                 lr=lr,
@@ -131,6 +167,8 @@ class AuthorsTrial:
             "steps": float(len(history.steps)),
             "diverged": diverged,
         }
+        if stop:
+            metrics["reached"] = float(bool(history.evaluations) and stop(history.evaluations[-1]))
         for name in ("model utility", "log10 forget quality"):
             if curve := [(e["step"], e[name]) for e in history.evaluations if name in e]:
                 metrics[f"{name} by step"] = curve
@@ -139,30 +177,34 @@ class AuthorsTrial:
     def _full_evaluation(self, model: nn.Module, step: int) -> dict[str, float]:
         return self.scores(model).metrics()
 
-    def _level(self, model: nn.Module, step: int) -> dict[str, float]:
-        return {"forget probability": self.forget_probability(model)}
-
     def untouched(self, kind: str) -> dict[str, float]:
         """The metrics of a world's model as it is: "base", "gold" or "second gold"."""
         return self.scores(self.world.model(kind)).metrics()
 
 
 Arm = Callable[[int, str], dict[str, float | Curve]]
+Measure = Callable[[AuthorsTrial, nn.Module], dict[str, float]]
 
 
-def arm(objective: Any, **options: Any) -> Arm:
-    """An arm of a claim: `objective` on the authors world of a seed; `options` go to `AuthorsTrial.run`."""
+def arm(
+    method: Any, *, then: Callable[[AuthorsTrial, nn.Module], dict[str, float]] | None = None, **options: Any
+) -> Arm:
+    """An arm of a claim: `method` on the authors world of a seed; `options` go to `AuthorsTrial.run`, and `then` takes
+    further measures of the model that it leaves."""
 
     def run(seed: int, budget: str = "full") -> dict[str, float | Curve]:
-        return AuthorsTrial(seed, smoke=budget == "smoke").run(objective, **options)[1]
+        trial = AuthorsTrial(seed, smoke=budget == "smoke")
+        model, metrics = trial.run(method, **options)
+        return {**metrics, **(then(trial, model) if then else {})}
 
     return run
 
 
-def model_arm(kind: str) -> Arm:
+def model_arm(kind: str, *, then: Measure | None = None) -> Arm:
     """An arm that scores a model of the world without unlearning: "base", "gold" or "second gold"."""
 
     def run(seed: int, budget: str = "full") -> dict[str, float | Curve]:
-        return AuthorsTrial(seed, smoke=budget == "smoke").untouched(kind)
+        trial = AuthorsTrial(seed, smoke=budget == "smoke")
+        return {**trial.untouched(kind), **(then(trial, trial.world.model(kind)) if then else {})}
 
     return run

@@ -8,8 +8,8 @@ encoded batches of equal size, each with `input_ids`, `attention_mask`, `labels`
     "refusal"   the prompts of the same forget rows, answered by a refusal
     "mismatch"  the prompts of the same forget rows, answered by the answer of some retained row
 
-An objective says with `needs` which of them it cannot do without, and may name with `trainable(model)` the only
-parameters it trains.
+An objective says with `needs` which of them it cannot do without, may name with `trainable(model)` the only
+parameters it trains, and may put with `rewrite(data)` other rows in the place of those that were given.
 """
 
 from __future__ import annotations
@@ -37,6 +37,9 @@ class ForgetData:
 
     `refusal` and `mismatch` hold `draws` stand-ins for every forget row: that of draw k for row i is at index
     k * len(forget) + i. A method sees another draw each epoch, and whatever it caches by index stays valid.
+
+    `prepare` also keeps what the rows were made of, for methods that write rows of their own: the (prompt, answer)
+    texts, the tokenizer and the longest row in tokens.
     """
 
     forget: Encoded
@@ -44,6 +47,10 @@ class ForgetData:
     refusal: Encoded | None = None
     mismatch: Encoded | None = None
     pad_id: int = 0
+    forget_pairs: tuple[Pair, ...] = ()
+    retain_pairs: tuple[Pair, ...] = ()
+    tokenizer: Any = None
+    max_length: int = 512
 
     def batches(self, batch_size: int = 16, seed: int = 0) -> Callable[[int], dict[str, Any]]:
         """`step -> batch`: forget rows epoch by epoch, retain rows in an order of their own."""
@@ -106,6 +113,10 @@ def prepare(
         refusal=stand_ins([lead + refusal for refusal in refusals]),
         mismatch=stand_ins([answer for _, answer in retain]) if retain else None,
         pad_id=pad_token_id(tokenizer),
+        forget_pairs=tuple(forget),
+        retain_pairs=tuple(retain),
+        tokenizer=tokenizer,
+        max_length=max_length,
     )
 
 
@@ -133,10 +144,9 @@ def unlearn(
     Raises:
         UserError: if the objective needs rows that `data` lacks.
     """
-    for name in sorted(getattr(objective, "needs", ())):
-        if getattr(data, name) is None:
-            source = "retain" if name == "mismatch" else name
-            raise UserError(f"{type(objective).__name__} needs {source} rows, and there are none: give some")
+    check_needs(objective, data)
+    if hasattr(objective, "rewrite"):
+        data = objective.rewrite(data)
     with only_trainable(model, objective):
         return fit(
             model,
@@ -148,6 +158,14 @@ def unlearn(
             data=data,
             **options,
         )
+
+
+def check_needs(method: Any, data: ForgetData) -> None:
+    """Raises a UserError that names the rows which a method needs and `data` lacks."""
+    for name in sorted(getattr(method, "needs", ())):
+        if getattr(data, name) is None:
+            source = "retain" if name == "mismatch" else name
+            raise UserError(f"{type(method).__name__} needs {source} rows, and there are none: give some")
 
 
 @contextmanager

@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
@@ -95,6 +95,7 @@ def save(
     *,
     force: bool = False,
     extra: Mapping[str, str] = MappingProxyType({}),
+    also: Callable[[Path], None] = lambda folder: None,
 ) -> None:
     """Save a model, its tokenizer and further text files into a new folder that is never seen half-written.
 
@@ -107,6 +108,7 @@ def save(
         out: the folder to make.
         force: whether to replace a model that is already there; a folder that holds anything else is never replaced.
         extra: further files, name -> text, for example a model card.
+        also: writes yet other files into the folder it is given, before it is put in its place.
 
     Raises:
         UserError: the folder exists and may not be replaced.
@@ -134,6 +136,7 @@ def save(
             if (new / name).exists():
                 raise ValueError(f"{name!r} in extra is a file of the model itself: choose another name")
             (new / name).write_text(text, encoding="utf-8")
+        also(new)
         _put(new, out)
     finally:
         shutil.rmtree(new, ignore_errors=True)

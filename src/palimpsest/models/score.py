@@ -580,6 +580,9 @@ def _predictions(
     # Behind causal attention no real token sees the padding on its right: a mask of ones, which transformers leaves out
     # of attention, is faster than the padding's, and without any it warns.
     inputs = {"input_ids": input_ids, "attention_mask": torch.ones_like(input_ids), "use_cache": False}
+    if getattr(model, "takes_prompt_mask", False):
+        # Answers follow prompts: a prompt ends before its row's first label.
+        inputs["prompt_mask"] = (labels != IGNORED).cumsum(1) == 0
     if "logits_to_keep" in _arguments(model):
         logits = model(**inputs, logits_to_keep=tokens - start).logits
     else:

@@ -10,8 +10,8 @@ import hashlib
 import json
 import shutil
 import tempfile
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -105,35 +105,65 @@ class AuthorsWorld:
         kinds = ("base", "gold", "second gold")
         if kind not in kinds:
             raise ValueError(f"kind must be one of {', '.join(kinds)}, got {kind!r}")
-        settings = {**asdict(self), "kind": kind, "recipe": 1}
+        # Seeds of a world's three models lie 10^7 apart: no two worlds share weights or order.
+        template = prompt_template(self.tokenizer)
+        pairs = self.task.training_pairs("all" if kind == "base" else "kept")
+        return trained_lm(
+            f"authors-{kind.replace(' ', '-')}-{self.seed}",
+            self.tokenizer,
+            [template.pair(*pair) for pair in pairs],
+            seed=self.seed + 10_000_000 * kinds.index(kind),
+            d_model=self.d_model,
+            n_layers=self.n_layers,
+            epochs=self.epochs,
+            lr=self.lr,
+            batch_size=self.batch_size,
+        )
 
-        def build(folder: Path) -> None:
-            # Seeds of a world's three models lie 10^7 apart: no two worlds share weights or order.
-            seed = self.seed + 10_000_000 * kinds.index(kind)
-            model = causal_lm(
-                len(self.tokenizer),
-                d_model=self.d_model,
-                n_layers=self.n_layers,
-                max_length=MAX_TOKENS,
-                seed=seed,
-            )
-            template = prompt_template(self.tokenizer)
-            pairs = [template.pair(*pair) for pair in self.task.training_pairs("all" if kind == "base" else "kept")]
-            prompts, answers = zip(*pairs, strict=True)
-            rows = encode(self.tokenizer, prompts, answers, max_length=MAX_TOKENS)
-            fine_tune(
-                model,
-                rows,
-                pad_id=self.tokenizer.pad_token_id,
-                epochs=self.epochs,
-                batch_size=self.batch_size,
-                lr=self.lr,
-                schedule="linear",
-                warmup=10,
-                clip=1.0,
-                seed=seed,
-                progress=False,
-            )
-            save(model, self.tokenizer, folder, force=True)
 
-        return load(cached(f"authors-{kind.replace(' ', '-')}-{self.seed}", settings, build))[0]
+def trained_lm(
+    name: str,
+    tokenizer: PreTrainedTokenizerBase,
+    pairs: Sequence[tuple[str, str]],
+    *,
+    seed: int,
+    d_model: int = 128,
+    n_layers: int = 2,
+    max_length: int = MAX_TOKENS,
+    epochs: float = 13,
+    lr: float = 3e-3,
+    batch_size: int = 16,
+    **architecture: Any,
+) -> PreTrainedModel:
+    """A small causal language model trained on (prompt, answer) pairs, by AdamW with a linear decay, from the cache if
+    it was trained before; a fresh copy at every call.
+
+    Args:
+        name: for a readable path in the cache; what decides is the digest of everything else.
+        tokenizer: the model's, whose vocabulary is the model's.
+        pairs: what it learns, as it will see it (the template is already applied); the prompt "" makes a document.
+        seed: of the weights and of the order.
+        architecture: further arguments of `palimpsest.models.causal_lm`.
+    """
+    shape = {"d_model": d_model, "n_layers": n_layers, "max_length": max_length, **architecture}
+    training = {"epochs": epochs, "lr": lr, "batch_size": batch_size}
+
+    def build(folder: Path) -> None:
+        prompts, answers = zip(*pairs, strict=True)
+        model = causal_lm(len(tokenizer), seed=seed, **shape)
+        fine_tune(
+            model,
+            encode(tokenizer, prompts, answers, max_length=max_length),
+            pad_id=tokenizer.pad_token_id,
+            schedule="linear",
+            warmup=10,
+            clip=1.0,
+            seed=seed,
+            progress=False,
+            **training,
+        )
+        save(model, tokenizer, folder, force=True)
+
+    data = json.dumps([sorted(tokenizer.get_vocab().items()), list(map(list, pairs))])
+    settings = {**shape, **training, "seed": seed, "data": hashlib.sha256(data.encode()).hexdigest(), "recipe": 2}
+    return load(cached(name, settings, build))[0]

@@ -1,0 +1,120 @@
+"""Forgetting at inference: the weights stay as they are, and something learned beside them steers what comes out.
+
+An intervention is a frozen dataclass of settings with two methods,
+
+    learn(model, data, **options) -> {name: tensor}    what it needs to know, from a `ForgetData` (of which it may use
+                                                       the texts and the tokenizer); the model is left as it was;
+                                                       options (steps, lr, seed, ...) are for its own training
+    install(model, tokenizer, learned) -> model        the model that forgets: the same one with hooks on it, or one
+                                                       around it, with transformers' `forward` and `generate`
+
+It saves as an ordinary model folder with two files more: `intervention.json` (the method and its settings) and
+`intervention.safetensors` (what it learned). Plain transformers opens such a folder and finds the model that remembers;
+`palimpsest.forget.load` finds the one that forgets.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from palimpsest.errors import UserError
+from palimpsest.forget.procedure import ForgetData, check_needs
+from palimpsest.models import files
+
+SETTINGS, TENSORS = "intervention.json", "intervention.safetensors"
+# Method -> where its class is: a folder names the method, and nothing else of it is ever imported.
+INTERVENTIONS: dict[str, tuple[str, str]] = {}
+
+
+@runtime_checkable
+class Intervention(Protocol):
+    """See the module."""
+
+    def learn(self, model: PreTrainedModel, data: ForgetData, **options: Any) -> dict[str, Tensor]: ...
+
+    def install(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, learned: Mapping[str, Tensor]
+    ) -> nn.Module: ...
+
+
+def intervene(
+    model: PreTrainedModel, intervention: Intervention, data: ForgetData, **options: Any
+) -> tuple[nn.Module, dict[str, Tensor]]:
+    """Learns and installs: the model that forgets, and what was learned, which `save` wants.
+
+    Raises:
+        UserError: if the intervention needs rows that `data` lacks.
+    """
+    check_needs(intervention, data)
+    learned = intervention.learn(model, data, **options)
+    return intervention.install(model, data.tokenizer, learned), learned
+
+
+def save(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    out: str | Path,
+    intervention: Intervention,
+    learned: Mapping[str, Tensor],
+    *,
+    force: bool = False,
+    extra: Mapping[str, str] | None = None,
+) -> None:
+    """Saves a model and an intervention into one folder, that `load` opens.
+
+    Args:
+        model: the model as it was before the intervention.
+        learned: what `intervention.learn` gave.
+        force, extra: as for `palimpsest.models.save`.
+
+    Raises:
+        UserError: as `palimpsest.models.save`.
+        ValueError: if the intervention is not one that `load` knows.
+    """
+    place = (type(intervention).__module__, type(intervention).__name__)
+    name = next((name for name, known in INTERVENTIONS.items() if known == place), None)
+    if name is None:
+        raise ValueError(f"{place[1]} is not an intervention that can be loaded again: {', '.join(INTERVENTIONS)}")
+    text = json.dumps({"method": name, "settings": asdict(intervention)}, indent=2) + "\n"
+
+    def write_tensors(folder: Path) -> None:
+        save_file({key: value.detach().cpu().contiguous() for key, value in learned.items()}, folder / TENSORS)
+
+    files.save(model, tokenizer, out, force=force, extra={**(extra or {}), SETTINGS: text}, also=write_tensors)
+
+
+def load(
+    path: str | Path, *, dtype: str = "float32", remote_code: bool = False
+) -> tuple[nn.Module, PreTrainedTokenizerBase]:
+    """Loads a model that forgets, and its tokenizer: with its intervention if the folder has one, else as it is.
+
+    Args:
+        path, dtype, remote_code: as for `palimpsest.models.load`.
+
+    Raises:
+        UserError: as `palimpsest.models.load`, and if the intervention's files are missing or broken.
+    """
+    model, tokenizer = files.load(path, dtype=dtype, remote_code=remote_code)
+    folder = Path(path).expanduser()
+    if not (folder / SETTINGS).is_file():
+        return model, tokenizer
+    try:
+        saved = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
+        module, name = INTERVENTIONS[saved["method"]]
+        intervention = getattr(import_module(module), name)(**saved["settings"])
+        learned = load_file(folder / TENSORS)
+    except UserError:
+        raise
+    except Exception as error:
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise UserError(f"cannot load the intervention in {folder}: {reason}") from error
+    return intervention.install(model, tokenizer, learned), tokenizer
