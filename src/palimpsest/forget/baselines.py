@@ -29,10 +29,9 @@ from torch import Tensor, nn
 
 from palimpsest.errors import UserError
 from palimpsest.forget.procedure import ForgetData
-from palimpsest.losses.divergence import kl_divergence
 from palimpsest.losses.preference import dpo_loss
 from palimpsest.models.blocks import blocks, mlp_output
-from palimpsest.models.score import Encoded, answer_logprobs, cross_entropy, score
+from palimpsest.models.score import Encoded, answer_logprobs, cross_entropy, reference_kl, score
 
 Batch = dict[str, dict[str, Tensor]]
 
@@ -49,12 +48,7 @@ def reference_logprobs(model: nn.Module, rows: Encoded, pad_id: int) -> Float[Te
     return torch.as_tensor(score(model, rows, pad_id=pad_id).logp, dtype=torch.float32, device=device)
 
 
-def retain_kl(reference: nn.Module, model: nn.Module, batch: dict[str, Tensor]) -> Float[Tensor, ""]:
-    """KL(reference || model) at the answer's tokens, averaged over each row's tokens, then over rows."""
-    inputs = {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"]}
-    with torch.no_grad():
-        p = reference(**inputs).logits[:, :-1]
-    return kl_divergence(p, model(**inputs).logits[:, :-1], batch["labels"][:, 1:] != -100)
+retain_kl = reference_kl
 
 
 def require(holds: bool, field: str, value: object, wanted: str) -> None:
@@ -91,7 +85,7 @@ class Retain:
         if self.retain == "none":
             return {}
         rows = batch["retain"]
-        term = cross_entropy(model, rows) if self.retain == "ce" else retain_kl(reference, model, rows)
+        term = cross_entropy(model, rows) if self.retain == "ce" else reference_kl(reference, model, rows)
         return {"retain": self.retain_weight * term}
 
 
@@ -265,5 +259,5 @@ class LLMU:
         return {
             "forget": -self.forget_weight * cross_entropy(model, batch["forget"]),
             "mismatch": self.mismatch_weight * cross_entropy(model, batch["mismatch"]),
-            "retain": self.retain_weight * retain_kl(state, model, batch["retain"]),
+            "retain": self.retain_weight * reference_kl(state, model, batch["retain"]),
         }

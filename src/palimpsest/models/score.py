@@ -21,8 +21,14 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from palimpsest.errors import UserError
+from palimpsest.losses.divergence import kl_divergence
+from palimpsest.models.last_layer import LastLayer, linear_kl, linear_logprobs, run_to_last_layer
 
 IGNORED = -100
+# From so many logits in a batch on, the last layer is not applied to all positions at once: 64 MiB in float32. Below,
+# the plain expression is as fast.
+WIDE = 2**24
+CHUNK = 256  # positions whose logits are looked at together when rows are scored
 
 
 @dataclass(frozen=True)
@@ -230,9 +236,17 @@ def token_logprobs(model: nn.Module, batch: dict[str, Tensor]) -> Float[Tensor, 
         >>> logp.shape, logp[0, 0].item()
         (torch.Size([1, 3]), 0.0)
     """
-    logits, labels, start = _predictions(model, batch)
-    losses = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="none")
-    return F.pad(-losses.view_as(labels)[:, :-1], (start, 0))
+    found = _predictions(model, batch)
+    labels, start = found.labels, found.start
+    if found.layer is None:
+        logits = found.logits.flatten(0, 1)
+        logp = -F.cross_entropy(logits, labels.flatten(), ignore_index=IGNORED, reduction="none").view_as(labels)
+    else:
+        scored = labels != IGNORED
+        hidden, weight, bias = found.layer.at(scored)
+        chosen = linear_logprobs(hidden, weight, labels[scored], bias)
+        logp = chosen.new_zeros(labels.shape).masked_scatter(scored, chosen)
+    return F.pad(logp[:, :-1], (start, 0))
 
 
 def answer_logprobs(
@@ -264,6 +278,25 @@ def cross_entropy(model: nn.Module, batch: dict[str, Tensor]) -> Float[Tensor, "
     gradient, of the joint batch, whether they are accumulated or spread over processes.
     """
     return answer_nll(model, batch).mean()
+
+
+def reference_kl(reference: nn.Module, model: nn.Module, batch: dict[str, Tensor]) -> Float[Tensor, ""]:
+    """KL(reference || model) at the answer's tokens, averaged over each row's tokens, then over rows; the reference is
+    held fixed.
+
+    Args:
+        reference: a causal language model with the model's vocabulary, such as the model before its training.
+        batch: as for `token_logprobs`.
+    """
+    with torch.no_grad():
+        fixed = _predictions(reference, batch)
+    found = _predictions(model, batch)
+    scored = found.labels != IGNORED
+    if fixed.layer is None or found.layer is None:
+        return kl_divergence(fixed.all_logits(), found.all_logits(), scored)
+    kl = linear_kl(fixed.layer.at(scored), found.layer.at(scored))
+    by_token = kl.new_zeros(scored.shape).masked_scatter(scored, kl)
+    return (by_token.sum(1) / scored.sum(1).clamp(min=1)).mean()
 
 
 @dataclass(frozen=True)
@@ -323,13 +356,16 @@ def score(model: nn.Module, encoded: Encoded, *, batch_size: int = 64, pad_id: i
     with _evaluating(model):
         for indices in _by_length(encoded.input_ids, batch_size):
             batch = {key: value.to(device) for key, value in encoded.batch(indices, pad_id).items()}
-            logits, labels, _ = _predictions(model, batch)
-            scored = labels != IGNORED
+            found = _predictions(model, batch)
+            scored = found.labels != IGNORED
             ends = scored.sum(1).cumsum(0)[:-1].cpu().numpy()
-            values = _token_values(logits[scored], labels[scored], moments)
-            del logits
-            for column, value in zip(columns, values, strict=True):
-                for row, piece in zip(indices, np.split(value.cpu().numpy(), ends), strict=True):
+            parts = [
+                _token_values(logits, labels, moments)
+                for logits, labels in zip(found.chunks(scored), found.labels[scored].split(CHUNK), strict=True)
+            ]
+            del found
+            for column, values in zip(columns, zip(*parts, strict=True), strict=True):
+                for row, piece in zip(indices, np.split(torch.cat(values).cpu().numpy(), ends), strict=True):
                     column[row] = piece
     logps, hits, *rest = columns
     return Scores(
@@ -552,13 +588,37 @@ def _stop_ids(model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> set[int]:
     return {i for i in [*ids, tokenizer.eos_token_id] if i is not None}
 
 
-def _predictions(
-    model: nn.Module, batch: dict[str, Tensor]
-) -> tuple[Float[Tensor, "batch kept vocab"], Int[Tensor, "batch kept"], int]:
-    """Logits in at least float32 from position `start` on, the label of the token after each, and `start`.
+@dataclass(frozen=True)
+class _Predictions:
+    """What predicts the token after each position from `start` on: all logits, or what the last layer makes them of.
+
+    `labels` are those tokens, [batch, kept], -100 where none is scored.
+    """
+
+    labels: Int[Tensor, "batch kept"]
+    start: int
+    logits: Float[Tensor, "batch kept vocab"] | None = None
+    layer: LastLayer | None = None
+
+    def all_logits(self) -> Float[Tensor, "batch kept vocab"]:
+        """The logits, also where the last layer was not applied."""
+        return self.logits if self.layer is None else _at_least_float32(F.linear(*self.layer))
+
+    def chunks(self, scored: Tensor) -> Iterator[Float[Tensor, "tokens vocab"]]:
+        """The logits at the scored positions, `CHUNK` at a time, which may be overwritten."""
+        if self.layer is None:
+            yield from self.logits[scored].split(CHUNK)
+            return
+        hidden, weight, bias = self.layer.at(scored)
+        for part in hidden.split(CHUNK):
+            yield _at_least_float32(F.linear(part, weight, bias))
+
+
+def _predictions(model: nn.Module, batch: dict[str, Tensor]) -> _Predictions:
+    """Runs the model; its logits are in at least float32.
 
     Positions before every row's first label are left out: their logits, the largest tensor of all, are then
-    never computed.
+    never computed; and where the others are many, none are.
     """
     input_ids, labels, mask = batch["input_ids"], batch["labels"], batch.get("attention_mask")
     if input_ids.ndim != 2 or input_ids.shape[1] == 0:
@@ -583,12 +643,20 @@ def _predictions(
     if getattr(model, "takes_prompt_mask", False):
         # Answers follow prompts: a prompt ends before its row's first label.
         inputs["prompt_mask"] = (labels != IGNORED).cumsum(1) == 0
-    if "logits_to_keep" in _arguments(model):
-        logits = model(**inputs, logits_to_keep=tokens - start).logits
-    else:
-        logits = model(**inputs).logits[:, start:]
-    logits = logits if logits.dtype == torch.float64 else logits.float()
-    return logits, F.pad(labels[:, start + 1 :], (0, 1), value=IGNORED), start
+    keep = "logits_to_keep" in _arguments(model)
+    if keep:
+        inputs["logits_to_keep"] = tokens - start
+    labels = F.pad(labels[:, start + 1 :], (0, 1), value=IGNORED)
+    if len(first) and labels.numel() * _config(model).vocab_size >= WIDE:
+        layer = run_to_last_layer(model, inputs)
+        if layer is not None:
+            return _Predictions(labels, start, layer=layer if keep else layer.at((slice(None), slice(start, None))))
+    logits = model(**inputs).logits
+    return _Predictions(labels, start, _at_least_float32(logits if keep else logits[:, start:]))
+
+
+def _at_least_float32(logits: Tensor) -> Tensor:
+    return logits if logits.dtype == torch.float64 else logits.float()
 
 
 def _prompt_ids(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str]) -> list[list[int]]:
