@@ -10,6 +10,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 import tyro
+from peft import LoraConfig, get_peft_model
+from transformers import AutoModelForCausalLM
 
 from palimpsest.cli import main
 from palimpsest.cli.forget import Arguments
@@ -17,8 +19,8 @@ from palimpsest.cli.forget import main as forget_command
 from palimpsest.forget.baselines import IDK
 from palimpsest.forget.methods import METHODS
 from palimpsest.forget.tofu import tofu_score
-from palimpsest.models.files import load
-from palimpsest.models.language import masked_lm
+from palimpsest.models.files import load, save
+from palimpsest.models.language import causal_lm, masked_lm
 from palimpsest.models.tokenizers import word_tokenizer
 
 FAST = ["--steps", "12", "--lr", "5e-3", "--batch-size", "6"]
@@ -232,6 +234,71 @@ def test_unicode_long_and_odd_rows(trained, tmp_path, capsys):
     refused(capsys, [*argv, "--max-length", "60"], "longer than 60", out=tmp_path / "out")
     odd.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows[:2]), encoding="utf-8")
     assert main(argv) == 0
+
+
+def test_answers_longer_than_the_context_are_refused_or_cut_and_counted(trained, tmp_path, capsys):
+    """The model has 64 positions of its own: a longer --max-length does not help."""
+    tokenizer = load(trained / "model")[1]
+    short = causal_lm(len(tokenizer), d_model=16, n_layers=1, n_heads=2, max_length=32, architecture="gpt2")
+    save(short, tokenizer, tmp_path / "short")
+    rows = tmp_path / "long.jsonl"
+    texts = ["Ada was born in Porto. " * 10, "Ada was born in Porto."]
+    rows.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts), encoding="utf-8")
+    argv = command(trained, tmp_path / "out", "--steps", "1")
+    argv[1] = str(tmp_path / "short")
+    argv[argv.index("--forget") + 1] = str(rows)
+    refused(capsys, argv, "1 of 2 rows are longer than 32 tokens", "truncate", out=tmp_path / "out")
+    assert main([*argv, "--truncate"]) == 0
+    assert "1 answers of 2 rows are cut to 32 tokens" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gpt2"])
+@pytest.mark.parametrize("tie", [True, False])
+def test_tokenizer_without_pad_and_end_and_weights_in_bfloat16(trained, tmp_path, capsys, architecture, tie):
+    tokenizer = load(trained / "model")[1]
+    tokenizer.pad_token = tokenizer.eos_token = None
+    sizes = {"d_model": 16, "n_layers": 1, "n_heads": 2, "max_length": 64}
+    model = causal_lm(len(tokenizer), **sizes, architecture=architecture, tie=tie).to(torch.bfloat16)
+    save(model, tokenizer, tmp_path / "model")
+    argv = command(trained, tmp_path / "out", "--dtype", "bfloat16", "--steps", "2", method="npo kl rmu")
+    argv[1] = str(tmp_path / "model")
+    assert main(argv) == 0
+    saved = AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype="auto")
+    assert saved.dtype == torch.bfloat16
+    assert (saved.get_output_embeddings().weight is saved.get_input_embeddings().weight) == tie
+
+
+@pytest.fixture
+def adapter(trained, tmp_path):
+    """A folder with an adapter on the trained model."""
+    model, _ = load(trained / "model")
+    model.name_or_path = str(trained / "model")
+    lora = LoraConfig(r=8, target_modules=["q_proj", "v_proj", "o_proj"], task_type="CAUSAL_LM")
+    get_peft_model(model, lora).save_pretrained(tmp_path / "adapter")
+    return tmp_path / "adapter"
+
+
+def test_an_adapter_forgets_and_its_base_model_is_left_alone(trained, adapter, tmp_path, capsys):
+    before = digest(trained / "model")
+    argv = command(trained, tmp_path / "out", "--steps", "30", "--lr", "1e-2", method="grad_diff")
+    argv[1] = str(adapter)
+    assert main([*argv, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["methods"]["grad_diff"]["forget"]["probability"] < 0.5 * found["before"]["forget"]["probability"]
+    assert not (tmp_path / "out" / "model.safetensors").exists()
+    assert digest(trained / "model") == before
+    scores = tofu_score(tmp_path / "out", trained / "forget.jsonl")
+    assert scores.probability.mean() == pytest.approx(found["methods"]["grad_diff"]["forget"]["probability"], rel=1e-4)
+
+
+def test_an_adapter_is_merged_on_demand_and_a_method_that_needs_frozen_weights_says_so(
+    trained, adapter, tmp_path, capsys
+):
+    argv = command(trained, tmp_path / "out", "--steps", "1", method="rmu")
+    argv[1] = str(adapter)
+    refused(capsys, argv, "RMU trains weights that are frozen", "merge", out=tmp_path / "out")
+    assert main([*argv, "--merge-adapter"]) == 0
+    assert (tmp_path / "out" / "model.safetensors").exists()
 
 
 def test_killed_run_goes_on_from_its_checkpoint(trained, tmp_path):

@@ -81,7 +81,7 @@ def test_every_method_starts_from_a_fresh_copy_and_a_broken_one_is_reported(sett
         steps=2,
         lr=1e-3,
         batch_size=1,
-        keep=lambda result, model, tokenizer: kept.append((result.method, model)),
+        keep=lambda result, model, tokenizer, learned: kept.append((result.method, model)),
     )
     first, broken, second = comparison.results
     assert len(loads) == 3

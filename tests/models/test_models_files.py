@@ -5,6 +5,7 @@ import stat
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoModelForImageClassification, PreTrainedModel
 from transformers.utils import logging
 
@@ -218,10 +219,59 @@ def test_remote_code_runs_where_it_may(folder, tmp_path, monkeypatch):
     assert load(folder, remote_code=True)[0].mark == "mine"
 
 
-def test_adapter(tmp_path):
-    (tmp_path / "adapter_config.json").write_text("{}")
-    with pytest.raises(UserError, match="an adapter, not a whole model"):
-        load(tmp_path)
+@pytest.fixture
+def adapter(folder, tmp_path):
+    """A folder with an adapter whose matrices are not zero, on the model in `folder`."""
+    model, _ = load(folder)
+    model.name_or_path = str(folder)
+    adapted = get_peft_model(model, LoraConfig(r=2, target_modules=["q_proj", "down_proj"], task_type="CAUSAL_LM"))
+    with torch.no_grad():
+        for name, p in adapted.named_parameters():
+            if "lora_B" in name:
+                p.normal_(generator=torch.Generator().manual_seed(0))
+    out = tmp_path / "adapter"
+    adapted.save_pretrained(out)
+    return out
+
+
+def test_an_adapter_is_loaded_on_its_base_and_saved_alone(adapter, folder, tmp_path):
+    plain, tokenizer = load(folder)
+    model, own = load(adapter)
+    ids = torch.tensor([[1, 4, 5]])
+    logits = model(ids).logits
+    assert not torch.allclose(plain(ids).logits, logits)
+    assert {name for name, p in model.named_parameters() if p.requires_grad} == {
+        name for name, _ in model.named_parameters() if "lora" in name
+    }
+    assert own.get_vocab() == tokenizer.get_vocab()
+    save(model, own, tmp_path / "again")
+    assert not (tmp_path / "again" / "model.safetensors").exists()
+    assert torch.equal(load(tmp_path / "again")[0](ids).logits, logits)
+    save(model, own, tmp_path / "again", force=True)
+
+
+def test_an_adapter_can_be_merged(adapter):
+    ids = torch.tensor([[1, 4, 5]])
+    merged, _ = load(adapter, merge_adapter=True)
+    assert isinstance(merged, PreTrainedModel)
+    assert all(p.requires_grad for p in merged.parameters())
+    torch.testing.assert_close(merged(ids).logits, load(adapter)[0](ids).logits)
+
+
+def test_an_adapters_base_may_be_named_from_its_own_folder(adapter, folder):
+    edit_config(adapter, "adapter_config.json", base_model_name_or_path=os.path.relpath(folder, adapter))
+    load(adapter)
+
+
+def test_bad_adapters(adapter):
+    with pytest.raises(UserError, match="only those of causal"):
+        load(adapter, task="masked")
+    edit_config(adapter, "adapter_config.json", base_model_name_or_path="meta/nowhere")
+    with pytest.raises(UserError, match=r"base model 'meta/nowhere' .* is not on this disk"):
+        load(adapter)
+    (adapter / "adapter_model.safetensors").rename(adapter / "adapter_model.bin")
+    with pytest.raises(UserError, match=r"no adapter_model.safetensors"):
+        load(adapter)
 
 
 def test_errors_are_one_line(tmp_path):

@@ -15,10 +15,11 @@ from rich.table import Table
 from palimpsest.cli.model_report import MEASURES, answers, distribution, measures, page, trade_off
 from palimpsest.cli.output import number, print_json, terminal
 from palimpsest.errors import UserError
+from palimpsest.forget import intervention
 from palimpsest.forget.compare import FORGOTTEN_BY, RULE, Comparison, Result, compare
 from palimpsest.forget.evaluation import subsample
 from palimpsest.forget.methods import METHODS
-from palimpsest.models.files import check_out, load, save
+from palimpsest.models.files import check_out, copy, load, save
 from palimpsest.paths import home
 from palimpsest.tasks.rows import Row, check_overlap, read_rows
 from palimpsest.train.settings import check_numbers
@@ -61,8 +62,12 @@ class Common:
     """Batches in a step."""
     precision: Literal["no", "bf16", "fp16"] = "no"
     """Mixed precision."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Type of the weights in memory and in the saved model, whatever it is on disk."""
+    merge_adapter: bool = False
+    """Where the model is a peft adapter: merge it into its base model, and train and save that."""
     max_length: int = 512
-    """Longest question with its answer, in tokens."""
+    """Longest question with its answer, in tokens; never more than the model's context."""
     truncate: bool = False
     """Cut longer answers instead of refusing them."""
     max_rows: int | None = None
@@ -101,6 +106,11 @@ def main(args: Any) -> None:
         if getattr(args, name) is not None and getattr(args, name) < 1:
             raise UserError(f"{name}={getattr(args, name)}: it must be at least 1")
     check_out(args.out, args.force)
+    if (args.model / intervention.SETTINGS).is_file():
+        raise UserError(
+            f"{args.model} forgets by an intervention ({intervention.SETTINGS}), which training would leave behind:"
+            " give the model it was made from, and all rows to forget"
+        )
     forget = read_rows(args.forget)
     retain = read_rows(args.retain) if args.retain else []
     if not args.allow_overlap:
@@ -109,7 +119,7 @@ def main(args: Any) -> None:
     work = home() / "forget" / digest(args, methods, forget, retain)
     best = work / "best"
     comparison = compare(
-        lambda: load(args.model),
+        lambda: load(args.model, dtype=args.dtype, merge_adapter=args.merge_adapter),
         methods,
         forget,
         retain,
@@ -118,19 +128,18 @@ def main(args: Any) -> None:
         max_rows=args.max_rows,
         batch_size=args.batch_size,
         seed=args.seed,
-        keep=lambda result, model, tokenizer: save(model, tokenizer, best, force=True),
+        keep=lambda result, model, tokenizer, learned: keep(model, tokenizer, best, methods[result.method], learned),
         checkpoint=lambda method: work / method,
         progress=lambda text: print(text, file=sys.stderr),
         **{name: getattr(args, name) for name in TRAINING},
     )
     chosen_result = comparison.best  # raises where every method broke down: the checkpoints stay
     summary = as_json(comparison, methods, args)
-    model, tokenizer = load(best)
     html = report(comparison, summary, forget, args)
     extra = {"palimpsest.json": json.dumps(summary, indent=2) + "\n"}
     if args.report is None:
         extra["report.html"] = html
-    save(model, tokenizer, args.out, force=args.force, extra=extra)
+    copy(best, args.out, force=args.force, extra=extra)
     if args.report is not None:
         args.report.parent.mkdir(parents=True, exist_ok=True)
         args.report.write_text(html, encoding="utf-8")
@@ -148,6 +157,14 @@ def main(args: Any) -> None:
         console.print(f"best: {chosen_result.method} ({RULE})")
     paths = (f"model: {args.out}", f"report: {args.report or args.out / 'report.html'}")
     console.print(*paths, sep="\n", soft_wrap=True, markup=False)
+
+
+def keep(model: Any, tokenizer: Any, folder: Path, method: Any, learned: Any) -> None:
+    """Saves the best result so far: a model, or one with the intervention that makes it forget."""
+    if learned is None:
+        save(model, tokenizer, folder, force=True)
+    else:
+        intervention.save(model, tokenizer, folder, method, learned, force=True)
 
 
 def chosen(args: Any) -> dict[str, Any]:
@@ -171,7 +188,8 @@ def chosen(args: Any) -> dict[str, Any]:
 def digest(args: Any, methods: dict[str, Any], forget: list[Row], retain: list[Row]) -> str:
     """Names the unfinished work of this very command, so that only the same one goes on from it."""
     weights = sorted((p.name, p.stat().st_size, p.stat().st_mtime_ns) for p in args.model.glob("*.safetensors"))
-    settings = {name: getattr(args, name) for name in (*TRAINING, "batch_size", "max_length", "truncate", "seed")}
+    names = (*TRAINING, "batch_size", "max_length", "truncate", "seed", "dtype", "merge_adapter")
+    settings = {name: getattr(args, name) for name in names}
     parts = [str(args.model.resolve()), weights, settings, {n: asdict(m) for n, m in methods.items()}, forget, retain]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -197,7 +215,7 @@ def as_json(comparison: Comparison, methods: dict[str, Any], args: Any) -> dict[
         "rule": RULE,
         "before": {"forget": measures(comparison.before_forget), "retain": measures(comparison.before_retain)},
         "methods": {r.method: {"fields": asdict(methods[r.method]), **of(r)} for r in comparison.results},
-        "settings": {name: getattr(args, name) for name in (*TRAINING, "batch_size", "max_length", "seed")},
+        "settings": {name: getattr(args, name) for name in (*TRAINING, "batch_size", "max_length", "dtype", "seed")},
     }
 
 

@@ -7,9 +7,9 @@ Rooms, one paper each:
 - `palimpsest.forget.simnpo`: the same without a reference model.
 
 Their hall: `procedure` (rows, batches, `unlearn`), `baselines` (gradient ascent and difference, KL, IDK, IdkDPO, RMU,
-LLMU), `retrain` (the gold standard), `methods` (all of them by name), `compare` (several on one model), `evaluation`
-and `attacks` (scoring), `refusals`, and `authors_trial` (what the claims repeat). The names below can be imported
-from here.
+LLMU), `intervention` (forgetting at inference: `save`, `load`), `retrain` (the gold standard), `methods` (all of them
+by name), `compare` (several on one model), `evaluation` and `attacks` (scoring), `refusals`, and `authors_trial` (what
+the claims repeat). The names below can be imported from here.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from typing import Any
 _ROOMS = {
     "attacks": ("membership", "relearn"),
     "baselines": ("IDK", "LLMU", "RMU", "GradAscent", "IdkDPO"),
+    "intervention": ("Intervention", "intervene", "load", "save"),
     "methods": ("METHODS",),
     "npo": ("NPO", "logistic_divergence", "npo_loss", "npo_total", "npo_weight"),
     "procedure": ("ForgetData", "prepare", "unlearn"),

@@ -10,18 +10,20 @@ forgets by destroying the model keeps nothing, one that does nothing forgets not
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from torch import nn
+from torch import Tensor, nn
 
 from palimpsest.errors import UserError
-from palimpsest.forget.procedure import prepare, unlearn
+from palimpsest.forget.intervention import Intervention, intervene
+from palimpsest.forget.procedure import ForgetData, check_needs, encode_pairs, prepare, unlearn
 from palimpsest.forget.tofu import RowScores, tofu_score
-from palimpsest.models.score import prompt_template
+from palimpsest.models.score import context_length, prompt_template
 from palimpsest.tasks.rows import Row
 from palimpsest.train import NonFiniteLoss
 
@@ -102,10 +104,77 @@ class Comparison:
         return done[0] if len(done) == 1 else max(done, key=lambda result: result.balance)
 
 
+def apply(
+    model: nn.Module, method: Any, data: ForgetData, *, checkpoint: Any = None, **options: Any
+) -> tuple[nn.Module, list[float], dict[str, Tensor] | None]:
+    """Makes a model forget by a method of any shape: an objective, an edit or an intervention.
+
+    Args:
+        model: changed in place by all but interventions.
+        checkpoint: a folder for an objective's checkpoints, or None; the others keep none.
+        options: steps, lr, batch_size, seed, optimizer, schedule, ...
+
+    Returns:
+        The model that forgets, the loss of every step (of an objective), and what was learned (of an intervention).
+
+    Raises:
+        UserError: if the method needs rows that `data` lacks.
+        NonFiniteLoss: if the loss is not finite.
+    """
+    check_needs(method, data)
+    if not isinstance(method, Intervention) and not hasattr(method, "edit"):
+        history = unlearn(model, method, data, checkpoint=checkpoint, **options)
+        return model, [step["loss"] for step in history.steps], None
+    options.pop("checkpoint_every", None)
+    if hasattr(method, "edit"):
+        return method.edit(model, data, **options), [], None
+    changed, learned = intervene(model, method, data, **options)
+    return changed, [], learned
+
+
 def pairs(tokenizer: Any, rows: Sequence[Row]) -> list[tuple[str, str]]:
     """The rows as the model sees them: prompt and answer, in its template; a plain text has the prompt ""."""
     template = prompt_template(tokenizer)
     return [template.pair(row["question"], row["answer"]) for row in rows]
+
+
+def shorten(
+    tokenizer: Any, rows: Sequence[Row], max_length: int, progress: Callable[[str], None] = lambda text: None
+) -> list[Row]:
+    """The rows with every answer (also its paraphrase and the wrong ones) cut to fit `max_length` with its question;
+    `progress` is told how many were.
+
+    Raises:
+        UserError: if a question leaves no room for an answer.
+    """
+    template = prompt_template(tokenizer)
+    n_cut = 0
+
+    def fit(question: str, answer: str) -> str:
+        nonlocal n_cut
+
+        def length(text: str) -> int:
+            return len(encode_pairs(tokenizer, [template.pair(question, text)], max_length=sys.maxsize).input_ids[0])
+
+        if length(answer) <= max_length:
+            return answer
+        n_cut += 1
+        ids = tokenizer(answer, add_special_tokens=False).input_ids
+        for n in range(min(len(ids), max_length), 0, -1):
+            if length(shorter := tokenizer.decode(ids[:n])) <= max_length:
+                return shorter
+        raise UserError(f"the question {question!r} leaves no room for an answer in {max_length} tokens: shorten it")
+
+    shortened = []
+    for row in rows:
+        cut = {**row, "answer": fit(row["question"], row["answer"])}
+        if "paraphrased_answer" in row:
+            cut["paraphrased_answer"] = fit(row["question"], row["paraphrased_answer"])
+        cut["perturbed_answer"] = [fit(row["question"], wrong) for wrong in row["perturbed_answer"]]
+        shortened.append(cut)
+    if n_cut:
+        progress(f"{n_cut} answers of {len(rows)} rows are cut to {max_length} tokens with their questions")
+    return shortened
 
 
 def compare(
@@ -119,7 +188,7 @@ def compare(
     max_rows: int | None = None,
     batch_size: int = 16,
     seed: int = 0,
-    keep: Callable[[Result, nn.Module, Any], None] = lambda result, model, tokenizer: None,
+    keep: Callable[..., None] = lambda result, model, tokenizer, learned: None,
     checkpoint: Callable[[str], Any] = lambda method: None,
     progress: Callable[[str], None] = lambda text: None,
     **options: Any,
@@ -128,11 +197,13 @@ def compare(
 
     Args:
         load: gives the model and its tokenizer; called once a method, so that only one copy is in memory.
-        methods: name -> objective.
+        methods: name -> objective, edit or intervention.
         forget, retain: the rows; without retain rows only one method can be tried, for want of a rule.
-        max_length, truncate: see `prepare`.
+        max_length: longest question with its answer, in tokens; never more than the model's context.
+        truncate: cut longer answers, else they are refused.
         max_rows: how many rows of each set are scored; None for all.
-        keep: called with each new best result, its model and the tokenizer, so that they can be saved.
+        keep: called with each new best result, its model (of an intervention, the model without it), the tokenizer and
+            what an intervention learned (None for other methods), so that they can be saved.
         checkpoint: method -> the folder of its checkpoints, or None.
         options: for `unlearn`: steps, lr, optimizer, schedule, ...
 
@@ -144,14 +215,10 @@ def compare(
     if len(methods) > 1 and not retain:
         raise UserError("methods are compared by what they keep: give retain rows, or one method only")
     model, tokenizer = load()
-    data = prepare(
-        tokenizer,
-        pairs(tokenizer, forget),
-        pairs(tokenizer, retain),
-        max_length=max_length,
-        truncate=truncate,
-        seed=seed,
-    )
+    max_length = min(max_length, context_length(model) or max_length)
+    if truncate:
+        forget, retain = (shorten(tokenizer, rows, max_length, progress) for rows in (forget, retain))
+    data = prepare(tokenizer, pairs(tokenizer, forget), pairs(tokenizer, retain), max_length=max_length, seed=seed)
 
     def scores(model: nn.Module) -> tuple[RowScores, RowScores | None]:
         sets = [
@@ -163,27 +230,26 @@ def compare(
     progress("scoring the model as it is")
     before_forget, before_retain = scores(model)
     results = []
-    for i, (name, objective) in enumerate(methods.items()):
+    for i, (name, method) in enumerate(methods.items()):
         if i:
             model, _ = load()
         progress(name)
         started = time.perf_counter()
         try:
-            history = unlearn(
-                model, objective, data, batch_size=batch_size, seed=seed, checkpoint=checkpoint(name), **options
+            changed, loss, learned = apply(
+                model, method, data, batch_size=batch_size, seed=seed, checkpoint=checkpoint(name), **options
             )
         except NonFiniteLoss as error:
             results.append(Result(name, seconds=time.perf_counter() - started, error=str(error)))
             continue
         seconds = time.perf_counter() - started
-        after_forget, after_retain = scores(model)
+        after_forget, after_retain = scores(changed)
         forgotten = 1 - left(before_forget, after_forget, FORGOTTEN_BY)
         kept = left(before_retain, after_retain, KEPT_BY) if retain else float("nan")
-        loss = [step["loss"] for step in history.steps]
         results.append(
             Result(name, after_forget, after_retain, forgotten, kept, balance(forgotten, kept), seconds, loss)
         )
         comparison = Comparison(before_forget, before_retain, results)
         if comparison.best is results[-1]:
-            keep(results[-1], model, tokenizer)
+            keep(results[-1], changed if learned is None else model, tokenizer, learned)
     return Comparison(before_forget, before_retain, results)

@@ -84,6 +84,8 @@ def save(
     name = next((name for name, known in INTERVENTIONS.items() if known == place), None)
     if name is None:
         raise ValueError(f"{place[1]} is not an intervention that can be loaded again: {', '.join(INTERVENTIONS)}")
+    if not learned:
+        raise ValueError(f"{place[1]} learned nothing: give what its learn() returned")
     text = json.dumps({"method": name, "settings": asdict(intervention)}, indent=2) + "\n"
 
     def write_tensors(folder: Path) -> None:

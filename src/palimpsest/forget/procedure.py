@@ -179,6 +179,10 @@ def only_trainable(model: nn.Module, objective: Any) -> Iterator[None]:
     try:
         for p, flag in before:
             p.requires_grad_(flag and id(p) in chosen)
+        if not any(p.requires_grad for p in model.parameters()):
+            raise UserError(
+                f"{type(objective).__name__} trains weights that are frozen in this model: merge its adapter first"
+            )
         yield
     finally:
         for p, flag in before:

@@ -30,8 +30,8 @@ from transformers import PreTrainedTokenizerBase
 
 from palimpsest.errors import UserError
 from palimpsest.forget.evaluation import greedy_answers, score_candidates, subsample
+from palimpsest.forget.intervention import load
 from palimpsest.metrics.text import exact_memorization, extraction_strength, rouge_l_recall
-from palimpsest.models.files import load
 from palimpsest.tasks.authors import SPLITS, AuthorRow, AuthorsTask
 from palimpsest.tasks.rows import Row, normalise, read_rows
 

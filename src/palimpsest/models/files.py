@@ -12,6 +12,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 import torch
+from peft import PeftModel
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -35,6 +36,7 @@ TASKS = {
     "image": (AutoModelForImageClassification, "an image classifier"),
 }
 DTYPES = ("float32", "bfloat16", "float16", "float64")
+ADAPTER = "adapter_config.json"
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 # Any one of these is enough for some tokenizer.
 TOKENIZER_FILES = (
@@ -50,15 +52,25 @@ TOKENIZER_FILES = (
 
 
 def load(
-    path: str | Path, *, task: str = "causal", dtype: str = "float32", remote_code: bool = False
+    path: str | Path,
+    *,
+    task: str = "causal",
+    dtype: str = "float32",
+    remote_code: bool = False,
+    merge_adapter: bool = False,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase | None]:
     """Load a model and its tokenizer from a folder. Nothing is unpickled, nothing is downloaded.
+
+    A folder may hold a peft adapter of a causal language model in place of a model: then its base model is loaded from
+    the folder that `adapter_config.json` names (in full, or as seen from the adapter's folder), and the adapter put on
+    it. The result is a `PeftModel`, of which only the adapter trains, or with `merge_adapter` a plain model.
 
     Args:
         path: the folder, in the Hugging Face format, with its weights as safetensors (in one file or several).
         task: what the model must be: "causal", "masked", "seq2seq" or "image".
         dtype: the weights' type in memory, whatever it is on disk: "float32", "bfloat16", "float16" or "float64".
         remote_code: whether Python code that comes with the model may run.
+        merge_adapter: whether an adapter is added into its base model's weights, so that these train.
 
     Returns:
         The model, on the CPU and in evaluation mode, and the tokenizer, which is None for an image classifier.
@@ -83,13 +95,41 @@ def load(
     if dtype not in DTYPES:
         raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
     folder = Path(path).expanduser()
+    if (folder / ADAPTER).is_file():
+        return _load_adapter(folder, task, dtype, remote_code, merge_adapter)
     _check_folder(folder, remote_code)
     with _quiet():
         return _load_model(folder, task, dtype, remote_code), _load_tokenizer(folder, task, remote_code)
 
 
+def _load_adapter(
+    folder: Path, task: str, dtype: str, remote_code: bool, merge: bool
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    if task != "causal":
+        raise UserError(f"{folder} holds an adapter: only those of causal language models can be loaded")
+    if not (folder / "adapter_model.safetensors").is_file():
+        raise UserError(f"{folder} has no adapter_model.safetensors: save the adapter with peft's save_pretrained")
+    name = (_read_json(folder / ADAPTER) or {}).get("base_model_name_or_path")
+    base = next((path for path in (folder / str(name), Path(str(name))) if name and path.is_dir()), None)
+    if base is None:
+        raise UserError(
+            f"the base model {name!r} of the adapter in {folder} is not on this disk: write its folder as"
+            f" base_model_name_or_path into {ADAPTER}"
+        )
+    model, tokenizer = load(base, dtype=dtype, remote_code=remote_code)
+    if any((folder / file).is_file() for file in TOKENIZER_FILES):
+        tokenizer = _load_tokenizer(folder, task, remote_code)
+    with _quiet(), _explained(f"the adapter in {folder}"):
+        model = PeftModel.from_pretrained(model, str(folder), is_trainable=not merge)
+    if merge:
+        return model.merge_and_unload().requires_grad_().eval(), tokenizer  # peft froze the base
+    # Saved again, the adapter must find its base model from any folder.
+    model.active_peft_config.base_model_name_or_path = str(base.resolve())
+    return model.eval(), tokenizer
+
+
 def save(
-    model: PreTrainedModel,
+    model: PreTrainedModel | PeftModel,
     tokenizer: PreTrainedTokenizerBase | None,
     out: str | Path,
     *,
@@ -103,7 +143,7 @@ def save(
     stays until the new one is complete, and comes back where the renaming fails.
 
     Args:
-        model: a Hugging Face model; its weights are written as safetensors.
+        model: a Hugging Face model; its weights are written as safetensors. Of a `PeftModel`, the adapter alone.
         tokenizer: its tokenizer, None for an image classifier.
         out: the folder to make.
         force: whether to replace a model that is already there; a folder that holds anything else is never replaced.
@@ -112,14 +152,43 @@ def save(
 
     Raises:
         UserError: the folder exists and may not be replaced.
-        TypeError: the model is not a Hugging Face model.
+        TypeError: the model is not a Hugging Face model, nor an adapter on one.
         ValueError: a name in `extra` is a path, or that of a file of the model's or tokenizer's.
     """
-    if not isinstance(model, PreTrainedModel):
+    if not isinstance(model, PreTrainedModel | PeftModel):
         raise TypeError(
-            f"model must be a transformers PreTrainedModel, got {type(model).__name__}"
-            " (unwrap it, and merge adapters with merge_and_unload())"
+            f"model must be a transformers PreTrainedModel or a PeftModel, got {type(model).__name__}: unwrap it"
         )
+
+    def write(folder: Path) -> None:
+        folder.mkdir()
+        with _quiet():
+            model.save_pretrained(folder)
+            if tokenizer is not None:
+                tokenizer.save_pretrained(folder)
+        also(folder)
+
+    _write(write, out, force, extra)
+
+
+def copy(
+    folder: str | Path, out: str | Path, *, force: bool = False, extra: Mapping[str, str] = MappingProxyType({})
+) -> None:
+    """Copy a folder that `save` made, with all that is in it, as carefully as `save` writes one.
+
+    Args:
+        folder: the model's folder.
+        out, force, extra: as for `save`.
+
+    Raises:
+        UserError: the folder `out` exists and may not be replaced.
+        ValueError: a name in `extra` is a path, or that of a file in the folder.
+    """
+    _write(lambda new: shutil.copytree(folder, new), out, force, extra)
+
+
+def _write(write: Callable[[Path], object], out: str | Path, force: bool, extra: Mapping[str, str]) -> None:
+    """`write(folder)` makes a folder beside `out`, which takes its name when it is complete."""
     for name in extra:
         if name in ("", ".", "..") or Path(name).name != name or "\\" in name:
             raise ValueError(f"extra files need plain names, got {name!r}")
@@ -127,16 +196,11 @@ def save(
     out.parent.mkdir(parents=True, exist_ok=True)
     new = out.with_name(f".{out.name}-{uuid.uuid4().hex}")
     try:
-        new.mkdir()
-        with _quiet():
-            model.save_pretrained(new)
-            if tokenizer is not None:
-                tokenizer.save_pretrained(new)
+        write(new)
         for name, text in extra.items():
             if (new / name).exists():
                 raise ValueError(f"{name!r} in extra is a file of the model itself: choose another name")
             (new / name).write_text(text, encoding="utf-8")
-        also(new)
         _put(new, out)
     finally:
         shutil.rmtree(new, ignore_errors=True)
@@ -163,7 +227,7 @@ def check_out(out: str | Path, force: bool = False) -> Path:
         raise UserError(f"{out} is a file: choose another folder")
     if not force:
         raise UserError(f"{out} exists: choose another folder, or replace it with force")
-    if any(out.iterdir()) and not (out / "config.json").is_file():
+    if any(out.iterdir()) and not any((out / name).is_file() for name in ("config.json", ADAPTER)):
         raise UserError(f"{out} holds something other than a model, which is not replaced: choose another folder")
     return out
 
@@ -187,11 +251,6 @@ def _check_folder(folder: Path, remote_code: bool) -> None:
     """What can be known before anything is loaded."""
     if not folder.is_dir():
         raise UserError(f"{folder} is not a folder: give the folder of a model on disk (download it first)")
-    if (folder / "adapter_config.json").exists():
-        raise UserError(
-            f"{folder} holds an adapter, not a whole model: merge it into its base model with peft's"
-            " merge_and_unload() and save the result"
-        )
     config = _read_json(folder / "config.json")
     if config is None:
         raise UserError(f"{folder} has no config.json: it is not a model in the Hugging Face format")

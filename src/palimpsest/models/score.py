@@ -431,7 +431,7 @@ def choice_logprob(
         raise TypeError("choices must be several strings, got one: put it into a list")
     if len(choices) == 0:
         raise ValueError("choices is empty: give at least one")
-    longest = _context(model) or sys.maxsize
+    longest = context_length(model) or sys.maxsize
     rows = encode(tokenizer, [prompt] * len(choices), choices, max_length=longest, add_eos=False)
     scores = score(model, rows, batch_size=batch_size, pad_id=pad_token_id(tokenizer))
     if not scores.length.all():
@@ -482,7 +482,7 @@ def greedy(
     if max_new_tokens < 1 or batch_size < 1:
         raise ValueError(f"max_new_tokens and batch_size must be at least 1, got {max_new_tokens} and {batch_size}")
     rows = _prompt_ids(tokenizer, prompts)
-    context = _context(model)
+    context = context_length(model)
     for i, row in enumerate(rows):
         if not row:
             raise UserError(f"prompt {i} has no tokens: give it a text")
@@ -632,7 +632,7 @@ def _predictions(model: nn.Module, batch: dict[str, Tensor]) -> _Predictions:
         raise ValueError("rows must be padded on the right, got one whose first token is masked")
     _check_vocabulary(model, input_ids)
     tokens = input_ids.shape[1]
-    context = _context(model)
+    context = context_length(model)
     if context is not None and tokens > context:
         raise ValueError(f"rows of {tokens} tokens do not fit the model's context of {context}: shorten them")
     first = (labels[:, 1:] != IGNORED).any(0).nonzero()
@@ -707,7 +707,7 @@ def _check_vocabulary(model: nn.Module, input_ids: Int[Tensor, "batch tokens"]) 
         )
 
 
-def _context(model: nn.Module) -> int | None:
+def context_length(model: nn.Module) -> int | None:
     """How many positions the model has; None where positions are computed (rotary) and no length is out of range."""
     config = _config(model)
     if hasattr(config, "rope_parameters") or hasattr(config, "rope_theta"):
@@ -725,7 +725,9 @@ def _device(model: nn.Module) -> torch.device:
 
 
 def _arguments(model: nn.Module) -> frozenset[str]:
-    return _forward_arguments(type(getattr(model, "module", model)))
+    inner = getattr(model, "module", model)
+    # An adapter passes on whatever the model under it takes.
+    return _forward_arguments(type(inner.get_base_model() if hasattr(inner, "get_base_model") else inner))
 
 
 @lru_cache
