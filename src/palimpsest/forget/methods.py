@@ -3,8 +3,11 @@
 from typing import Any
 
 from palimpsest.forget.baselines import IDK, LLMU, RMU, GradAscent, IdkDPO
+from palimpsest.forget.concept_vectors import Needle
 from palimpsest.forget.npo import NPO
+from palimpsest.forget.pretrained_unlearning import AdversarialLabel, RandomLabel
 from palimpsest.forget.simnpo import SimNPO
+from palimpsest.forget.unforgettable import RandomLabels
 
 METHODS: dict[str, Any] = {
     "grad_ascent": GradAscent(retain="none"),
@@ -16,4 +19,8 @@ METHODS: dict[str, Any] = {
     "llmu": LLMU(),
     "npo": NPO(),
     "simnpo": SimNPO(),
+    "random_label": RandomLabel(retain="none"),
+    "adversarial_label": AdversarialLabel(retain="none"),
+    "random_options": RandomLabels(),
+    "needle": Needle(),
 }

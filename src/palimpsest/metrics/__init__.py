@@ -9,17 +9,21 @@ from palimpsest.metrics.membership import (
     zlib_attack,
 )
 from palimpsest.metrics.text import (
+    bleu,
     distinct_n,
     exact_match,
     exact_memorization,
     extraction_strength,
     ngram_overlap,
+    rouge_1_recall,
+    rouge_l_f1,
     rouge_l_recall,
 )
 
 __all__ = [
     "attacks",
     "auc",
+    "bleu",
     "distinct_n",
     "exact_match",
     "exact_memorization",
@@ -28,6 +32,8 @@ __all__ = [
     "min_k_attack",
     "min_k_plus_plus_attack",
     "ngram_overlap",
+    "rouge_1_recall",
+    "rouge_l_f1",
     "rouge_l_recall",
     "zlib_attack",
 ]

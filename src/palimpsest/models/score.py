@@ -280,6 +280,28 @@ def cross_entropy(model: nn.Module, batch: dict[str, Tensor]) -> Float[Tensor, "
     return answer_nll(model, batch).mean()
 
 
+@torch.no_grad()
+def runners_up(model: nn.Module, batch: dict[str, Tensor]) -> Int[Tensor, "batch tokens"]:
+    """Labels that hold, in place of each scored token, the most likely token other than it; without gradients.
+
+    Example:
+        >>> from palimpsest.models import causal_lm
+        >>> batch = Encoded([[1, 5, 6, 2]], [2]).batch([0], pad_id=0)
+        >>> labels = runners_up(causal_lm(10, d_model=16, n_layers=1, n_heads=2), batch)
+        >>> (labels == -100).tolist(), bool((labels == batch["labels"])[0, 2:].any())
+        ([[True, True, False, False]], False)
+    """
+    found = _predictions(model, batch)
+    scored = found.labels != IGNORED
+    best = [
+        logits.scatter_(1, labels[:, None], -torch.inf).argmax(-1)
+        for logits, labels in zip(found.chunks(scored), found.labels[scored].split(CHUNK), strict=True)
+    ]
+    labels = torch.full_like(found.labels, IGNORED).masked_scatter(scored, torch.cat(best))
+    before = batch["labels"].new_full((len(labels), found.start + 1), IGNORED).to(labels.device)
+    return torch.cat([before, labels[:, :-1]], dim=1)
+
+
 def reference_kl(reference: nn.Module, model: nn.Module, batch: dict[str, Tensor]) -> Float[Tensor, ""]:
     """KL(reference || model) at the answer's tokens, averaged over each row's tokens, then over rows; the reference is
     held fixed.
@@ -393,6 +415,32 @@ def _token_values(
         variance = torch.einsum("nv,nv->n", p, log_p.sub_(mean[:, None]).square_())
         values += [mean, variance]
     return values
+
+
+def answer_ranks(
+    model: nn.Module, encoded: Encoded, *, batch_size: int = 64, pad_id: int
+) -> list[Int[np.ndarray, " length"]]:
+    """The rank of each scored token among the whole vocabulary by its teacher-forced probability, 1 the most likely;
+    for each row. No gradients, evaluation mode; the model's mode is restored.
+
+    Example:
+        >>> from palimpsest.models import causal_lm
+        >>> model = causal_lm(10, d_model=16, n_layers=1, n_heads=2)
+        >>> [ranks.shape for ranks in answer_ranks(model, Encoded([[1, 5, 6, 2], [1, 7]], [2, 1]), pad_id=0)]
+        [(2,), (1,)]
+    """
+    ranks: list[np.ndarray] = [np.empty(0, dtype=np.int64)] * len(encoded)
+    with _evaluating(model):
+        for indices in _by_length(encoded.input_ids, batch_size):
+            batch = {key: value.to(_device(model)) for key, value in encoded.batch(indices, pad_id).items()}
+            found = _predictions(model, batch)
+            scored = found.labels != IGNORED
+            parts = zip(found.chunks(scored), found.labels[scored].split(CHUNK), strict=True)
+            above = torch.cat([(logits > logits.gather(1, labels[:, None])).sum(1) for logits, labels in parts])
+            ends = scored.sum(1).cumsum(0)[:-1].cpu().numpy()
+            for row, piece in zip(indices, np.split(above.cpu().numpy() + 1, ends), strict=True):
+                ranks[row] = piece
+    return ranks
 
 
 def choice_logprob(
