@@ -7,14 +7,14 @@ import torch
 from torch.nn import functional as F
 
 from palimpsest.errors import UserError
-from palimpsest.forget.baselines import IDK, LLMU, RMU, GradAscent, IdkDPO, reference_logprobs, retain_kl
+from palimpsest.forget.baselines import IDK, LLMU, RMU, GradAscent, IdkDPO, reference_logprobs
 from palimpsest.forget.npo import NPO
 from palimpsest.forget.procedure import ForgetData, only_trainable, prepare, unlearn
 from palimpsest.forget.refusals import REFUSALS
 from palimpsest.forget.simnpo import SimNPO
 from palimpsest.models.blocks import blocks, mlp_output
 from palimpsest.models.language import causal_lm
-from palimpsest.models.score import answer_logprobs, cross_entropy
+from palimpsest.models.score import answer_logprobs, cross_entropy, reference_kl
 from palimpsest.models.tokenizers import word_tokenizer
 
 FORGET = [("where was Ada born ?", " Ada was born in Porto ."), ("who is Ada ?", " Ada writes .")]
@@ -86,7 +86,7 @@ def test_kl_is_zero_at_the_reference_and_right_elsewhere(model, other, data):
         for i, row in enumerate(batch["labels"])
     ]
     expected = torch.stack([row.mean() for row in per_row]).mean()
-    torch.testing.assert_close(retain_kl(other, model, batch), expected)
+    torch.testing.assert_close(reference_kl(other, model, batch), expected)
     torch.testing.assert_close(terms(GradAscent(retain="kl"), data, other, model)["retain"], expected)
 
 

@@ -48,9 +48,6 @@ def reference_logprobs(model: nn.Module, rows: Encoded, pad_id: int) -> Float[Te
     return torch.as_tensor(score(model, rows, pad_id=pad_id).logp, dtype=torch.float32, device=device)
 
 
-retain_kl = reference_kl
-
-
 def require(holds: bool, field: str, value: object, wanted: str) -> None:
     """Checks a field of a method where it is set."""
     if not holds:
