@@ -123,9 +123,9 @@ def _report(args: Arguments, paper: str, several: bool) -> Path | bool:
 
 
 def _summary(outcomes: Sequence, errors: dict[str, str]) -> Table:
-    table = Table.grid(padding=(0, 2))
+    table = Table.grid(padding=(0, 1))
     for outcome in outcomes:
-        about = Text(f"{outcome.standing}, {outcome.seconds:.0f} s of computing", style="bright_black")
+        about = Text(f"{outcome.standing}, {outcome.seconds:.0f} s", style="bright_black")
         failed = Text(f"{len(outcome.failures)} jobs failed" if outcome.failures else "", style="red")
         table.add_row(Text(outcome.claim.paper), counted(outcome.counts, zeros=True), about, failed)
     for paper in errors:

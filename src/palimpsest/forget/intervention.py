@@ -32,7 +32,7 @@ from palimpsest.models import files
 
 SETTINGS, TENSORS = "intervention.json", "intervention.safetensors"
 # Method -> where its class is: a folder names the method, and nothing else of it is ever imported.
-INTERVENTIONS: dict[str, tuple[str, str]] = {}
+INTERVENTIONS: dict[str, tuple[str, str]] = {"uld": ("palimpsest.forget.uld", "ULD")}
 
 
 @runtime_checkable

@@ -7,6 +7,7 @@ from palimpsest.forget.concept_vectors import Needle
 from palimpsest.forget.npo import NPO
 from palimpsest.forget.pretrained_unlearning import AdversarialLabel, RandomLabel
 from palimpsest.forget.simnpo import SimNPO
+from palimpsest.forget.uld import ULD
 from palimpsest.forget.unforgettable import RandomLabels
 
 METHODS: dict[str, Any] = {
@@ -23,4 +24,5 @@ METHODS: dict[str, Any] = {
     "adversarial_label": AdversarialLabel(retain="none"),
     "random_options": RandomLabels(),
     "needle": Needle(),
+    "uld": ULD(),
 }

@@ -12,7 +12,6 @@ from pathlib import Path
 from types import MappingProxyType
 
 import torch
-from peft import PeftModel
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -119,6 +118,8 @@ def _load_adapter(
     model, tokenizer = load(base, dtype=dtype, remote_code=remote_code)
     if any((folder / file).is_file() for file in TOKENIZER_FILES):
         tokenizer = _load_tokenizer(folder, task, remote_code)
+    from peft import PeftModel  # late: it takes seconds
+
     with _quiet(), _explained(f"the adapter in {folder}"):
         model = PeftModel.from_pretrained(model, str(folder), is_trainable=not merge)
     if merge:
@@ -129,7 +130,7 @@ def _load_adapter(
 
 
 def save(
-    model: PreTrainedModel | PeftModel,
+    model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase | None,
     out: str | Path,
     *,
@@ -155,7 +156,7 @@ def save(
         TypeError: the model is not a Hugging Face model, nor an adapter on one.
         ValueError: a name in `extra` is a path, or that of a file of the model's or tokenizer's.
     """
-    if not isinstance(model, PreTrainedModel | PeftModel):
+    if not isinstance(model, PreTrainedModel) and not hasattr(model, "peft_config"):
         raise TypeError(
             f"model must be a transformers PreTrainedModel or a PeftModel, got {type(model).__name__}: unwrap it"
         )

@@ -1,0 +1,297 @@
+"""Unlearning from logit difference (Ji, Liu, Zhang, Liu, Kompella, Liu and Chang, 2024, arXiv 2406.08607).
+
+To make a model forget without forgetting the rest is hard; to teach a small one the forget rows *and nothing else* is
+easy. ULD trains such an assistant, cut out of the model itself, with the two objectives reversed,
+
+    min CE(f) + lambda KL(uniform || assistant) on r,
+
+and takes its logits away from the model's, which is never updated:
+
+    l = l_target - alpha l_assistant        on the words that the target finds likely.
+
+On the retain rows the assistant is uniform, and so changes nothing there.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass, replace
+from typing import Any
+
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers.pytorch_utils import Conv1D
+
+from palimpsest.errors import UserError
+from palimpsest.forget.baselines import require, token_mean
+from palimpsest.forget.logits import TwoModelLM, filtered_difference
+from palimpsest.forget.procedure import ForgetData, Pair, encode_pairs, unlearn
+from palimpsest.models.blocks import blocks
+from palimpsest.models.language import seeded
+from palimpsest.models.score import Encoded, cross_entropy
+
+
+def uld_logits(
+    target: Float[Tensor, "... vocabulary"],
+    assistant: Float[Tensor, "... vocabulary"],
+    weight: float = 0.8,
+    top: float = 0.01,
+    *,
+    generating: bool = False,
+) -> Float[Tensor, "... vocabulary"]:
+    """l_target - weight l_assistant on the words that the target finds likely; see
+    `palimpsest.forget.logits.filtered_difference`.
+
+    The others keep the target's logit when answers are scored, and get -1000 when text is generated, as in the authors'
+    code: a word must not be said only because the likely ones were pushed below it. An assistant whose logits are all
+    equal leaves the odds between likely words as they are; where they are 0, or `top` is 1 and no word is filtered, it
+    leaves the whole distribution.
+
+    Args:
+        target, assistant: raw logits, not log-probabilities.
+        weight: alpha, at least 0; 0 is the target as it is.
+        top: share of the vocabulary, and of the largest probability, below which a word is filtered.
+
+    >>> import torch
+    >>> uld_logits(torch.tensor([2.0, 1.0]), torch.tensor([5.0, 0.0]), weight=0.8)
+    tensor([-2.,  1.])
+    """
+    if not (weight >= 0 and math.isfinite(weight)):
+        raise ValueError(f"weight must be a number of at least 0, got {weight}")
+    return filtered_difference(target, assistant, weight, top, filtered="drop" if generating else "keep")
+
+
+def uniform_kl(
+    logits: Float[Tensor, "batch tokens vocabulary"], mask: Int[Tensor, "batch tokens"]
+) -> Float[Tensor, ""]:
+    """KL(uniform || softmax(logits)) = logsumexp(l) - mean(l) - log V in nats, averaged over each row's tokens where
+    `mask` is 1, then over rows.
+
+    >>> import torch
+    >>> uniform_kl(torch.full((1, 2, 10), 3.0), torch.ones(1, 2)).abs() < 1e-6
+    tensor(True)
+    """
+    if logits.ndim != 3 or mask.shape != logits.shape[:2]:
+        raise ValueError(
+            f"expected logits [batch, tokens, vocabulary] and mask [batch, tokens], got {list(logits.shape)} and"
+            f" {list(mask.shape)}"
+        )
+    kl = logits.logsumexp(-1) - logits.mean(-1) - math.log(logits.shape[-1])
+    return token_mean(kl, mask.to(kl.dtype))
+
+
+def assistant_loss(
+    assistant: nn.Module,
+    forget: dict[str, Tensor],
+    retain: dict[str, Tensor] | None = None,
+    retain_weight: float = 5.0,
+) -> dict[str, Tensor]:
+    """The reversed objectives: CE on the answers of the forget rows, and `retain_weight` times the uniform KL at all
+    tokens of the retain rows, their prompts included.
+
+    Args:
+        forget, retain: batches as `Encoded.batch` makes them.
+    """
+    terms = {"forget": cross_entropy(assistant, forget)}
+    if retain is not None and retain_weight:
+        inputs = {"input_ids": retain["input_ids"], "attention_mask": retain["attention_mask"]}
+        terms["retain"] = retain_weight * uniform_kl(assistant(**inputs).logits, retain["attention_mask"])
+    return terms
+
+
+def make_assistant(
+    target: PreTrainedModel,
+    n_layers: int = 8,
+    lora_r: int = 16,
+    lora_alpha: float = 32,
+    *,
+    lora_dropout: float = 0.0,
+    seed: int = 0,
+) -> PreTrainedModel:
+    """The target's embeddings, its first blocks, its final norm and its head, copied and frozen, with LoRA on every
+    linear map but the head: only the LoRA tensors are to be trained. At first it is the target cut short.
+
+    Args:
+        target: a decoder-only Hugging Face model, which is left as it is; the blocks that are left out are not copied.
+        n_layers: how many blocks; all, where the target has fewer.
+        lora_r, lora_alpha, lora_dropout: see peft's `LoraConfig`.
+        seed: of LoRA's first matrix (the second begins at 0).
+
+    >>> from palimpsest.models import causal_lm
+    >>> assistant = make_assistant(causal_lm(50, d_model=16, n_layers=2, n_heads=2), n_layers=1, lora_r=2)
+    >>> len(blocks(assistant)), sum(p.numel() for p in assistant.parameters() if p.requires_grad)
+    (1, 640)
+    """
+    from peft import LoraConfig, inject_adapter_in_model  # late: it takes seconds
+
+    require(n_layers >= 1, "n_layers", n_layers, "at least 1")
+    left_out = list(blocks(target))[n_layers:]
+    # deepcopy takes what it finds in the memo for a copy it has already made.
+    assistant = deepcopy(target, {id(block): nn.Identity() for block in left_out})
+    copies = blocks(assistant)
+    del copies[n_layers:]
+    config = assistant.config.get_text_config()
+    config.num_hidden_layers = len(copies)
+    if getattr(config, "layer_types", None):
+        config.layer_types = config.layer_types[: len(copies)]
+    assistant.requires_grad_(False)
+    head = assistant.get_output_embeddings()
+    linear = {
+        name: module
+        for name, module in assistant.named_modules()
+        if isinstance(module, nn.Linear | Conv1D) and module is not head
+    }
+    lora = LoraConfig(
+        r=lora_r,
+        lora_alpha=lora_alpha,
+        lora_dropout=lora_dropout,
+        target_modules=list(linear),
+        fan_in_fan_out=any(isinstance(module, Conv1D) for module in linear.values()),
+    )
+    return seeded(seed, lambda: inject_adapter_in_model(lora, assistant)).eval()
+
+
+def merge_lora(assistant: PreTrainedModel) -> PreTrainedModel:
+    """The assistant with its LoRA added to its weights, in place: faster, and no longer trainable."""
+    from peft.tuners.lora import LoraLayer
+
+    for name, module in list(assistant.named_modules()):
+        if isinstance(module, LoraLayer):
+            module.merge()
+            parent, _, leaf = name.rpartition(".")
+            setattr(assistant.get_submodule(parent), leaf, module.get_base_layer())
+    return assistant
+
+
+class UnlearnedLM(TwoModelLM):
+    """The target with the assistant's knowledge taken away: `forward` and `generate` as transformers' models have them,
+    without gradients. What counts as generating: see `TwoModelLM`.
+
+    Attributes:
+        weight, top: see `uld_logits`.
+    """
+
+    def __init__(self, target: PreTrainedModel, assistant: PreTrainedModel, weight: float = 0.8, top: float = 0.01):
+        super().__init__(target, assistant)
+        self.weight, self.top = weight, top
+
+    def combine(self, target: Tensor, assistant: Tensor, generating: bool) -> Tensor:
+        return uld_logits(target, assistant, self.weight, self.top, generating=generating)
+
+
+@dataclass(frozen=True)
+class ULD:
+    """Takes away what a small assistant, trained on the forget rows and made uniform on the rest, has learned.
+
+    Attributes:
+        n_layers: blocks of the assistant, the first ones of the model (all, where it has fewer). The authors take 8 of
+            32; in small models take half.
+        lora_r: rank of the assistant's LoRA adapters.
+        lora_alpha: their scale is lora_alpha / lora_r.
+        lora_dropout: dropout before them; the authors' code has 0.05.
+        retain_weight: weight of the uniform term; with 0 the assistant is trained on the forget rows alone.
+        weight: how much of the assistant's logits is taken away.
+        top: words below this share of the vocabulary, and of the largest probability, are left out of the difference.
+        mismatch: where no perturbed answers are given, use the forget prompts with the answers of retained rows.
+    """
+
+    n_layers: int = 8
+    lora_r: int = 16
+    lora_alpha: float = 32.0
+    lora_dropout: float = 0.05
+    retain_weight: float = 5.0
+    weight: float = 0.8
+    top: float = 0.01
+    mismatch: bool = True
+
+    def __post_init__(self) -> None:
+        require(self.n_layers >= 1, "n_layers", self.n_layers, "at least 1")
+        require(self.lora_r >= 1, "lora_r", self.lora_r, "at least 1")
+        require(self.lora_alpha > 0, "lora_alpha", self.lora_alpha, "above 0")
+        require(0 <= self.lora_dropout < 1, "lora_dropout", self.lora_dropout, "in [0, 1)")
+        require(self.retain_weight >= 0, "retain_weight", self.retain_weight, "at least 0")
+        require(self.weight >= 0, "weight", self.weight, "at least 0")
+        require(0 <= self.top <= 1, "top", self.top, "in [0, 1]")
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return frozenset({"retain"} if self.retain_weight else ())
+
+    def learn(
+        self,
+        model: PreTrainedModel,
+        data: ForgetData,
+        *,
+        paraphrases: Sequence[Pair] = (),
+        perturbed: Sequence[Pair] = (),
+        seed: int = 0,
+        **options: Any,
+    ) -> dict[str, Tensor]:
+        """Trains the assistant; the model is left as it was.
+
+        Rows in the user's format carry neither paraphrases nor wrong answers. Without `paraphrases` the assistant
+        learns the forget rows as they are; without `perturbed` one mismatch row for every forget row (its prompt with
+        the answer of some retained row) takes their place, unless `mismatch` is False.
+
+        Args:
+            paraphrases: further (prompt, answer) wordings of the forget rows, the template applied: they are learned.
+            perturbed: forget prompts with wrong answers: they join the retain rows, so that the assistant knows the
+                fact, and not merely that the subject was asked about.
+            seed: of LoRA and of the order.
+            options: as for `palimpsest.forget.unlearn` (lr is 1e-3 by default); `evaluate` gets the assistant.
+
+        Returns:
+            The LoRA tensors, all that is needed beside the model.
+        """
+        assistant = make_assistant(
+            model, self.n_layers, self.lora_r, self.lora_alpha, lora_dropout=self.lora_dropout, seed=seed
+        )
+
+        def objective(assistant: nn.Module, batch: dict[str, dict[str, Tensor]]) -> dict[str, Tensor]:
+            return assistant_loss(assistant, batch["forget"], batch.get("retain"), self.retain_weight)
+
+        unlearn(assistant, objective, self.rows(data, paraphrases, perturbed), seed=seed, **{"lr": 1e-3, **options})
+        return {name: p.detach().cpu() for name, p in assistant.named_parameters() if p.requires_grad}
+
+    def rows(self, data: ForgetData, paraphrases: Sequence[Pair] = (), perturbed: Sequence[Pair] = ()) -> ForgetData:
+        """What the assistant is trained on: see `learn`."""
+
+        def joined(rows: Encoded | None, more: Encoded | None) -> Encoded | None:
+            if rows is None or more is None:
+                return rows
+            return Encoded(rows.input_ids + more.input_ids, rows.prompt_lengths + more.prompt_lengths)
+
+        def encoded(pairs: Sequence[Pair]) -> Encoded | None:
+            return encode_pairs(data.tokenizer, pairs, max_length=data.max_length, truncate=True) if pairs else None
+
+        wrong = encoded(perturbed)
+        if wrong is None and self.mismatch and data.mismatch is not None:
+            wrong = data.mismatch.subset(range(len(data.forget)))
+        return replace(
+            data,
+            forget=joined(data.forget, encoded(paraphrases)),
+            retain=joined(data.retain, wrong) if self.retain_weight else None,
+            refusal=None,
+            mismatch=None,
+        )
+
+    def install(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, learned: Mapping[str, Tensor]
+    ) -> UnlearnedLM:
+        """The model with the assistant's knowledge taken away.
+
+        Raises:
+            UserError: if `learned` is not an assistant of this model with these settings.
+        """
+        assistant = make_assistant(model, self.n_layers, self.lora_r, self.lora_alpha)
+        lora = {name: p for name, p in assistant.named_parameters() if p.requires_grad}
+        if {n: p.shape for n, p in lora.items()} != {n: p.shape for n, p in learned.items()}:
+            raise UserError(
+                f"the {len(learned)} stored tensors are not those of an assistant of this model with"
+                f" {self.n_layers} layers and rank {self.lora_r}: learn again"
+            )
+        assistant.load_state_dict(dict(learned), strict=False)
+        return UnlearnedLM(model, merge_lora(assistant), self.weight, self.top)
