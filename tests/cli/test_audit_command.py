@@ -56,6 +56,46 @@ def test_table_without_wrong_answers_or_unseen_rows(trained, tmp_path, capsys):
     assert "&lt;script&gt;" in page
 
 
+def test_all_attacks_in_one_table(trained, blank, tmp_path, capsys):
+    text = tmp_path / "text.txt"
+    text.write_text("Ada was born in Porto. " * 30)
+    argv = ["audit", str(trained / "model"), "--data", str(trained / "retain.jsonl"), "--attacks", "all"]
+    argv += ["--retain", str(trained / "forget.jsonl"), "--neighbours", str(trained / "forget.jsonl")]
+    argv += ["--reference", str(blank), "--before", str(trained / "model"), "--text", str(text)]
+    argv += ["--relearn-steps", "3", "--max-rows", "12"]
+    report = tmp_path / "r.html"
+    assert main([*argv, "--json", "--report", str(report)]) == 0
+    found = json.loads(capsys.readouterr().out)
+    known, unknown = found["model"], found["reference"]
+    assert known == found["before"]
+    for name in ("paraphrase", "few_shot", "prefix", "relearn", "quantization"):
+        assert 0 <= known[f"left after {name}"] <= 1
+    assert known["left after quantization"] > 0.8 > unknown["left after quantization"]
+    assert known["robustly forgotten"] <= known["forgotten"] == pytest.approx(1 - known["rouge"])
+    assert known["kept"] == known["kept of neighbours"] > 0.8 > unknown["kept"]
+    assert known["text perplexity"] > 1
+    assert "held-out" in found["left out"]["membership"]
+    assert "left after quantization" in report.read_text()
+    assert main(argv) == 0
+    shown = capsys.readouterr().out
+    assert "robustly forgotten" in shown
+    assert "left out: membership" in shown
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        (["--attacks", "paraphrases"], "did you mean paraphrase?"),
+        (["--attacks", "all", "--relearn-steps", "0"], "--relearn-steps must be at least 1"),
+        (["--attacks", "all", "--relearn-lr", "0"], "--relearn-lr must be above 0"),
+        (["--text", "none.txt"], "no such file"),
+    ],
+)
+def test_bad_attacks(trained, capsys, more, words):
+    assert main(["audit", str(trained / "model"), "--data", str(trained / "forget.jsonl"), *more]) == 2
+    assert words in capsys.readouterr().err
+
+
 def test_max_rows_is_seeded(trained, capsys):
     argv = ["audit", str(trained / "model"), "--data", str(trained / "retain.jsonl"), "--max-rows", "3", "--json"]
     outputs = []

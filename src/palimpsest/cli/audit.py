@@ -1,6 +1,8 @@
-"""`palimpsest audit MODEL --data rows.jsonl [--reference BEFORE] [--heldout unseen.jsonl]`."""
+"""`palimpsest audit MODEL --data rows.jsonl [--attacks all] [--reference OTHER] [--before ORIGINAL] ...`."""
 
+import sys
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +12,11 @@ from rich.table import Table
 from palimpsest.cli.model_report import MEASURES, answers, distribution, measures, page
 from palimpsest.cli.output import number, print_json, terminal
 from palimpsest.errors import UserError
-from palimpsest.forget.attacks import membership
-from palimpsest.forget.compare import pairs
 from palimpsest.forget.evaluation import subsample
-from palimpsest.forget.procedure import encode_pairs
+from palimpsest.forget.intervention import SETTINGS, load
+from palimpsest.forget.robustness import ATTACKS, Robustness, attack, fluency
 from palimpsest.forget.tofu import RowScores, tofu_score
-from palimpsest.models.files import load
-from palimpsest.models.score import pad_token_id
+from palimpsest.models.files import load as load_plain
 from palimpsest.tasks.rows import Row, read_rows
 
 
@@ -34,13 +34,27 @@ class Arguments:
     data: Path
     """JSON lines to ask about."""
     reference: Path | None = None
-    """Folder of the model to compare with, such as the one before unlearning."""
+    """Folder of the model to compare with: one retrained without the rows, or the one before unlearning."""
+    before: Path | None = None
+    """Folder of the model before unlearning, where the reference is another."""
+    attacks: str = "none"
+    """Attacks to make: all, none, or names with commas; the names are explained in the guide."""
+    retain: Path | None = None
+    """JSON lines that should be kept: what is left of them, examples for few-shot prompts, rows to relearn on."""
+    neighbours: Path | None = None
+    """JSON lines close to the forgotten ones that should be kept."""
+    text: Path | None = None
+    """General text, a plain file: its perplexity."""
     heldout: Path | None = None
     """JSON lines of the same kind that the model never saw: adds the membership attacks."""
+    relearn_steps: int = 20
+    """Steps of the relearning attacks."""
+    relearn_lr: float = 1e-3
+    """Learning rate of the relearning attacks: about 1e-5 for models of billions of parameters."""
     max_rows: int | None = None
     """Ask about at most so many rows."""
     max_length: int = 512
-    """Longest question with its answer, in tokens, for the membership attacks."""
+    """Longest question with its answer, in tokens, for the attacks that train and the membership attacks."""
     batch_size: int = 64
     """Answers scored at once."""
     seed: int = 0
@@ -52,51 +66,122 @@ class Arguments:
 
 
 def main(args: Arguments) -> None:
-    for name in ("max_rows", "max_length", "batch_size"):
+    for name in ("max_rows", "max_length", "batch_size", "relearn_steps"):
         if getattr(args, name) is not None and getattr(args, name) < 1:
             raise UserError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(args, name)}")
+    if not args.relearn_lr > 0:
+        raise UserError(f"--relearn-lr must be above 0, got {args.relearn_lr}")
+    attacks = chosen(args)
     rows = subsample(read_rows(args.data), args.max_rows, args.seed)
-    heldout = read_rows(args.heldout) if args.heldout else []
-    folders = {"model": args.model, **({"reference": args.reference} if args.reference else {})}
-    audited = {name: audit(folder, rows, heldout, args) for name, folder in folders.items()}
-    found = {name: {**measures(scores), **attacks} for name, (scores, attacks) in audited.items()}
+    other = {name: rows_of(getattr(args, name), args) for name in ("retain", "neighbours", "heldout")}
+    text = pieces(args.text) if args.text else []
+    folders = {"model": args.model, "reference": args.reference, "before": args.before}
+    audited = {name: audit(folder, rows, other, text, attacks, args) for name, folder in folders.items() if folder}
+    found = {name: {**measures(scores), **more} for name, (scores, more, _) in audited.items()}
+    left_out = audited["model"][2].left_out if audited["model"][2] else {}
 
     if args.report:
         args.report.parent.mkdir(parents=True, exist_ok=True)
-        args.report.write_text(report(args, rows, audited, found), encoding="utf-8")
+        args.report.write_text(report(args, rows, audited, found, left_out), encoding="utf-8")
     if args.json:
-        print_json({name: {**found[name], "rows": scores.records()} for name, (scores, _) in audited.items()})
+        shown = {name: {**found[name], "rows": scores.records()} for name, (scores, *_) in audited.items()}
+        print_json({**shown, "left out": left_out} if attacks else shown)
         return
     console = terminal()
     console.print(table(found))
+    for name, reason in left_out.items():
+        console.print(f"left out: {name} ({reason})", soft_wrap=True, markup=False)
     if args.report:
         console.print(f"report: {args.report}", soft_wrap=True, markup=False)
 
 
-def audit(folder: Path, rows: list[Row], heldout: list[Row], args: Arguments) -> tuple[RowScores, dict[str, float]]:
-    """The scores of every row, and the area under the curve of every membership attack (none without unseen rows)."""
+def chosen(args: Arguments) -> tuple[str, ...]:
+    """The attacks asked for; held-out rows alone ask for the membership attacks.
+
+    Raises:
+        UserError: for an unknown one.
+    """
+    if args.attacks == "all":
+        return ATTACKS
+    if args.attacks == "none":
+        return ("membership",) if args.heldout else ()
+    names = tuple(name.strip() for name in args.attacks.split(",") if name.strip())
+    for name in names:
+        if name not in ATTACKS:
+            near = get_close_matches(name, ATTACKS, n=1, cutoff=0.4)
+            meant = f"did you mean {near[0]}? " if near else ""
+            raise UserError(f"unknown attack {name!r}: {meant}there are all, none, {', '.join(ATTACKS)}")
+    return names
+
+
+def rows_of(path: Path | None, args: Arguments) -> list[Row]:
+    return subsample(read_rows(path), args.max_rows, args.seed) if path else []
+
+
+def pieces(path: Path, words: int = 100) -> list[str]:
+    """A text file in pieces of so many words.
+
+    Raises:
+        UserError: if the file is missing, empty or not UTF-8.
+    """
+    try:
+        text = path.read_text(encoding="utf-8").split()
+    except OSError:
+        raise UserError(f"{path}: no such file; give a text file") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 (byte {error.start}): save the file as UTF-8") from None
+    if not text:
+        raise UserError(f"{path}: the file has no text")
+    return [" ".join(text[i : i + words]) for i in range(0, len(text), words)]
+
+
+def audit(
+    folder: Path,
+    rows: list[Row],
+    other: dict[str, list[Row]],
+    text: list[str],
+    attacks: tuple[str, ...],
+    args: Arguments,
+) -> tuple[RowScores, dict[str, float], Robustness | None]:
+    """The scores of every row; what is kept, what the attacks leave and how it speaks; and the attacks in full."""
     model, tokenizer = load(folder)
     scores = tofu_score(model, rows, tokenizer=tokenizer, batch_size=args.batch_size)
-    if not heldout:
-        return scores, {}
-    encoded = [encode_pairs(tokenizer, pairs(tokenizer, part), max_length=args.max_length) for part in (rows, heldout)]
-    texts = [[row["answer"] for row in part] for part in (rows, heldout)]
-    found = membership(
-        model,
-        *encoded,
-        texts=texts[0],
-        non_member_texts=texts[1],
-        pad_id=pad_token_id(tokenizer),
-        batch_size=args.batch_size,
-    )
-    return scores, {f"membership: {name}": value for name, value in found.items()}
+    more: dict[str, float] = {}
+    robust = None
+    if attacks:
+        print(f"attacking {folder}", file=sys.stderr)
+        robust = attack(
+            model,
+            tokenizer,
+            rows,
+            retain=other["retain"],
+            heldout=other["heldout"],
+            without=load_plain(folder)[0] if (folder / SETTINGS).is_file() else None,
+            attacks=attacks,
+            steps=args.relearn_steps,
+            lr=args.relearn_lr,
+            max_length=args.max_length,
+            batch_size=args.batch_size,
+            seed=args.seed,
+        )
+        more |= {f"left after {name}": value for name, value in robust.recall.items() if name != "plain"}
+        more |= {"probe AUC" if name == "probe" else name: value for name, value in robust.area.items()}
+        if set(attacks) - {"membership", "probe"}:
+            more |= {"forgotten": robust.forgotten, "robustly forgotten": robust.robustly_forgotten}
+    for name, kept in {"kept": other["retain"], "kept of neighbours": other["neighbours"]}.items():
+        if kept:
+            spared = tofu_score(model, kept, tokenizer=tokenizer, batch_size=args.batch_size)
+            more |= {name: float(spared.rouge.mean()), f"{name}, probability": float(spared.probability.mean())}
+    if text or attacks:
+        more |= fluency(model, tokenizer, scores.output, text)
+    return scores, more, robust
 
 
 def lines(found: dict[str, dict[str, float]]) -> list[tuple[str, list[str]]]:
     """A line a measure: its value for the model, for the reference, and the change."""
     shown = []
     for name in found["model"]:
-        values = [model[name] for model in found.values()]
+        values = [model.get(name, float("nan")) for model in found.values()]
         cells = [number(value) for value in values]
         if len(values) == 2:
             cells.append(number(values[0] - values[1]))
@@ -105,7 +190,7 @@ def lines(found: dict[str, dict[str, float]]) -> list[tuple[str, list[str]]]:
 
 
 def columns(found: dict[str, Any]) -> list[str]:
-    return ["model", "reference", "change"] if "reference" in found else ["model"]
+    return [*found, "change"] if len(found) == 2 else [*found]
 
 
 def table(found: dict[str, dict[str, float]]) -> Table:
@@ -119,15 +204,22 @@ def table(found: dict[str, dict[str, float]]) -> Table:
 
 
 def report(
-    args: Arguments, rows: list[Row], audited: dict[str, tuple[RowScores, Any]], found: dict[str, dict[str, float]]
+    args: Arguments,
+    rows: list[Row],
+    audited: dict[str, tuple[RowScores, Any, Robustness | None]],
+    found: dict[str, dict[str, float]],
+    left_out: dict[str, str],
 ) -> str:
-    scores = {name: row_scores for name, (row_scores, _) in audited.items()}
+    scores = {name: row_scores for name, (row_scores, *_) in audited.items()}
     n = len(scores["model"])
     figures = {
         MEASURES[name]: distribution(name.replace("_", " "), {group: getattr(s, name) for group, s in scores.items()})
         for name in ("probability", "rouge", "extraction_strength")
     }
     notes = [f"{meaning}." for name, meaning in MEASURES.items() if name in found["model"]]
+    if robust := audited["model"][2]:
+        notes += [f"left after {name}: {how}." for name, how in robust.how.items() if name in robust.recall]
+        notes += [f"left out: {name} ({reason})." for name, reason in left_out.items()]
     if args.heldout:
         notes.append("membership: how often an attack ranks one of these rows above an unseen one; 0.5 is chance.")
     return page(
@@ -138,5 +230,11 @@ def report(
         figures=figures,
         rows=answers(rows, scores),
         notes=notes,
-        settings={"data": args.data.name, "rows": n, "max rows": args.max_rows, "seed": args.seed},
+        settings={
+            "data": args.data.name,
+            "rows": n,
+            "max rows": args.max_rows,
+            "attacks": args.attacks,
+            "seed": args.seed,
+        },
     )
