@@ -21,10 +21,10 @@ def test_comparison(tmp_path, monkeypatch, capsys):
     for name in ("forget", "retain"):
         lines = (DATA / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()[:8]
         (few / f"{name}.jsonl").write_text("\n".join(lines), encoding="utf-8")
-    monkeypatch.setattr(example, "SIZE", {"d_model": 64, "n_layers": 1, "epochs": 60, "vocabulary": 400})
+    monkeypatch.setattr(example, "SIZE", {"d_model": 64, "n_layers": 1, "epochs": 100, "vocabulary": 400})
     monkeypatch.setattr(example, "RATES", (1e-2,))
     monkeypatch.setattr(example, "SEEDS", (1,))
-    monkeypatch.setattr(example, "STEPS", 20)
+    monkeypatch.setattr(example, "STEPS", 24)
     arguments = (few, tmp_path / "work", tmp_path / "figure.svg", ["grad_diff", "random_options"])
     example.main(*arguments)
     shown = capsys.readouterr().out
