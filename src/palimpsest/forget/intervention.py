@@ -32,7 +32,11 @@ from palimpsest.models import files
 
 SETTINGS, TENSORS = "intervention.json", "intervention.safetensors"
 # Method -> where its class is: a folder names the method, and nothing else of it is ever imported.
-INTERVENTIONS: dict[str, tuple[str, str]] = {"uld": ("palimpsest.forget.uld", "ULD")}
+INTERVENTIONS: dict[str, tuple[str, str]] = {
+    "uld": ("palimpsest.forget.uld", "ULD"),
+    "eco_prompts": ("palimpsest.forget.eco_prompts", "ECO"),
+    "refusal_guard": ("palimpsest.forget.prompt_gate", "RefusalGuard"),
+}
 
 
 @runtime_checkable

@@ -4,8 +4,11 @@ from typing import Any
 
 from palimpsest.forget.baselines import IDK, LLMU, RMU, GradAscent, IdkDPO
 from palimpsest.forget.concept_vectors import Needle
+from palimpsest.forget.eco_prompts import ECO
+from palimpsest.forget.flat import FLAT
 from palimpsest.forget.npo import NPO
 from palimpsest.forget.pretrained_unlearning import AdversarialLabel, RandomLabel
+from palimpsest.forget.prompt_gate import RefusalGuard
 from palimpsest.forget.simnpo import SimNPO
 from palimpsest.forget.uld import ULD
 from palimpsest.forget.unforgettable import RandomLabels
@@ -24,5 +27,8 @@ METHODS: dict[str, Any] = {
     "adversarial_label": AdversarialLabel(retain="none"),
     "random_options": RandomLabels(),
     "needle": Needle(),
+    "flat": FLAT(),
     "uld": ULD(),
+    "eco_prompts": ECO(),
+    "refusal_guard": RefusalGuard(),
 }

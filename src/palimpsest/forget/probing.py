@@ -160,13 +160,11 @@ def probe(
 
     def cross_validated(x: np.ndarray) -> float:
         scores = []
-        for fit_on, judged in folds.split(x[fitted], labels[fitted], groups[fitted]):
-            truth = labels[fitted][judged]
-            if len(np.unique(labels[fitted][fit_on])) > 1 and (not area or len(np.unique(truth)) > 1):
-                scores.append(
-                    judge(clone(classifier).fit(x[fitted][fit_on], labels[fitted][fit_on]), x[fitted][judged], truth)
-                )
-        return float(np.mean(scores)) if scores else 0.5
+        for train, test in folds.split(x[fitted], labels[fitted], groups[fitted]):
+            (x_train, y_train), (x_test, y_test) = ((x[fitted][part], labels[fitted][part]) for part in (train, test))
+            if len(np.unique(y_train)) > 1 and len(np.unique(y_test)) > 1:
+                scores.append(judge(clone(classifier).fit(x_train, y_train), x_test, y_test))
+        return float(np.mean(scores)) if scores else 0.0
 
     def judge(model: Any, x: np.ndarray, truth: np.ndarray) -> float:
         if area:
@@ -232,20 +230,23 @@ def fact_probe(
         ValueError: if the model's blocks cannot be found.
     """
     asked = [row for row in rows if row["question"]]
+    random.Random(seed).shuffle(asked)
     known = [row for row in retain if row["question"]]
     known = random.Random(seed).sample(known, min(len(known), most_retained))
-    pairs = alternatives(asked, seed=seed)
-    if len({i for i, *_ in pairs}) < FEWEST:
+    half = len(asked) // 2
+    # Each part draws its false answers from itself: an answer that is true of a row fitted on is never a false one of a
+    # row held out, or the probe could learn which answers are asked for.
+    pairs, start = [], 0
+    for part in (asked[:half], asked[half:], known):
+        pairs += [(start + i, true, false) for i, true, false in alternatives(part, seed=seed)]
+        start += len(part)
+    if len({i for i, *_ in pairs if i < len(asked)}) < FEWEST:
         raise UserError(f"a probe needs at least {FEWEST} rows with a question and different answers, got {len(asked)}")
-    pairs += [(len(asked) + i, true, false) for i, true, false in alternatives(known, seed=seed)]
 
     template = prompt_template(tokenizer)
     questions = [(asked + known)[i]["question"] for i, *_ in pairs]
     ends = [tokenizer([template.answer(pair[k]) for pair in pairs], add_special_tokens=False).input_ids for k in (1, 2)]
-    shared = [
-        next((n for n, (x, y) in enumerate(zip(a, b)) if x != y), min(len(a), len(b)))
-        for a, b in zip(*ends, strict=True)
-    ]
+    shared = [_shared(*both) for both in zip(*ends, strict=True)]
     told = [i for i, n in enumerate(shared) if n < len(ends[0][i]) and n < len(ends[1][i])]
     prompts = encode(
         tokenizer,
@@ -269,8 +270,7 @@ def fact_probe(
         ]
     )
     groups = np.array([pairs[i][0] for i in told])
-    order = random.Random(seed).sample(range(len(asked)), len(asked))
-    held_out = np.isin(groups, order[: len(asked) // 2])
+    held_out = groups < half
     # Every other pair is asked the other way round, "b rather than a": two classes, equally frequent.
     labels = np.arange(len(told)) % 2
     features = {
@@ -278,6 +278,11 @@ def fact_probe(
         for name, x in states.items()
     }
     return probe(features, labels, groups, held_out, strength=10.0, standardize=False, seed=seed)
+
+
+def _shared(a: Sequence[int], b: Sequence[int]) -> int:
+    """How many tokens two answers have in common at their beginning."""
+    return next((n for n, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
 
 
 def bilinear_features(
