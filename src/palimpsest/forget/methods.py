@@ -3,15 +3,18 @@
 from typing import Any
 
 from palimpsest.forget.baselines import IDK, LLMU, RMU, GradAscent, IdkDPO
+from palimpsest.forget.booster import Booster
 from palimpsest.forget.concept_vectors import Needle
 from palimpsest.forget.eco_prompts import ECO
 from palimpsest.forget.flat import FLAT
 from palimpsest.forget.npo import NPO
 from palimpsest.forget.pretrained_unlearning import AdversarialLabel, RandomLabel
 from palimpsest.forget.prompt_gate import RefusalGuard
+from palimpsest.forget.relearn import ReLearn
 from palimpsest.forget.simnpo import SimNPO
 from palimpsest.forget.uld import ULD
 from palimpsest.forget.unforgettable import RandomLabels
+from palimpsest.forget.unstar import UnStar
 
 METHODS: dict[str, Any] = {
     "grad_ascent": GradAscent(retain="none"),
@@ -28,6 +31,9 @@ METHODS: dict[str, Any] = {
     "random_options": RandomLabels(),
     "needle": Needle(),
     "flat": FLAT(),
+    "relearn": ReLearn(),
+    "unstar": UnStar(),
+    "booster": Booster(),
     "uld": ULD(),
     "eco_prompts": ECO(),
     "refusal_guard": RefusalGuard(),
