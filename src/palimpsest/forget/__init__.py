@@ -18,7 +18,7 @@ from importlib import import_module
 from typing import Any
 
 _ROOMS = {
-    "attacks": ("membership", "relearn"),
+    "attacks": ("membership",),
     "baselines": ("IDK", "LLMU", "RMU", "GradAscent", "IdkDPO"),
     "intervention": ("Intervention", "intervene", "load", "save"),
     "methods": ("METHODS",),

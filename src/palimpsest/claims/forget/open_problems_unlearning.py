@@ -183,7 +183,7 @@ claim = Claim(
             "One value each, not tuned on this task: the learning rates of npo-rt and idk are those of the claim "
             "relearn, on a model of the same size; rmu's is idk's. The only pilot was npo-rt on seed 0, stopped at a "
             "forget probability of 0.05: after 12 steps, which left 66% of the retain rows and no way through the "
-            "premises (chained recovery 0). So the stop was dropped, for all methods, and the retain rows get 120 steps."
+            "premises (chained recovery 0). So the stop was dropped, for all methods: the retain rows get 120 steps."
         ),
     },
     notes=(

@@ -38,7 +38,7 @@ FORGOTTEN = 0.8
 RETAINED = 64  # retain rows that KRR is measured on
 JUDGE = {"d_model": 64, "n_layers": 2, "epochs": 6, "lr": 3e-3}
 METHODS: dict[str, tuple[Any, float]] = {
-    "grad_diff": (GradAscent(retain="ce"), 1e-4),
+    "grad_diff": (GradAscent(retain="ce"), 3e-4),
     "npo-rt": (NPO(), 3e-4),
     "idk": (IDK(), 1e-3),
     "relearn": (ReLearn(), 1e-3),
@@ -47,7 +47,9 @@ TRIED = (
     "On seed 0, of four values each the one with the highest KRR among those with KFR at least 0.8, then looked at on"
     " seed 1: grad_diff and npo-rt 1e-5, 3e-5, 1e-4, 3e-4; idk 1e-4, 3e-4, 1e-3, 3e-3; relearn 3e-4, 1e-3, 2e-3, 3e-3."
     " Before that: 80 steps instead of 160, and a stop at the first step with KFR at least 0.8, which caught relearn"
-    " half way between two answers."
+    " half way between two answers. Book titles, which share an article with their question, were left out of KFR and"
+    " KRR at first. Measured again on seed 0 without that error: grad_diff 3e-5, 1e-4, 3e-4 (its choice moved from"
+    " 1e-4 to 3e-4), npo-rt 3e-4, relearn 3e-4 and 1e-3; idk 3e-3 was measured only so. The other values were not."
 )
 
 
