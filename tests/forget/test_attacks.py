@@ -64,3 +64,23 @@ def test_relearning_works_on_a_copy(knowing):
     assert trace[-1] < 0.3 * trace[0]
     assert loss(attacked)["nll"] == pytest.approx(trace[-1])
     assert len(history.steps) == 30
+
+
+def test_relearning_with_an_adapter_of_low_rank(knowing):
+    target = rows(5, 8)
+    before = copy.deepcopy(knowing.state_dict())
+    attacked, history = relearn(knowing, target, pad_id=0, steps=30, lr=2e-2, rank=2, progress=False)
+    assert type(attacked) is type(knowing)
+    after = attacked.state_dict()
+    assert set(after) == set(before)
+    assert all(torch.equal(before[name], tensor) for name, tensor in knowing.state_dict().items())
+    moved = {name: after[name] - before[name] for name in before if not torch.equal(after[name], before[name])}
+    assert moved, "nothing was learned"
+    for name, change in moved.items():
+        assert "proj" in name, "only linear layers move"
+        assert torch.linalg.matrix_rank(change, rtol=1e-3) <= 2
+    assert history.steps[-1]["loss"] < 0.7 * history.steps[0]["loss"]
+    same, _ = relearn(knowing, target, pad_id=0, steps=30, lr=2e-2, rank=2, progress=False)
+    assert all(torch.equal(after[name], tensor) for name, tensor in same.state_dict().items())
+    with pytest.raises(ValueError, match="rank"):
+        relearn(knowing, target, pad_id=0, rank=-1)

@@ -93,18 +93,42 @@ def row(question, answer, **more):
 
 def test_alternatives_prefer_wrong_answers_and_then_similar_questions():
     rows = [row("Where was Ada born?", "Rome"), row("Where was Bo born?", "Oslo"), row("What is red?", "Mars")]
-    assert alternatives(rows, most=1)[:2] == [(0, "Rome", "Oslo"), (1, "Oslo", "Rome")]
+    where = [r["question"] for r in rows]
+    assert alternatives(rows, most=1)[:2] == [(0, "Rome", "Oslo", where[1]), (1, "Oslo", "Rome", where[0])]
     given = row("Who?", "Ada", paraphrased_answer="It is Ada", perturbed_answer=["It is Bo", "It is Cy"])
-    assert alternatives([given], most=1) == [(0, "It is Ada", "It is Bo")]
+    assert alternatives([given], most=1) == [(0, "It is Ada", "It is Bo", "Who?")]
 
 
-def test_a_fact_that_the_states_hold_is_read_and_too_few_rows_are_refused():
-    """Random embeddings at the last token of the question are enough where the question names the answer."""
-    names = [f"n{i}" for i in range(40)]
-    tokenizer = word_tokenizer([*names, "say", "?"])
+def knowing(names, values):
+    """A model whose embedding of a name is that of its value: its residual stream at a name holds the value."""
+    tokenizer = word_tokenizer([*names, *values, "say", "it", "is"])
     tokenizer.chat_template = "{{ messages[0]['content'] }}"
     model = causal_lm(len(tokenizer), d_model=64, n_layers=1, n_heads=2).eval()
-    told = [row(f"say {name}", name) for name in names]
-    assert fact_probe(model, tokenizer, told, told).score > 0.8
+    with torch.no_grad():
+        ids = [tokenizer.convert_tokens_to_ids(list(words)) for words in (names, values)]
+        model.get_input_embeddings().weight[ids[0]] = model.get_input_embeddings().weight[ids[1]]
+    return model, tokenizer
+
+
+NAMES, VALUES = ([f"{letter}{i}" for i in range(48)] for letter in "nv")
+
+
+def test_values_that_the_states_hold_are_read_off_rows_never_fitted_on():
+    model, tokenizer = knowing(NAMES, VALUES)
+    told = [row(f"say {name}", f"{value} it is") for name, value in zip(NAMES, VALUES, strict=True)]
+    assert fact_probe(model, tokenizer, told[:24], told[24:]).score > 0.9
+    ignorant = causal_lm(len(tokenizer), d_model=64, n_layers=1, n_heads=2, seed=1).eval()
+    assert 0.2 < fact_probe(ignorant, tokenizer, told[:24], told[24:]).score < 0.8
+
+
+def test_what_the_question_says_is_no_knowledge():
+    """Answers that differ only in the name that is asked about tell nothing."""
+    model, tokenizer = knowing(NAMES, VALUES)
+    with pytest.raises(UserError, match="nothing to probe for"):
+        fact_probe(model, tokenizer, [row(f"say {name}", f"{name} is it") for name in NAMES])
+
+
+def test_too_few_rows_are_refused():
+    model, tokenizer = knowing(NAMES, VALUES)
     with pytest.raises(UserError, match="at least 8 rows"):
-        fact_probe(model, tokenizer, told[:4])
+        fact_probe(model, tokenizer, [row(f"say {n}", v) for n, v in zip(NAMES[:4], VALUES, strict=False)])

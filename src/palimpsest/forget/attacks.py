@@ -10,9 +10,11 @@ from collections.abc import Callable, Sequence
 from copy import deepcopy
 from typing import Any
 
+from peft import LoraConfig, get_peft_model
 from torch import nn
 
 from palimpsest.metrics.membership import attacks, auc
+from palimpsest.models.language import seeded
 from palimpsest.models.score import Encoded, score
 from palimpsest.train import History
 from palimpsest.train.language import fine_tune
@@ -26,6 +28,7 @@ def relearn(
     steps: int = 20,
     lr: float = 1e-3,
     batch_size: int = 16,
+    rank: int = 0,
     seed: int = 0,
     evaluate: Callable[[nn.Module, int], dict[str, float]] | None = None,
     evaluate_every: int | None = None,
@@ -36,12 +39,19 @@ def relearn(
     Args:
         model: the unlearned model; it is left as it is.
         rows: what the attacker holds, usually a part of the forget rows; judge the result on the others.
+        rank: 0 trains all weights; else a LoRA adapter of that rank on every linear layer, merged at the end.
         evaluate: of the copy, before the first step, every `evaluate_every` steps and at the end.
 
     Returns:
         The attacked copy, and its history (the trace in `history.evaluations`).
     """
+    if rank < 0:
+        raise ValueError(f"rank must be at least 0, got {rank}")
     attacked = deepcopy(model)
+    if rank:
+        adapter = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear", task_type="CAUSAL_LM")
+        plain = attacked
+        attacked = seeded(seed, lambda: get_peft_model(plain, adapter))
     size = min(batch_size, len(rows))
     history = fine_tune(
         attacked,
@@ -55,7 +65,7 @@ def relearn(
         evaluate_every=evaluate_every,
         **options,
     )
-    return attacked, history
+    return attacked.merge_and_unload().requires_grad_() if rank else attacked, history
 
 
 def membership(

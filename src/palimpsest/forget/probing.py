@@ -8,10 +8,11 @@ fitted on, so that the score is of rows that played no part in any choice.
 
     P(a rather than b | h) = sigmoid(h^T W (e(a) - e(b)))
 
-where e(.) is the mean of the model's own input embeddings of the tokens in which a and b differ, and h is pooled over
-the question and the beginning that a and b have in common, so that it has seen neither. W is shared by all rows: it can
-be learned on some answers and read others that it has never met. Half is chance. Read it beside the same probe on a
-model that never saw the rows: what is left there can be guessed from the text.
+where e(.) is the mean of the model's own input embeddings of the tokens in which a and b differ and which the question
+does not hold already, and h is pooled over the question and the beginning that a and b have in common, so that it has
+seen neither. W is shared by all rows: it can be learned on some answers and read others that it has never met. Half is
+chance. Read it beside the same probe on a model that never saw the rows: what is left there can be guessed from the
+text.
 
 Logistic probes on pooled hidden states are test 6 of Lynch, Guo, Ewart, Casper and Hadfield-Menell 2024 (2402.16835).
 """
@@ -179,29 +180,31 @@ def probe(
     return Probed(score, chance, best, validated)
 
 
-def alternatives(rows: Sequence[Row], most: int = 3, seed: int = 0) -> list[tuple[int, str, str]]:
-    """(row, true answer, false answer), up to `most` a row.
+def alternatives(rows: Sequence[Row], most: int = 3, seed: int = 0) -> list[tuple[int, str, str, str]]:
+    """(row, true answer, false answer, the question that one belongs to), up to `most` a row.
 
     Where a row has wrong answers, these are the false ones, and its paraphrase, of the same wording, is the true one;
-    else the false answers are those of the rows whose questions have most words in common with its own, and whose
-    answers are others.
+    else the false answers are those of the rows whose questions, without the words of their answers, have most words in
+    common with its own, and whose answers are others.
 
     >>> rows = [{"question": q, "answer": a, "perturbed_answer": []} for q, a in [("Who sang?", "Ada"), ("Who?", "Bo")]]
     >>> alternatives(rows)
-    [(0, 'Ada', 'Bo'), (1, 'Bo', 'Ada')]
+    [(0, 'Ada', 'Bo', 'Who?'), (1, 'Bo', 'Ada', 'Who sang?')]
     """
     rng = random.Random(seed)
-    asked = [set(words(row["question"])) for row in rows]
     said = [words(row["answer"]) for row in rows]
+    # Words that a question shares with its answer name its subject; the others say what is asked about it.
+    asked = [set(words(row["question"])) - set(answer) for row, answer in zip(rows, said, strict=True)]
     found = []
     for i, row in enumerate(rows):
-        true, false = row.get("paraphrased_answer", row["answer"]), row["perturbed_answer"]
+        true = row.get("paraphrased_answer", row["answer"])
+        false = dict.fromkeys(row["perturbed_answer"], row["question"])
         if not false:
             others = [j for j in range(len(rows)) if said[j] != said[i]]
             rng.shuffle(others)
             others.sort(key=lambda j: -len(asked[i] & asked[j]))
-            true, false = row["answer"], list(dict.fromkeys(rows[j]["answer"] for j in others[:most]))
-        found += [(i, true, wrong) for wrong in false[:most]]
+            true, false = row["answer"], {rows[j]["answer"]: rows[j]["question"] for j in others[:most]}
+        found += [(i, true, wrong, about) for wrong, about in list(false.items())[:most]]
     return found
 
 
@@ -211,7 +214,7 @@ def fact_probe(
     rows: Sequence[Row],
     retain: Sequence[Row] = (),
     *,
-    most_retained: int = 256,
+    most_retained: int = 128,
     batch_size: int = 64,
     seed: int = 0,
 ) -> Probed:
@@ -221,7 +224,8 @@ def fact_probe(
     what it knows may be learned there.
 
     Args:
-        rows: with questions; texts without one are left out.
+        rows: with questions; texts without one are left out. Wrong answers (`perturbed_answer`) make the sharpest
+            probe: answers of other rows can often be told by what kind of thing they name.
         retain: at most `most_retained` of them are used.
 
     Raises:
@@ -238,16 +242,27 @@ def fact_probe(
     # row held out, or the probe could learn which answers are asked for.
     pairs, start = [], 0
     for part in (asked[:half], asked[half:], known):
-        pairs += [(start + i, true, false) for i, true, false in alternatives(part, seed=seed)]
+        pairs += [(start + i, *pair) for i, *pair in alternatives(part, seed=seed)]
         start += len(part)
     if len({i for i, *_ in pairs if i < len(asked)}) < FEWEST:
         raise UserError(f"a probe needs at least {FEWEST} rows with a question and different answers, got {len(asked)}")
 
+    def ids(texts: Sequence[str]) -> list[list[int]]:
+        return tokenizer(list(texts), add_special_tokens=False).input_ids
+
     template = prompt_template(tokenizer)
     questions = [(asked + known)[i]["question"] for i, *_ in pairs]
-    ends = [tokenizer([template.answer(pair[k]) for pair in pairs], add_special_tokens=False).input_ids for k in (1, 2)]
-    shared = [_shared(*both) for both in zip(*ends, strict=True)]
-    told = [i for i, n in enumerate(shared) if n < len(ends[0][i]) and n < len(ends[1][i])]
+    true, false = (ids([template.answer(pair[k]) for pair in pairs]) for k in (1, 2))
+    # What a question says itself, such as a name, is no knowledge: it would tell any answer from another person's.
+    given = [{*own, *other} for own, other in zip(ids(questions), ids([pair[3] for pair in pairs]), strict=True)]
+    shared = [_shared(*both) for both in zip(true, false, strict=True)]
+    rest = [
+        [[token for token in answer[n:] if token not in named | set(other)] for answer, other in ((a, b), (b, a))]
+        for a, b, n, named in zip(true, false, shared, given, strict=True)
+    ]
+    told = [i for i, both in enumerate(rest) if all(both)]
+    if len({pairs[i][0] for i in told if pairs[i][0] < len(asked)}) < FEWEST:
+        raise UserError("the answers hold little that the questions do not say: there is nothing to probe for")
     prompts = encode(
         tokenizer,
         [template.prompt(question) for question in questions],
@@ -255,7 +270,7 @@ def fact_probe(
         max_length=sys.maxsize,
         add_eos=False,
     ).input_ids
-    read = [[*prompts[i], *ends[0][i][: shared[i]]] for i in told]
+    read = [[*prompts[i], *true[i][: shared[i]]] for i in told]
     if (context := context_length(model)) and max(map(len, read)) > context:
         raise UserError(f"a question with its answer has {max(map(len, read))} tokens, the context holds {context}")
 
@@ -263,12 +278,7 @@ def fact_probe(
         model, Encoded(read, list(map(len, read))), pad_id=pad_token_id(tokenizer), batch_size=batch_size
     )
     embedding = model.get_input_embeddings().weight.detach().float().cpu()
-    difference = np.stack(
-        [
-            (embedding[ends[0][i][shared[i] :]].mean(0) - embedding[ends[1][i][shared[i] :]].mean(0)).numpy()
-            for i in told
-        ]
-    )
+    difference = np.stack([(embedding[rest[i][0]].mean(0) - embedding[rest[i][1]].mean(0)).numpy() for i in told])
     groups = np.array([pairs[i][0] for i in told])
     held_out = groups < half
     # Every other pair is asked the other way round, "b rather than a": two classes, equally frequent.

@@ -20,6 +20,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+from peft import PeftModel
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -110,7 +111,7 @@ def attack(
     known = [row for row in retain if row["question"]]
     pad_id = pad_token_id(tokenizer)
     max_length = min(max_length, context_length(model) or max_length)
-    own_weights = isinstance(model, PreTrainedModel) and without is None
+    own_weights = isinstance(model, PreTrainedModel | PeftModel) and without is None
 
     def plainly(model: nn.Module, some: Sequence[Row]) -> Extracted:
         return extract(model, tokenizer, some, plain, batch_size=batch_size)
