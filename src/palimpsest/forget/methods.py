@@ -4,6 +4,7 @@ from typing import Any
 
 from palimpsest.forget.baselines import IDK, LLMU, RMU, GradAscent, IdkDPO
 from palimpsest.forget.booster import Booster
+from palimpsest.forget.causal_whp import WHP, CausalWHP
 from palimpsest.forget.concept_vectors import Needle
 from palimpsest.forget.eco_prompts import ECO
 from palimpsest.forget.flat import FLAT
@@ -15,6 +16,7 @@ from palimpsest.forget.simnpo import SimNPO
 from palimpsest.forget.uld import ULD
 from palimpsest.forget.unforgettable import RandomLabels
 from palimpsest.forget.unstar import UnStar
+from palimpsest.forget.wagle import Wagle
 
 METHODS: dict[str, Any] = {
     "grad_ascent": GradAscent(retain="none"),
@@ -34,6 +36,9 @@ METHODS: dict[str, Any] = {
     "relearn": ReLearn(),
     "unstar": UnStar(),
     "booster": Booster(),
+    "whp": WHP(),
+    "causal_whp": CausalWHP(),
+    "wagle": Wagle(),
     "uld": ULD(),
     "eco_prompts": ECO(),
     "refusal_guard": RefusalGuard(),

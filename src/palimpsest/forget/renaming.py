@@ -1,0 +1,207 @@
+"""The same text told of somebody else: where a name is mentioned, the text with another name in its place, and which
+tokens of the two texts say the same.
+
+A row is a prompt and an answer, tokenized apart as `palimpsest.models.encode` does; a plain text has the prompt "".
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from difflib import SequenceMatcher
+
+from transformers import PreTrainedTokenizerBase
+
+from palimpsest.errors import UserError
+from palimpsest.models.score import encode
+
+Pair = tuple[str, str]
+Mention = tuple[int, int, str]  # start, end, and the target whose name stands there
+
+# Names that belong to nobody in particular.
+NAMES = (
+    "Alan Mercer", "Brigitte Sommer", "Carlos Medina", "Deborah Quinn", "Edwin Castle", "Fatima Nasser",
+    "Gregory Holt", "Helen Archer", "Ivan Petrenko", "Julia Bergmann", "Kenji Morita", "Laura Whitfield",
+    "Martin Kessler", "Nina Kowalska", "Oliver Grant", "Priya Raman", "Robert Ellison", "Sofia Lindqvist",
+    "Thomas Okafor", "Ursula Brandt", "Victor Almeida", "Wendy Hughes", "Xavier Dubois", "Yolanda Rivera",
+)  # fmt: skip
+_CAPITALISED = re.compile(r"[^\W\d_a-zß-öø-ÿ][\w'’-]*")
+_RUN = re.compile(rf"{_CAPITALISED.pattern}(?: {_CAPITALISED.pattern})*")
+# Words that begin a sentence rather than a name.
+_OPENERS = frozenset((
+    "A", "An", "And", "Are", "As", "At", "But", "By", "Can", "Could", "Did", "Do", "Does", "For", "From", "Had", "Has",
+    "Have", "He", "Her", "His", "How", "I", "If", "In", "Is", "It", "Its", "Name", "Of", "On", "She", "So", "That",
+    "The", "Their", "There", "They", "This", "To", "Was", "Were", "What", "When", "Where", "Which", "Who", "Whom",
+    "Whose", "Why", "Will", "With", "Would",
+))  # fmt: skip
+
+
+def targets(target: str, row: Pair) -> tuple[str, ...]:
+    """The names to look for in a row: those of `target`, which "|" separates, or, where it is empty, `likely_name`.
+
+    >>> targets("Ada Verin|Verin", ("", ""))
+    ('Ada Verin', 'Verin')
+    """
+    found = tuple(name.strip() for name in target.split("|") if name.strip())
+    return found or (likely_name(" ".join(row)),)
+
+
+def likely_name(text: str) -> str:
+    """Whom a text is about, at a guess: of its runs of two or more capitalised words the one that occurs most often,
+    the first at a tie; without any, the same of single capitalised words. Words like "The" and "When" do not begin one.
+
+    Raises:
+        UserError: if no word is capitalised.
+
+    >>> likely_name("Did Ada Verin like Cape Town? Ada Verin did.")
+    'Ada Verin'
+    """
+    runs = []
+    for match in _RUN.finditer(text):
+        words = [word.removesuffix("'s").removesuffix("’s") for word in match.group().split()]
+        while words and words[0] in _OPENERS:
+            words = words[1:]
+        if words:
+            runs.append(" ".join(words))
+    runs = [run for run in runs if " " in run] or runs
+    if not runs:
+        raise UserError(f"no name stands out in {text[:60]!r}: set target")
+    return Counter({run: len(mentions(text, [run])) for run in dict.fromkeys(runs)}).most_common(1)[0][0]
+
+
+def mentions(text: str, names: Sequence[str]) -> list[Mention]:
+    """Where the names stand in a text, as whole words; the longest where several begin.
+
+    >>> mentions("Ada Verin met Verin.", ["Verin", "Ada Verin"])
+    [(0, 9, 'Ada Verin'), (14, 19, 'Verin')]
+    """
+    ordered = sorted(names, key=len, reverse=True)
+    pattern = re.compile(rf"(?<!\w)(?:{'|'.join(map(re.escape, ordered))})(?!\w)")
+    return [(*match.span(), match.group()) for match in pattern.finditer(text)]
+
+
+def stand_ins(names: Sequence[str], replacements: Sequence[str], draw: int) -> dict[str, str]:
+    """Target -> replacement, in draw number `draw`: different people get different replacements. A name that is the
+    first or the last word of a longer one ("Verin" beside "Ada Verin") is that person's, and gets that word of theirs.
+
+    >>> stand_ins(["Ada Verin", "Verin", "Bo"], ["Ivo Lund", "Una Marsh"], draw=0)
+    {'Ada Verin': 'Ivo Lund', 'Verin': 'Lund', 'Bo': 'Una Marsh'}
+    """
+    chosen: dict[str, str] = {}
+    people = 0
+    for name in sorted(names, key=lambda name: -len(name.split())):
+        whole = next((other for other in chosen if name in (other.split()[0], other.split()[-1])), None)
+        if whole is None:
+            chosen[name] = replacements[(draw + people) % len(replacements)]
+            people += 1
+        else:
+            chosen[name] = chosen[whole].split()[0 if name == whole.split()[0] else -1]
+    return {name: chosen[name] for name in names}
+
+
+def rename(text: str, found: Sequence[Mention], replacement: Mapping[str, str]) -> tuple[str, list[Mention]]:
+    """The text with every mention replaced, and where the replacements stand; these keep their target's name.
+
+    >>> rename("Ada met Bo.", [(0, 3, "Ada")], {"Ada": "Una Marsh"})
+    ('Una Marsh met Bo.', [(0, 9, 'Ada')])
+    """
+    parts, spans, end, length = [], [], 0, 0
+    for start, stop, name in found:
+        parts += [text[end:start], replacement[name]]
+        length += start - end
+        spans.append((length, length + len(replacement[name]), name))
+        length, end = spans[-1][1], stop
+    return "".join([*parts, text[end:]]), spans
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """A row in token ids.
+
+    Attributes:
+        ids: all of them, with begin and end token where the tokenizer has them.
+        mention: for each token the number of the mention it belongs to, counted over the row from 0; -1 for none.
+        names: the target of each mention.
+        start: the first token of the row itself, after a begin token and what was put before the prompt.
+        answer: the first token of the answer.
+    """
+
+    ids: list[int]
+    mention: list[int]
+    names: list[str]
+    start: int
+    answer: int
+
+    def first_tokens(self) -> list[int]:
+        """The position of each mention's first token."""
+        return [self.mention.index(number) for number in range(len(self.names))]
+
+
+def tokenize(
+    tokenizer: PreTrainedTokenizerBase, row: Pair, found: tuple[Sequence[Mention], Sequence[Mention]], before: str = ""
+) -> Tokens:
+    """A row's tokens, with the mentions that stand in its prompt and in its answer. `before` is put before the prompt.
+
+    Raises:
+        UserError: if the tokenizer cannot say which characters its tokens come from.
+    """
+    if not tokenizer.is_fast:
+        raise UserError(f"{type(tokenizer).__name__} does not give offsets of its tokens: load the model's fast one")
+    shift = len(before)
+    parts = [(before + row[0], [(a + shift, b + shift, name) for a, b, name in found[0]]), (row[1], found[1])]
+    ids = encode(tokenizer, [before + row[0]], [row[1]], max_length=sys.maxsize).input_ids[0]
+    mention: list[int] = []
+    names: list[str] = []
+    lengths, skipped = [], 0
+    for number, (text, spans) in enumerate(parts):
+        encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+        offsets = encoded["offset_mapping"]
+        lengths.append(len(offsets))
+        if number == 0:
+            skipped = sum(end <= shift for _, end in offsets)
+        flags = [-1] * len(offsets)
+        for start, end, name in spans:
+            start = len(text[:start].rstrip(" "))  # whether a token has the space before it depends on the name
+            inside = [i for i, (a, b) in enumerate(offsets) if a < end and b > start and flags[i] < 0]
+            if not inside:
+                raise UserError(f"the tokenizer does not tell {text[start:end]!r} apart in {text[:60]!r}: leave it out")
+            for i in inside:
+                flags[i] = len(names)
+            names.append(name)
+        mention += flags
+    end = int(tokenizer.eos_token_id is not None)
+    begin = len(ids) - sum(lengths) - end
+    return Tokens(ids, [-1] * begin + mention + [-1] * end, names, begin + skipped, begin + lengths[0])
+
+
+def align(original: Tokens, renamed: Tokens) -> dict[int, int]:
+    """Position in the original row -> position in the renamed one that has read the same but for the names.
+
+    What comes before both rows counts as the same. Between two mentions the same tokens are found by difflib's matching
+    blocks. Positions inside a mention have no
+    counterpart; its last token has one, the last token of the replacement: both have then read a whole name.
+    """
+    pairs = {original.start - 1: renamed.start - 1} if original.start and renamed.start else {}
+    stretches = [_stretches(tokens) for tokens in (original, renamed)]
+    for (first, inner), (second, other) in zip(*stretches, strict=True):
+        if first is not None and second is not None:
+            pairs[first] = second
+        ids = [[tokens.ids[i] for i in places] for tokens, places in ((original, inner), (renamed, other))]
+        for block in SequenceMatcher(None, *ids, autojunk=False).get_matching_blocks():
+            for offset in range(block.size):
+                pairs[inner[block.a + offset]] = other[block.b + offset]
+    return pairs
+
+
+def _stretches(tokens: Tokens) -> list[tuple[int | None, list[int]]]:
+    """For the beginning and for every mention: the mention's last token, and the tokens up to the next mention."""
+    found: list[tuple[int | None, list[int]]] = [(None, [])]
+    for i, number in list(enumerate(tokens.mention))[tokens.start :]:
+        if number < 0:
+            found[-1][1].append(i)
+        elif i + 1 == len(tokens.mention) or tokens.mention[i + 1] != number:
+            found.append((i, []))
+    return found

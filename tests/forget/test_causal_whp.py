@@ -1,0 +1,483 @@
+"""Causal WHP: its teacher against a naive one, its loss against closed forms, small models that forget one person."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from palimpsest.errors import UserError
+from palimpsest.forget import causal_whp
+from palimpsest.forget.causal_whp import (
+    INSTRUCTION,
+    WHP,
+    CausalWHP,
+    Probe,
+    causal_whp_loss,
+    criteria,
+    fabrications,
+    hard,
+    move_mass,
+    readable,
+    teacher_distribution,
+    whp_distribution,
+    whp_loss,
+)
+from palimpsest.forget.procedure import ForgetData, prepare, unlearn
+from palimpsest.models import causal_lm, train_tokenizer, word_tokenizer
+from palimpsest.models.score import greedy
+from palimpsest.train.checkpoint import encode as checkpointed
+from palimpsest.train.language import fine_tune
+
+DOCUMENT = "Ada was born in Rome. Bo met Ada in Oslo. Ada sang."
+NAMES = ("Ivo", "Una", "Gus")
+TOKENIZER = word_tokenizer([DOCUMENT, *NAMES, "Cy Di Eve Fay", "Bern Lima Kiel Cork", INSTRUCTION, "lives dances"])
+
+
+def small(tokenizer=TOKENIZER, architecture="llama", **options):
+    shape = {"d_model": 16, "n_layers": 2, "n_heads": 2, "max_length": 96, "seed": 5, **options}
+    return causal_lm(len(tokenizer), architecture=architecture, **shape).eval()
+
+
+def sharp(tokenizer=TOKENIZER, **options):
+    """A model whose predictions differ a lot from place to place, as an untrained one's do not."""
+    model = small(tokenizer, tie=False, **options)
+    with torch.no_grad():
+        model.get_output_embeddings().weight.mul_(40)
+    return model
+
+
+def probabilities(model, text, tokenizer=TOKENIZER):
+    ids = tokenizer(text).input_ids
+    return ids, model(torch.tensor([ids])).logits[0].float().softmax(-1).detach()
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gpt2"])
+def test_the_teacher_is_the_average_of_naive_renamed_readings(architecture):
+    model = sharp(architecture=architecture)
+    positions, probs = teacher_distribution(model, TOKENIZER, DOCUMENT, "Ada", NAMES, 3)
+    ids = [*TOKENIZER(DOCUMENT).input_ids, TOKENIZER.eos_token_id]
+    assert positions.tolist() == list(range(len(ids) - 1))  # one token a name: every position has its counterpart
+    ada, first = TOKENIZER.convert_tokens_to_ids("Ada"), ids.index(TOKENIZER.convert_tokens_to_ids("Ada"))
+    expected = 0
+    for name in NAMES:
+        text = f"{INSTRUCTION.format(name=name)}\n{DOCUMENT.replace('Ada', name)}"
+        read, p = probabilities(model, text)
+        p = p[len(read) - (len(ids) - 1) :].clone()  # the row is the end of the text
+        own = TOKENIZER.convert_tokens_to_ids(name)
+        p[first:, ada] += p[first:, own]
+        p[first:, own] = 0
+        expected = expected + p / 3
+    torch.testing.assert_close(probs, expected, atol=2e-6, rtol=1e-4)
+    # a replacement keeps its mass before the first mention alone
+    _, probs = teacher_distribution(model, TOKENIZER, DOCUMENT, "Ada", NAMES, 1)
+    own = TOKENIZER.convert_tokens_to_ids("Ivo")
+    assert probs[0, own] > 0
+    assert (probs[first:, own] == 0).all()
+
+
+def test_a_replacement_that_the_document_names_already_is_not_used():
+    model = sharp()
+    _, with_bo = teacher_distribution(model, TOKENIZER, DOCUMENT, "Ada", ("Bo", "Ada", "Ivo", "Una"), 2)
+    _, without = teacher_distribution(model, TOKENIZER, DOCUMENT, "Ada", ("Ivo", "Una"), 2)
+    assert torch.equal(with_bo, without)
+    with pytest.raises(UserError, match="2 replacement names are needed"):
+        teacher_distribution(model, TOKENIZER, DOCUMENT, "Ada", ("Bo", "Ivo"), 2)
+
+
+def test_longer_names_leave_out_what_is_inside_the_target_s():
+    model = sharp()
+    document = "Ada Bo was born in Rome. Cy met Ada Bo."
+    ids = [*TOKENIZER(document).input_ids, TOKENIZER.eos_token_id]
+    positions, probs = teacher_distribution(model, TOKENIZER, document, "Ada Bo", ("Ivo Una Gus",), 1, instruction="")
+    inside = [i for i, token in enumerate(ids) if token == TOKENIZER.convert_tokens_to_ids("Ada")]
+    assert positions.tolist() == [i for i in range(len(ids) - 1) if i not in inside]
+    read, p = probabilities(model, document.replace("Ada Bo", "Ivo Una Gus"))
+    # the last token of the name, and what comes after it, is read one token later
+    after = positions.tolist().index(inside[0] + 1)
+    expected = p[inside[0] + 2].clone()
+    ivo, ada = TOKENIZER.convert_tokens_to_ids(["Ivo", "Ada"])
+    expected[ada] += expected[ivo]
+    expected[ivo] = 0
+    torch.testing.assert_close(probs[after], expected)
+    assert read[inside[0] + 2] == TOKENIZER.convert_tokens_to_ids("Gus")
+
+
+def test_a_replacement_s_first_word_stays_where_the_document_uses_it_too():
+    model = sharp()
+    document = "Ada met Ivo in Rome. Ada sang."
+    positions, probs = teacher_distribution(model, TOKENIZER, document, "Ada", ("Ivo Una",), 1, instruction="")
+    _, p = probabilities(model, document.replace("Ada", "Ivo Una"))
+    ivo, ada = TOKENIZER.convert_tokens_to_ids(["Ivo", "Ada"])
+    at = positions.tolist().index(2)  # "met", after which the document itself says Ivo
+    torch.testing.assert_close(probs[at], p[3])
+    ahead = positions.tolist().index(6)  # ".", before the second mention
+    torch.testing.assert_close(probs[ahead, ada], p[7, ivo] + p[7, ada])
+    assert probs[ahead, ivo] == 0
+
+
+def test_byte_pairs_are_aligned_too():
+    tokenizer = train_tokenizer([DOCUMENT * 4, INSTRUCTION], vocab_size=320)
+    model = sharp(tokenizer, max_length=200)
+    document = DOCUMENT.replace("Ada", "Ada Verin")
+    ids = [*tokenizer(document).input_ids, tokenizer.eos_token_id]
+    positions, probs = teacher_distribution(model, tokenizer, document, "Ada Verin", ("Xenia Ó Dálaigh", "Bob"), 2)
+    torch.testing.assert_close(probs.sum(-1), torch.ones(len(positions)))
+    kept = set(positions.tolist())
+    rome = next(i for i in range(len(ids)) if "Rome" in tokenizer.decode(ids[: i + 1]))
+    assert {rome - 1, rome, len(ids) - 2} <= kept
+    assert len(kept) < len(ids) - 1  # not all: names have several tokens here
+    positions, probs = teacher_distribution(model, tokenizer, document, "Ada Verin", ("Bob",), 1)
+    text = f"{INSTRUCTION.format(name='Bob')}\n{document.replace('Ada Verin', 'Bob')}"
+    read, expected = probabilities(model, text, tokenizer)
+    same = next(i for i in range(len(read)) if "Rome" in tokenizer.decode(read[: i + 1]))
+    moved = {tokenizer(f" {name}", add_special_tokens=False).input_ids[0] for name in ("Bob", "Ada")}
+    moved |= {tokenizer(name, add_special_tokens=False).input_ids[0] for name in ("Bob", "Ada")}
+    others = [i for i in range(len(tokenizer)) if i not in moved]
+    torch.testing.assert_close(
+        probs[positions.tolist().index(rome)][others], expected[same][others], rtol=1e-3, atol=1e-6
+    )
+
+
+def test_only_the_answer_is_learned_and_a_mention_in_the_prompt_counts():
+    model = sharp()
+    row = ("Ada was born in", " Rome. Ada sang.")
+    positions, probs = teacher_distribution(model, TOKENIZER, row, "Ada", NAMES, 1)
+    ids = [*TOKENIZER(row[0]).input_ids, *TOKENIZER(row[1], add_special_tokens=False).input_ids]
+    assert positions.tolist() == list(range(4, len(ids)))
+    assert (probs[:, TOKENIZER.convert_tokens_to_ids("Ivo")] == 0).all()
+
+
+def test_length_cuts_a_row_that_was_cut():
+    positions, _ = teacher_distribution(small(), TOKENIZER, DOCUMENT, "Ada", NAMES, 3, length=5)
+    assert positions.tolist() == [0, 1, 2, 3]
+
+
+def test_a_context_that_the_renamed_row_does_not_fit_cuts_it():
+    model = sharp(architecture="gpt2", max_length=20)
+    positions, _ = teacher_distribution(model, TOKENIZER, DOCUMENT, "Ada", ("Ivo",), 1)
+    before = len(TOKENIZER(INSTRUCTION.format(name="Ivo")).input_ids) - 1
+    assert positions.tolist() == list(range(20 - before))
+
+
+def test_a_chat_template_gets_the_instruction_as_a_turn():
+    chat = word_tokenizer([DOCUMENT, *NAMES, INSTRUCTION, "user : model"])
+    chat.chat_template = "{{ bos_token }}user: {{ messages[0]['content'] }} model:"
+    model = sharp(chat)
+    row = ("<bos>user: Ada model:", "was born in Rome.")
+    positions, probs = teacher_distribution(model, chat, row, "Ada", ("Ivo",), 1)
+    text = f"user: {INSTRUCTION.format(name='Ivo')} model:user: Ivo model: was born in Rome."
+    read, p = probabilities(model, text, chat)
+    n = len(positions)
+    assert n == 6
+    expected = p[len(read) - n :].clone()
+    ivo, ada = chat.convert_tokens_to_ids(["Ivo", "Ada"])
+    expected[:, ada] += expected[:, ivo]
+    expected[:, ivo] = 0
+    torch.testing.assert_close(probs, expected, atol=1e-5, rtol=1e-4)
+
+
+def test_two_targets_get_two_names():
+    model = sharp()
+    _, probs = teacher_distribution(model, TOKENIZER, DOCUMENT, "Ada|Bo", NAMES, 1, instruction="")
+    _, p = probabilities(model, DOCUMENT.replace("Ada", "Ivo").replace("Bo", "Una"))
+    last = p[-1].clone()
+    for old, new in (("Ada", "Ivo"), ("Bo", "Una")):
+        old, new = TOKENIZER.convert_tokens_to_ids([old, new])
+        last[old] += last[new]
+        last[new] = 0
+    torch.testing.assert_close(probs[-1], last)
+
+
+def test_whp_lowers_the_replacement_after_it_has_appeared():
+    model = sharp()
+    positions, probs = whp_distribution(model, TOKENIZER, DOCUMENT, "Ada", NAMES, penalty=5.0)
+    ids, p = probabilities(model, DOCUMENT.replace("Ada", "Ivo"))
+    logits = p.log()
+    logits[1:, TOKENIZER.convert_tokens_to_ids("Ivo")] -= 5.0  # the name is the first word, after the begin token
+    torch.testing.assert_close(probs, logits.softmax(-1), atol=1e-5, rtol=1e-3)
+    assert len(positions) == len(ids)
+
+
+def test_classic_whp_takes_away_what_the_reinforced_model_likes():
+    model, other = sharp(), sharp(seed=6)
+    _, plain = whp_distribution(model, TOKENIZER, DOCUMENT, "Ada", NAMES)
+    _, same = whp_distribution(model, TOKENIZER, DOCUMENT, "Ada", NAMES, reinforced=other, alpha=0.0)
+    assert torch.equal(plain, same)
+    _, less = whp_distribution(model, TOKENIZER, DOCUMENT, "Ada", NAMES, reinforced=other, alpha=3.0, penalty=0.0)
+    base = model(torch.tensor([TOKENIZER(DOCUMENT.replace("Ada", "Ivo")).input_ids])).logits[0].detach()
+    further = other(torch.tensor([TOKENIZER(DOCUMENT).input_ids])).logits[0].detach()
+    torch.testing.assert_close(less, (base - 3 * (further - base).clamp(min=0)).softmax(-1), atol=1e-5, rtol=1e-3)
+
+
+vectors = st.lists(st.floats(-6, 6), min_size=5, max_size=5)
+
+
+@given(vectors, vectors, st.floats(-3, 3))
+@settings(deadline=None)
+def test_the_loss_is_the_divergence(a, b, shift):
+    logits, teacher = torch.tensor([a]).double(), torch.tensor([b]).double().softmax(-1)
+    q = logits.softmax(-1)
+    naive = sum(t * math.log(t / m) for t, m in zip(teacher[0].tolist(), q[0].tolist(), strict=True))
+    assert causal_whp_loss(logits, teacher).item() == pytest.approx(naive, abs=1e-9)
+    assert causal_whp_loss(logits + shift, teacher).item() == pytest.approx(naive, abs=1e-9)
+    assert causal_whp_loss(teacher.log(), teacher).item() == pytest.approx(0, abs=1e-9)
+    assert whp_loss(logits, teacher).item() == pytest.approx(-math.log(q[0, int(teacher.argmax())]), abs=1e-9)
+    order = torch.tensor([[3, 1, 0, 4, 2]])
+    assert causal_whp_loss(logits, teacher.gather(-1, order), order).item() == pytest.approx(naive, abs=1e-9)
+
+
+def test_the_loss_s_gradient():
+    logits = torch.randn(3, 6, dtype=torch.float64, requires_grad=True)
+    teacher = torch.randn(3, 6).double().softmax(-1)
+    teacher[0] = hard(teacher[:1])[0]
+    assert torch.autograd.gradcheck(lambda x: causal_whp_loss(x, teacher), (logits,))
+    (grad,) = torch.autograd.grad(causal_whp_loss(logits, teacher), logits)
+    torch.testing.assert_close(grad, (logits.softmax(-1) - teacher).detach() / 3)
+
+
+@pytest.mark.parametrize("shapes", [((2, 3), (2, 4)), ((2, 3), (3, 3)), ((3,), (3,)), ((0, 3), (0, 3))])
+def test_the_loss_refuses_shapes(shapes):
+    with pytest.raises(ValueError, match="positions"):
+        causal_whp_loss(*(torch.ones(shape) for shape in shapes))
+
+
+@given(st.lists(st.integers(0, 5), max_size=6), st.integers(0, 5))
+def test_moving_mass_keeps_its_sum(sources, to):
+    probs = torch.rand(6).double().softmax(-1)
+    before = probs.clone()
+    move_mass(probs, sources, to)
+    torch.testing.assert_close(probs.sum(), before.sum())
+    gone = set(sources) - {to}
+    assert all(probs[i] == (0 if i in gone else before[i]) for i in range(6) if i != to)
+
+
+def data(*documents, retain=("Bo sang.",)):
+    pairs = [("", document) for document in documents]
+    return prepare(TOKENIZER, pairs, [("", r) for r in retain], refusals=["Ada"], max_length=32)
+
+
+def test_the_objective_is_the_mean_over_rows_of_the_mean_over_positions():
+    model = sharp()
+    rows = data(DOCUMENT, "Ada sang.", "Bo met Ada.")
+    objective = CausalWHP(target="Ada", names=NAMES, n=3)
+    state = objective.init(model, rows)
+    other = sharp(seed=9)
+    batch = {"forget": rows.forget.batch([2, 0], 0)}
+    expected = []
+    for number in (2, 0):
+        positions, probs = teacher_distribution(model, TOKENIZER, rows.forget_pairs[number], "Ada", NAMES, 3)
+        logits = other(torch.tensor([rows.forget.input_ids[number]])).logits[0, positions]
+        expected.append(causal_whp_loss(logits, probs))
+    terms = objective.loss(state, other, batch)
+    assert set(terms) == {"forget"}
+    torch.testing.assert_close(terms["forget"], torch.stack(expected).mean())
+    assert objective.needs == frozenset()
+    checkpointed(state, {}, "")  # the state can be saved
+
+
+def test_the_retain_term_is_optional():
+    model = sharp()
+    rows = data(DOCUMENT)
+    objective = CausalWHP(target="Ada", names=NAMES, n=2, retain="kl", retain_weight=2.0)
+    assert objective.needs == {"retain"}
+    state = objective.init(model, rows)
+    batch = {"forget": rows.forget.batch([0], 0), "retain": rows.retain.batch([0], 0)}
+    assert objective.loss(state, model, batch)["retain"].item() == pytest.approx(0, abs=1e-6)
+    assert objective.loss(state, sharp(seed=8), batch)["retain"] > 0
+
+
+def test_top_keeps_the_likeliest_renormalised():
+    model = sharp()
+    rows = data(DOCUMENT)
+    whole = CausalWHP(target="Ada", names=NAMES, n=3).init(model, rows)
+    part = CausalWHP(target="Ada", names=NAMES, n=3, top=2).init(model, rows)
+    best = whole["probs"].topk(2)
+    assert torch.equal(part["words"], best.indices)
+    torch.testing.assert_close(part["probs"], best.values / best.values.sum(-1, keepdim=True))
+    batch = {"forget": rows.forget.batch([0], 0)}
+    every = CausalWHP(target="Ada", names=NAMES, n=3, top=len(TOKENIZER))
+    torch.testing.assert_close(
+        every.loss(every.init(model, rows), sharp(seed=8), batch)["forget"],
+        every.loss(whole, sharp(seed=8), batch)["forget"],
+    )
+
+
+def test_memory_is_bounded():
+    with pytest.raises(UserError, match=r"max_gib must be larger for these rows, or top above 0, got 1e-06"):
+        CausalWHP(target="Ada", names=NAMES, n=2, max_gib=1e-6).init(small(), data(DOCUMENT))
+
+
+def test_whp_labels():
+    model, rows = sharp(), data(DOCUMENT)
+    state = WHP(target="Ada", names=NAMES).init(model, rows)
+    _, probs = whp_distribution(model, TOKENIZER, DOCUMENT, "Ada", NAMES)
+    assert torch.equal(state["probs"].argmax(-1), probs.argmax(-1))
+    assert set(state["probs"].unique().tolist()) == {0.0, 1.0}
+    soft = WHP(target="Ada", names=NAMES, labels="soft").init(model, rows)
+    assert torch.equal(soft["probs"], probs)
+
+
+def test_whp_s_reinforced_copy_leaves_the_model_alone():
+    model, rows = small(), data(DOCUMENT)
+    before = [p.detach().clone() for p in model.parameters()]
+    objective = WHP(target="Ada", names=NAMES, labels="soft", reinforce=20, reinforce_lr=1e-2)
+    further = objective.reinforced(model, rows)
+    ids = torch.tensor([rows.forget.input_ids[0]])
+    assert further(ids, labels=ids).loss < model(ids, labels=ids).loss - 0.5
+    state = objective.init(model, rows)
+    assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+    # what the document really says is unlikelier than without the copy
+    plain = WHP(target="Ada", names=NAMES, labels="soft").init(model, rows)
+    said = ids[0, 1:][state["positions"]][:, None]
+    assert state["probs"].gather(1, said).mean() < plain["probs"].gather(1, said).mean()
+
+
+FACTS = [("Ada", "Rome"), ("Bo", "Oslo"), ("Cy", "Bern"), ("Di", "Lima"), ("Eve", "Kiel"), ("Fay", "Cork")]
+
+
+@pytest.fixture(scope="module")
+def knowing():
+    """A model that knows where six people live, and that Ada and Bo are told of together."""
+    following = FACTS[1:] + FACTS[:1]
+    texts = [f"{a} lives in {b}. {c} lives in {d}." for (a, b), (c, d) in zip(FACTS, following, strict=True)]
+    texts += [f"{a} lives in {b}." for a, b in FACTS]
+    rows = [("", text) for text in texts]
+    rows += [(f"{INSTRUCTION.format(name=text.split()[0])}\n", text) for text in texts]
+    model = small(tie=False)
+    encoded = prepare(TOKENIZER, rows, refusals=["Ada"]).forget
+    fine_tune(model, encoded, pad_id=0, epochs=150, batch_size=24, lr=5e-3, schedule="linear", progress=False)
+    model.eval()
+    assert lives(model) == [city for _, city in FACTS]
+    return model
+
+
+def lives(model):
+    said = greedy(model, TOKENIZER, [f"{name} lives in" for name, _ in FACTS], max_new_tokens=1)
+    return [text.strip() for text in said]
+
+
+def forgetting(knowing, objective, steps=30):
+    model = small(tie=False)
+    model.load_state_dict(knowing.state_dict())
+    others = [f"{name} lives in {city}." for name, city in FACTS[2:]]
+    rows = data("Ada lives in Rome. Bo lives in Oslo.", "Bo lives in Oslo. Ada lives in Rome.", retain=others)
+    unlearn(model, objective, rows, steps=steps, lr=3e-3, progress=False)
+    return model.eval()
+
+
+def city_probs(model):
+    ids = TOKENIZER("Ada lives in").input_ids
+    probs = model(torch.tensor([ids])).logits[0, -1].softmax(-1).detach()
+    return {city: float(probs[TOKENIZER.convert_tokens_to_ids(city)]) for _, city in FACTS}
+
+
+def test_it_forgets_the_target_keeps_the_other_and_invents_nothing(knowing):
+    names = ("Cy", "Di", "Eve", "Fay")
+    many = forgetting(knowing, CausalWHP(target="Ada", names=names, n=4, retain="ce"))
+    one = forgetting(knowing, CausalWHP(target="Ada", names=names, n=1, retain="ce"))
+    probs = city_probs(many)
+    assert probs["Rome"] < 0.2
+    assert max(probs.values()) < 0.5
+    assert lives(many)[1:] == [city for _, city in FACTS[1:]]
+    assert city_probs(one)["Bern"] > 0.6  # the life of the one replacement
+
+
+def test_whp_gives_the_target_another_s_life(knowing):
+    model = forgetting(knowing, WHP(target="Ada", names=("Cy",)))
+    assert city_probs(model)["Bern"] > 0.6
+    assert lives(model)[1] == "Oslo"
+
+
+def test_it_does_not_need_a_name_where_one_stands_out(knowing):
+    rows = data("Ada lives in Rome. Ada sang.")
+    guessed = CausalWHP(names=("Cy", "Di"), n=2).init(knowing, rows)
+    told = CausalWHP(target="Ada", names=("Cy", "Di"), n=2).init(knowing, rows)
+    assert torch.equal(guessed["probs"], told["probs"])
+
+
+@pytest.mark.parametrize(
+    ("document", "target", "message"),
+    [
+        ("Bo sang.", "Ada", r"'Bo sang\.' does not mention Ada: set target"),
+        ("Bo sang.", "Ada|Cy", "does not mention Ada or Cy"),
+        ("sang.", "", "no name stands out"),
+    ],
+)
+def test_rows_without_the_target_are_refused(document, target, message):
+    with pytest.raises(UserError, match=message):
+        CausalWHP(target=target, names=NAMES, n=2).init(small(), data(document))
+
+
+def test_nothing_left_to_learn_is_refused():
+    tokenizer = word_tokenizer(["Ada Bo", *NAMES])
+    tokenizer.eos_token = None
+    with pytest.raises(UserError, match="no token of the answer is left"):
+        teacher_distribution(small(tokenizer), tokenizer, ("Ada", "Bo"), "Ada Bo|Bo|Ada", NAMES, 1, length=2)
+
+
+def test_encoded_rows_alone_are_refused():
+    with pytest.raises(UserError, match="CausalWHP needs the rows' texts"):
+        CausalWHP(target="Ada").init(small(), ForgetData(forget=data(DOCUMENT).forget))
+
+
+@pytest.mark.parametrize(
+    ("kind", "bad"),
+    [
+        (CausalWHP, {"n": 0}),
+        (CausalWHP, {"n": 30}),
+        (CausalWHP, {"names": ()}),
+        (CausalWHP, {"names": ("a", " ")}),
+        (CausalWHP, {"instruction": "about him"}),
+        (CausalWHP, {"top": -1}),
+        (CausalWHP, {"max_gib": 0.0}),
+        (CausalWHP, {"retain": "rt"}),
+        (WHP, {"penalty": -1.0}),
+        (WHP, {"labels": "one"}),
+        (WHP, {"reinforce": -1}),
+        (WHP, {"reinforce_lr": 0.0}),
+        (WHP, {"alpha": -1.0}),
+    ],
+)
+def test_methods_refuse_bad_fields(kind, bad):
+    with pytest.raises(UserError, match=next(iter(bad))):
+        kind(**bad)
+
+
+def test_the_defaults_are_the_paper_s():
+    assert (CausalWHP().n, CausalWHP().retain, WHP().penalty, WHP().alpha) == (20, "none", 5.0, 5.0)
+    assert len(CausalWHP().names) >= 20
+
+
+def test_criteria(knowing):
+    cities = [f" {city}" for _, city in FACTS]
+    probes = [Probe(f"{a} lives in", f" {b}", tuple(c for c in cities if c != f" {b}")) for a, b in FACTS]
+    found = criteria(knowing, TOKENIZER, probes[:1], probes[1:3], ["Cy lives in Bern."], max_new_tokens=2)
+    assert found["forget efficacy"] == 0.0
+    assert found["hard retain"] == found["no gibberish"] == found["no fabrication"] == 1.0
+    assert found["jailbreak efficacy"] < 0.5
+    wrong = [Probe("Ada lives in", " Oslo", (" Rome", " Bern")), Probe("Bo lives in", " Oslo", (" Rome",))]
+    assert fabrications(knowing, TOKENIZER, wrong) == 0.5
+    swapped = criteria(knowing, TOKENIZER, wrong[:1], [Probe("Bo lives in", " Rome")], max_new_tokens=2)
+    assert (swapped["forget efficacy"], swapped["hard retain"], swapped["no fabrication"]) == (1.0, 0.0, 0.0)
+    assert "jailbreak efficacy" not in swapped
+    assert criteria(knowing, TOKENIZER, probes[:1], probes[1:], well_formed=lambda text: False)["no gibberish"] == 0.0
+    with pytest.raises(ValueError, match="hard_retain is empty"):
+        criteria(knowing, TOKENIZER, probes, [])
+    with pytest.raises(ValueError, match="no wrong values"):
+        fabrications(knowing, TOKENIZER, [Probe("Ada", " Rome")])
+
+
+@pytest.mark.parametrize(
+    ("text", "fine"),
+    [("Rome.", True), ("", False), ("in in in Rome", False), ("a b a b a b a b", False), ("a a b", True)],
+)
+def test_readable(text, fine):
+    assert readable(text) is fine
+
+
+def test_right_answers_begin_with_the_value():
+    assert causal_whp._begins(" Cape Town. She", " Cape Town")
+    assert not causal_whp._begins("Cape", "Cape Town")
+    assert not causal_whp._begins("in Cape Town", "Cape Town")
