@@ -38,10 +38,19 @@ def read_rows(path: str | Path) -> list[Row]:
         UserError: the file is missing, empty or not UTF-8, or a line is not a valid row; the message begins with
             "file:line".
     """
+    return [normalise(record, where) for where, record in read_objects(path)]
+
+
+def read_objects(path: str | Path) -> list[tuple[str, Any]]:
+    """What the lines of a JSON-lines file hold, each with its "file:line". Blank lines are skipped.
+
+    Raises:
+        UserError: the file is missing, empty or not UTF-8, or a line is not JSON.
+    """
     path = Path(path)
     if not path.is_file():
         raise UserError(f"{path}: no such file; give a file of JSON lines")
-    rows = []
+    found = []
     # Bytes are split at line ends only, a string would be at U+2028 and others too, which a text may hold.
     for number, line in enumerate(path.read_bytes().splitlines(), start=1):
         where = f"{path}:{number}"
@@ -50,10 +59,10 @@ def read_rows(path: str | Path) -> list[Row]:
         except UnicodeDecodeError as error:
             raise UserError(f"{where}: not UTF-8 (byte {error.start}): save the file as UTF-8") from None
         if text:
-            rows.append(normalise(_parse(text, where), where))
-    if not rows:
+            found.append((where, _parse(text, where)))
+    if not found:
         raise UserError(f"{path}: the file has no rows")
-    return rows
+    return found
 
 
 def normalise(record: Any, where: str = "row") -> Row:
