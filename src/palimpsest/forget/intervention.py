@@ -36,6 +36,9 @@ INTERVENTIONS: dict[str, tuple[str, str]] = {
     "uld": ("palimpsest.forget.uld", "ULD"),
     "eco_prompts": ("palimpsest.forget.eco_prompts", "ECO"),
     "refusal_guard": ("palimpsest.forget.prompt_gate", "RefusalGuard"),
+    "neuron_adjust": ("palimpsest.forget.skill_unlearning", "NeuronAdjust"),
+    "key_space": ("palimpsest.forget.skill_unlearning", "KeySpaceDetection"),
+    "rwku_steering": ("palimpsest.forget.rwku", "Steering"),
 }
 
 

@@ -8,11 +8,14 @@ from palimpsest.forget.causal_whp import WHP, CausalWHP
 from palimpsest.forget.concept_vectors import Needle
 from palimpsest.forget.eco_prompts import ECO
 from palimpsest.forget.flat import FLAT
+from palimpsest.forget.knowundo import MemFlex
 from palimpsest.forget.npo import NPO
 from palimpsest.forget.pretrained_unlearning import AdversarialLabel, RandomLabel
 from palimpsest.forget.prompt_gate import RefusalGuard
 from palimpsest.forget.relearn import ReLearn
+from palimpsest.forget.rwku import Steering
 from palimpsest.forget.simnpo import SimNPO
+from palimpsest.forget.skill_unlearning import KeySpaceDetection, NeuronAdjust
 from palimpsest.forget.uld import ULD
 from palimpsest.forget.unforgettable import RandomLabels
 from palimpsest.forget.unstar import UnStar
@@ -39,7 +42,11 @@ METHODS: dict[str, Any] = {
     "whp": WHP(),
     "causal_whp": CausalWHP(),
     "wagle": Wagle(),
+    "memflex": MemFlex(grad=None),
     "uld": ULD(),
     "eco_prompts": ECO(),
     "refusal_guard": RefusalGuard(),
+    "neuron_adjust": NeuronAdjust(),
+    "key_space": KeySpaceDetection(),
+    "rwku_steering": Steering(),
 }

@@ -295,11 +295,17 @@ class GuardedLM(nn.Module):
     takes_prompt_mask = True
 
     def __init__(
-        self, lm: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, gate: PromptGate, refusal: Int[Tensor, "tokens"]
+        self, lm: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, gate: Any, refusal: Int[Tensor, "tokens"]
     ) -> None:
         super().__init__()
         self.lm, self.tokenizer, self.gate = lm, tokenizer, gate
         self.register_buffer("refusal", refusal.long(), persistent=False)
+
+    def flags(
+        self, input_ids: Int[Tensor, "batch tokens"], positions: Bool[Tensor, "batch tokens"]
+    ) -> Bool[Tensor, "batch"]:
+        """Which rows are refused, by their prompts at `positions`."""
+        return flagged(self.gate, self.tokenizer, input_ids, positions)
 
     @property
     def config(self) -> Any:
@@ -331,7 +337,7 @@ class GuardedLM(nn.Module):
         keep = inputs.pop("logits_to_keep", 0)
         logits = self.lm(input_ids=input_ids, attention_mask=attention_mask, **inputs).logits
         positions = prompt_positions(input_ids, attention_mask, prompt_mask)
-        for row in flagged(self.gate, self.tokenizer, input_ids, positions).nonzero()[:, 0].tolist():
+        for row in self.flags(input_ids, positions).nonzero()[:, 0].tolist():
             end = int(positions[row].nonzero()[-1])
             step = (torch.arange(logits.shape[1], device=logits.device) - end).clamp(0, len(self.refusal) - 1)
             forced = CERTAIN * F.one_hot(self.refusal[step], logits.shape[-1]).to(logits)
@@ -350,7 +356,7 @@ class GuardedLM(nn.Module):
         if options.get("return_dict_in_generate") or options.get("num_return_sequences", 1) != 1:
             raise ValueError("a guarded model generates one sequence of token ids a prompt: drop the other options")
         attention_mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
-        flags = flagged(self.gate, self.tokenizer, input_ids, prompt_positions(input_ids, attention_mask))
+        flags = self.flags(input_ids, prompt_positions(input_ids, attention_mask))
         room = options.get("max_new_tokens") or options.get("max_length", 2**31) - input_ids.shape[1]
         written: dict[int, Tensor] = {int(row): self.refusal[: max(0, room)] for row in flags.nonzero()[:, 0]}
         others = (~flags).nonzero()[:, 0]
@@ -364,6 +370,15 @@ class GuardedLM(nn.Module):
             padding_value=pad_token_id(self.tokenizer) if pad is None else pad,
         )
         return torch.cat([input_ids, new], dim=1)
+
+
+def refusal_ids(data: ForgetData, refusal: str) -> Int[Tensor, "tokens"]:
+    """A refusal as it follows a prompt, with the end token."""
+    # A chat template has no space before the answer, the plain one has: the refusal follows the forget rows.
+    lead = " " if data.forget_pairs[0][1].startswith(" ") else ""
+    ids = data.tokenizer(lead + refusal, add_special_tokens=False)["input_ids"]
+    eos = [] if data.tokenizer.eos_token_id is None else [data.tokenizer.eos_token_id]
+    return torch.tensor(ids + eos)
 
 
 @dataclass(frozen=True)
@@ -393,11 +408,7 @@ class RefusalGuard:
 
     def learn(self, model: PreTrainedModel, data: ForgetData, *, seed: int = 0, **options: Any) -> dict[str, Tensor]:
         gate = fit_gate(self.encoder, model, data, alpha=self.alpha, confidence=self.confidence, seed=seed)
-        # A chat template has no space before the answer, the plain one has: the refusal follows the forget rows.
-        lead = " " if data.forget_pairs[0][1].startswith(" ") else ""
-        ids = data.tokenizer(lead + self.refusal, add_special_tokens=False)["input_ids"]
-        eos = [] if data.tokenizer.eos_token_id is None else [data.tokenizer.eos_token_id]
-        return {**gate.tensors(), "refusal": torch.tensor(ids + eos)}
+        return {**gate.tensors(), "refusal": refusal_ids(data, self.refusal)}
 
     def install(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, learned: Mapping[str, Tensor]

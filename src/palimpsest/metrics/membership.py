@@ -94,3 +94,17 @@ def auc(members: Float[np.ndarray, "members"], non_members: Float[np.ndarray, "o
     below = np.searchsorted(np.sort(non_members), members, side="left")
     up_to = np.searchsorted(np.sort(non_members), members, side="right")
     return float((below + up_to).mean() / (2 * len(non_members)))
+
+
+def privleak(area: float, retrained: float) -> float:
+    """100 ((1 - A) - (1 - A0)) / (1 - A0): 0 where the texts look as they do to a model that never saw them.
+
+    Raises:
+        ValueError: if an area is outside [0, 1], or that of the retrained model is 1.
+
+    >>> privleak(1.0, 0.5), round(privleak(0.4, 0.5), 6)
+    (-100.0, 20.0)
+    """
+    if not (0 <= area <= 1 and 0 <= retrained < 1):
+        raise ValueError(f"areas must lie in [0, 1], that of the retrained model below 1: got {area} and {retrained}")
+    return 100 * ((1 - area) - (1 - retrained)) / (1 - retrained)

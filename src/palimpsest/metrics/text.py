@@ -138,6 +138,20 @@ def distinct_n(texts: Sequence[str], n: int = 2) -> float:
     return len(counts) / counts.total() if counts else 0.0
 
 
+def ngram_entropy(text: str) -> float:
+    """(2/3 H_2 + 4/3 H_3) / 2, H_n the entropy in bits of the text's word n-grams; 0 for less than two words.
+
+    >>> round(ngram_entropy("a b c d"), 4), ngram_entropy("a a a a")  # log2(3) and log2(2); nothing but one n-gram
+    (1.195, 0.0)
+    """
+    said, total = words(text), 0.0
+    for n, weight in ((2, 2 / 3), (3, 4 / 3)):
+        counts = np.array([*Counter(zip(*(said[i:] for i in range(n)), strict=False)).values()], dtype=float)
+        share = counts / counts.sum() if len(counts) else counts
+        total += weight * float(-(share * np.log2(share)).sum()) / 2
+    return abs(total)
+
+
 def ngram_overlap(prediction: str, reference: str, n: int = 4) -> float:
     """The share of the reference's word n-grams that the prediction holds (ROUGE-N recall).
 

@@ -27,8 +27,31 @@ def mlp_output(block: nn.Module) -> nn.Module:
     Raises:
         ValueError: if the block holds no linear map.
     """
-    inner = next((m for name, m in block.named_modules() if name.split(".")[-1] in ("mlp", "ffn")), block)
-    maps = [m for m in inner.modules() if isinstance(m, nn.Linear | Conv1D)]
+    maps = [m for m in _mlp(block).modules() if isinstance(m, nn.Linear | Conv1D)]
     if not maps:
         raise ValueError(f"{type(block).__name__} holds no linear map")
     return maps[-1]
+
+
+def mlp_activation(block: nn.Module) -> nn.Module:
+    """The non-linearity of an MLP (`act_fn`, `act`, ...): its input are the neurons' pre-activations, of the gate
+    where the MLP has one.
+
+    Raises:
+        ValueError: if the block's MLP has no module for it, or several.
+    """
+    plain = (nn.Linear, Conv1D, nn.Dropout, nn.Identity)
+    found = [
+        m
+        for m in _mlp(block).modules()
+        if not isinstance(m, plain) and not list(m.children()) and not list(m.parameters())
+    ]
+    if len(found) != 1:
+        raise ValueError(
+            f"{type(block).__name__} has {len(found)} modules that may be its MLP's non-linearity, not one"
+        )
+    return found[0]
+
+
+def _mlp(block: nn.Module) -> nn.Module:
+    return next((m for name, m in block.named_modules() if name.split(".")[-1] in ("mlp", "ffn")), block)
