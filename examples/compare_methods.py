@@ -9,7 +9,7 @@ the one of RATES, tried on a seed of its own, that reaches the level and keeps m
 
     forgotten = 1 - mean of after / before over {P, ROUGE-L recall} of 100 forget rows
     kept      = mean of after / before over {P, ROUGE-L recall} of 100 retain rows
-    cost      = seconds until the level, over seconds to retrain
+    cost      = processor seconds until the level (looking not counted), over those of retraining
 
 Everything is kept under --work, so that an interrupted run goes on where it stopped.
 """
@@ -64,9 +64,9 @@ def world(data: Path, work: Path) -> tuple[dict[str, list[dict]], dict[str, floa
             )
             encoded = prepare(tokenizer, pairs(tokenizer, known), max_length=MAX_LENGTH).forget
             settings = {"lr": 1.5e-3, "schedule": "cosine", "warmup": 50, "clip": 1.0, "seed": seed}
-            started = time.perf_counter()
+            started = time.process_time()
             fine_tune(model, encoded, pad_id=tokenizer.pad_token_id, epochs=SIZE["epochs"], batch_size=16, **settings)
-            seconds[name] = time.perf_counter() - started
+            seconds[name] = time.process_time() - started
             save(model, tokenizer, work / name, force=True)
         seconds_file.write_text(json.dumps(seconds))
     return rows, json.loads(seconds_file.read_text())
@@ -81,20 +81,20 @@ def run(
     looking = [0.0]
 
     def level(model: torch.nn.Module, step: int) -> dict[str, float]:
-        started = time.perf_counter()
+        started = time.process_time()
         found = float(np.exp(-score(model, sample, pad_id=data.pad_id).nll).mean())
-        looking[0] += time.perf_counter() - started
+        looking[0] += time.process_time() - started
         return {"P": found}
 
     options: dict[str, Any] = {"steps": STEPS, "lr": lr, "batch_size": 16, "seed": seed, "clip": 1.0}
     if hasattr(method, "loss"):
         options |= {"evaluate": level, "evaluate_every": EVERY, "stop": lambda e: e["P"] <= LEVEL, "progress": False}
-    started = time.perf_counter()
+    started = time.process_time()
     try:
         model, loss, _ = apply(model, method, data, **options)
     except NonFiniteLoss as error:
         loss = [step["loss"] for step in error.history.steps]
-    seconds = time.perf_counter() - started - looking[0]
+    seconds = time.process_time() - started - looking[0]
     after = {name: tofu_score(model, part, tokenizer=tokenizer, max_rows=SCORED, seed=0) for name, part in rows.items()}
     return {
         "forgotten": 1 - left(before["forget"], after["forget"], MEASURES),

@@ -30,7 +30,7 @@ from palimpsest.train import NonFiniteLoss
 TASK = {"n_persons": 60, "n_cities": 20, "n_countries": 10, "forget": 0.1}
 BASE = {"d_model": 128, "n_layers": 2, "epochs": 50, "lr": 1e-3, "batch_size": 16}
 RUN = {"steps": 120, "batch_size": 12, "optimizer": "adamw", "clip": 1.0, "progress": False}
-RMU_TARGET, RMU_ALPHA = 2.5, 10.0  # the target's length, in mean norms of the hidden state, and the retain weight
+RMU_TARGET, RMU_ALPHA = 2.5, 1.0  # the target's length, in mean norms of the hidden state, and the retain weight
 LOST, COST = 0.3, 0.15  # the specification's: chained recovery at most, dual-use cost at least
 HOW = ("two_steps", "premises")
 RATES = {"npo-rt": 3e-4, "idk": 1e-3, "rmu": 1e-3}
@@ -180,10 +180,11 @@ claim = Claim(
         "lost at a chained recovery of at most": LOST,
         "cost from": COST,
         "tried": (
-            "One value each, not tuned on this task: the learning rates of npo-rt and idk are those of the claim "
-            "relearn, on a model of the same size; rmu's is idk's. The only pilot was npo-rt on seed 0, stopped at a "
-            "forget probability of 0.05: after 12 steps, which left 66% of the retain rows and no way through the "
-            "premises (chained recovery 0). So the stop was dropped, for all methods: the retain rows get 120 steps."
+            "npo-rt and idk run at the learning rates of the claim relearn, on a model of the same size, and nothing "
+            "else was tried; rmu at idk's with alpha 10, at 3e-3 with alpha 10, and with alpha 1, on seed 0: only the "
+            "last forgot (direct accuracy 0.83, 0.67 and 0.00). An earlier pilot stopped npo-rt at a forget probability"
+            " of 0.05, after 12 steps, which left 66% of the retain rows and no way through the premises (chained "
+            "recovery 0). So the stop was dropped, for all methods: the retain rows get 120 steps."
         ),
     },
     notes=(
