@@ -147,8 +147,8 @@ claim = Claim(
             "Base, alignment, attack and task, shared by all: one run of sft on seed 0, with 6 epochs for the base and "
             "a weaker attack (5 epochs of 500 rows at 5e-4, a harder task), in which neither the task nor the harmful "
             "answers were learned; these came after it. On seed 0 then vaccine with rho 0.5, 2 and 8, and booster with "
-            "(alpha, lam) of (0.1, 1), (0.1, 5), (0.1, 20) and (0.01, 5): the papers' own values had the lowest harmful "
-            "scores (0.97 and 0.88, of sft's 1.00), and are kept. Booster's task accuracy was 0.52 there, and 1.00 "
+            "(alpha, lam) of (0.1, 1), (0.1, 5), (0.1, 20) and (0.01, 5): the papers' own values had the lowest "
+            "harmful scores (0.97 and 0.88, of sft's 1.00) and are kept. Booster's task accuracy was 0.52 there, 1.00 "
             "with alpha 0.01, at a harmful score of 0.97."
         ),
     },
@@ -157,7 +157,8 @@ claim = Claim(
         "Llama-2-7B and others by LoRA, attacks with SST-2 and other tasks and has outputs judged by a moderation "
         "model. Here an output is harmful that holds one of the nonsense words. Scores are means over three harmful "
         "shares; the area under h, the loss of the right harmful answers to unseen prompts, is divided by the steps. "
-        "The alignment rows hold benign prompts too, so that refusing everything is not learned. The first three sentences are preconditions of "
+        "The alignment rows hold benign prompts too, so that refusing everything is not learned. "
+        "The first three sentences are preconditions of "
         "ours: without an attack that works there is nothing to defend against. repnoise is exploratory."
     ),
 )
