@@ -35,6 +35,14 @@ def test_the_same_seed_gives_the_same_questions_and_another_gives_others():
     assert multiple_choice_task(4, 1) != multiple_choice_task(4, 2)
 
 
+def test_subjects_may_have_properties_of_their_own():
+    task = multiple_choice_task(4, shared=False)
+    animals, minerals = ({question.prop for question in task[subject]} for subject in SUBJECTS)
+    assert animals | minerals == set(PROPERTIES)
+    assert not animals & minerals
+    assert {len(questions) for questions in task.values()} == {12}
+
+
 def test_every_form_keeps_the_options_in_order_and_is_unlike_the_others():
     question = multiple_choice_task(1)["animals"][0]
     forms = [plain(question), *(phrase(question) for phrase in PHRASINGS.values())]

@@ -38,6 +38,7 @@ INTERVENTIONS: dict[str, tuple[str, str]] = {
     "refusal_guard": ("palimpsest.forget.prompt_gate", "RefusalGuard"),
     "neuron_adjust": ("palimpsest.forget.skill_unlearning", "NeuronAdjust"),
     "key_space": ("palimpsest.forget.skill_unlearning", "KeySpaceDetection"),
+    "sae_unlearning": ("palimpsest.forget.sae_unlearning", "SaeClamp"),
     "rwku_steering": ("palimpsest.forget.rwku", "Steering"),
 }
 

@@ -14,6 +14,7 @@ from palimpsest.forget.pretrained_unlearning import AdversarialLabel, RandomLabe
 from palimpsest.forget.prompt_gate import RefusalGuard
 from palimpsest.forget.relearn import ReLearn
 from palimpsest.forget.rwku import Steering
+from palimpsest.forget.sae_unlearning import SaeClamp
 from palimpsest.forget.simnpo import SimNPO
 from palimpsest.forget.skill_unlearning import KeySpaceDetection, NeuronAdjust
 from palimpsest.forget.uld import ULD
@@ -49,4 +50,5 @@ METHODS: dict[str, Any] = {
     "neuron_adjust": NeuronAdjust(),
     "key_space": KeySpaceDetection(),
     "rwku_steering": Steering(),
+    "sae_unlearning": SaeClamp(),
 }

@@ -160,6 +160,7 @@ class SaeClamp:
         retain_max: the largest share of retain tokens on which a clamped feature may be active.
         width: features, in multiples of the residual stream's size.
         l1: weight of the features' sum in the autoencoder's loss.
+        active: how many features a token may have, the largest, in place of that weight; None leaves it to l1.
         sae_steps, sae_lr: of its training.
     """
 
@@ -169,7 +170,8 @@ class SaeClamp:
     clamp: float | None = None
     retain_max: float = 0.01
     width: int = 8
-    l1: float = 0.05
+    l1: float = 1.0
+    active: int | None = None
     sae_steps: int = 1000
     sae_lr: float = 1e-3
     needs: ClassVar[frozenset[str]] = frozenset({"retain"})
@@ -180,6 +182,7 @@ class SaeClamp:
             require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
         for name in ("scale_by", "l1"):
             require(getattr(self, name) >= 0, name, getattr(self, name), "at least 0")
+        require(self.active is None or self.active >= 1, "active", self.active, "at least 1, or None")
         require(0 <= self.retain_max <= 1, "retain_max", self.retain_max, "a share in [0, 1]")
         require(self.sae_lr > 0, "sae_lr", self.sae_lr, "above 0")
 
@@ -194,7 +197,7 @@ class SaeClamp:
         layer = self.edited(model)
         forget, retain = (residual_stream(model, r, layer, pad_id=data.pad_id) for r in (data.forget, data.retain))
         both = torch.cat([forget, retain])
-        settings = {"l1": self.l1, "steps": self.sae_steps, "lr": self.sae_lr, "seed": seed}
+        settings = {"k": self.active, "l1": self.l1, "steps": self.sae_steps, "lr": self.sae_lr, "seed": seed}
         sae = train_sae(both, self.width * both.shape[1], **settings)
         return self.choose(sae, forget, retain)
 
@@ -215,7 +218,8 @@ class SaeClamp:
         of = {name: value.to(model.device) for name, value in learned.items()}
         features, mean = of.pop("features"), of.pop("mean")
         clamp = -self.scale_by * mean if self.clamp is None else torch.full_like(mean, self.clamp)
-        hook(model, SparseAutoencoder.from_tensors(of), self.edited(model), features, clamp, tokenizer.bos_token_id)
+        sae = SparseAutoencoder.from_tensors(of, k=self.active)
+        hook(model, sae, self.edited(model), features, clamp, tokenizer.bos_token_id)
         return model
 
 

@@ -99,7 +99,7 @@ def train_sae(
     m: int,
     *,
     k: int | None = None,
-    l1: float = 0.05,
+    l1: float = 1.0,
     steps: int = 1000,
     lr: float = 1e-3,
     batch_size: int = 256,

@@ -117,12 +117,13 @@ PHRASINGS: dict[str, Callable[[Question], str]] = {
 }
 
 
-def multiple_choice_task(n_things: int = 8, seed: int = 0) -> dict[str, list[Question]]:
+def multiple_choice_task(n_things: int = 8, seed: int = 0, *, shared: bool = True) -> dict[str, list[Question]]:
     """The questions of each subject: every property of every thing.
 
     Args:
         n_things: things of each subject.
         seed: of names, values, options and their order; the right letter is drawn evenly.
+        shared: whether the subjects are asked the same; else each has half of the properties, and words of its own.
 
     Raises:
         ValueError: if there are not as many names.
@@ -135,15 +136,16 @@ def multiple_choice_task(n_things: int = 8, seed: int = 0) -> dict[str, list[Que
     if not 1 <= n_things <= most:
         raise ValueError(f"n_things must be from 1 to {most}, got {n_things}")
     task: dict[str, list[Question]] = {}
-    for subject in SUBJECTS:
+    for number, subject in enumerate(SUBJECTS):
+        properties = list(PROPERTIES.items()) if shared else list(PROPERTIES.items())[number :: len(SUBJECTS)]
         rng = random.Random(f"{seed}/multiple choice/{subject}")
         stems = rng.sample([a + b for a in _SYLLABLES for b in _SYLLABLES], n_things)
         things = [stem + rng.choice(_ENDS[subject]) for stem in stems]
-        letters = [i % len(LETTERS) for i in range(n_things * len(PROPERTIES))]
+        letters = [i % len(LETTERS) for i in range(n_things * len(properties))]
         rng.shuffle(letters)
         made = []
         for thing in things:
-            for prop, (asked, values) in PROPERTIES.items():
+            for prop, (asked, values) in properties:
                 options = tuple(rng.sample(values, len(LETTERS)))
                 made.append(Question(subject, thing, prop, asked.format(thing=thing), options, letters[len(made)]))
         task[subject] = made
@@ -173,7 +175,7 @@ class MultipleChoiceWorld:
 
     Attributes:
         seed: of everything.
-        n_things: of each subject.
+        n_things, shared: see `multiple_choice_task`.
         d_model, n_layers, epochs, lr, batch_size: of the model and its training.
         sentences: of the documentation that it reads; as many others are kept apart, as unrelated text.
         forget: the subject that "gold" never met.
@@ -188,10 +190,11 @@ class MultipleChoiceWorld:
     batch_size: int = 16
     sentences: int = 60
     forget: str = "animals"
+    shared: bool = True
 
     @cached_property
     def task(self) -> dict[str, list[Question]]:
-        return multiple_choice_task(self.n_things, self.seed)
+        return multiple_choice_task(self.n_things, self.seed, shared=self.shared)
 
     @property
     def retain(self) -> str:
