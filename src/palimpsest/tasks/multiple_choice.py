@@ -185,8 +185,8 @@ class MultipleChoiceWorld:
     n_things: int = 6
     d_model: int = 96
     n_layers: int = 4
-    epochs: float = 14
-    lr: float = 1.5e-3
+    epochs: float = 20
+    lr: float = 1e-3
     batch_size: int = 16
     sentences: int = 60
     forget: str = "animals"

@@ -146,7 +146,9 @@ claim = Claim(
             "1e-4, 3e-4 and 1e-3 for llmu and grad_diff, on seed 0: of those that reached the level, the one that kept "
             "most of the retained subject. rmu at 3e-4, 1e-3 and 3e-3 with c = 40, 2.4 times the mean norm of the "
             "hidden states, and alpha 10 and 1: none of them forgot in 100 steps, nor in 300 at alpha 1 (to 0.42), "
-            "which left alpha 0.3, the first tried below that"
+            "which left alpha 0.3, the first tried below that. "
+            "All with the world at 14 epochs and 1.5e-3, at which it learned the questions on seed 0 but not on every "
+            "seed of record, so that a first run was void; at 20 epochs and 1e-3, chosen on seed 1, it learned them"
         ),
     },
     notes=(
