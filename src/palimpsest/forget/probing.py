@@ -40,7 +40,7 @@ from transformers import PreTrainedTokenizerBase
 from palimpsest.errors import UserError
 from palimpsest.metrics.text import words
 from palimpsest.models.blocks import blocks
-from palimpsest.models.hooks import capture
+from palimpsest.models.hooks import activations
 from palimpsest.models.score import Encoded, context_length, encode, pad_token_id, prompt_template
 from palimpsest.tasks.rows import Row
 
@@ -86,34 +86,21 @@ def hidden_features(
     >>> {name: array.shape for name, array in found.items()}
     {'layer 1, mean': (2, 16), 'layer 1, last': (2, 16)}
     """
-    device = next(model.parameters()).device
     layers = {f"layer {i}": block for i, block in enumerate(blocks(model), start=1)}
     found: dict[str, list[np.ndarray]] = {f"{layer}, {how}": [] for layer in layers for how in poolings}
-    was_training = model.training
-    model.eval()
-    try:
-        for start in range(0, len(rows), batch_size):
-            indices = range(start, min(start + batch_size, len(rows)))
-            batch = {name: tensor.to(device) for name, tensor in rows.batch(indices, pad_id).items()}
-            inputs = {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"]}
-            if getattr(model, "takes_prompt_mask", False):
-                inputs["prompt_mask"] = (batch["labels"] != -100).cumsum(1) == 0
-            with torch.no_grad(), capture(layers) as seen:
-                model(**inputs, use_cache=False)
-            real = batch["attention_mask"]
-            answer = (batch["labels"] != -100).long()
-            pooled = torch.where(answer.any(1, keepdim=True), answer, real)[..., None]
-            last = real.sum(1) - 1
-            for layer, states in seen.items():
-                states = states.float()
-                by_pooling = {
-                    "mean": (states * pooled).sum(1) / pooled.sum(1),
-                    "last": states[torch.arange(len(last), device=device), last],
-                }
-                for how in poolings:
-                    found[f"{layer}, {how}"].append(by_pooling[how].cpu().numpy())
-    finally:
-        model.train(was_training)
+    for batch, seen in activations(model, rows, layers, pad_id=pad_id, batch_size=batch_size):
+        real = batch["attention_mask"]
+        answer = (batch["labels"] != -100).long()
+        pooled = torch.where(answer.any(1, keepdim=True), answer, real)[..., None]
+        last = real.sum(1) - 1
+        for layer, states in seen.items():
+            states = states.float()
+            by_pooling = {
+                "mean": (states * pooled).sum(1) / pooled.sum(1),
+                "last": states[torch.arange(len(last), device=states.device), last],
+            }
+            for how in poolings:
+                found[f"{layer}, {how}"].append(by_pooling[how].cpu().numpy())
     return {name: np.concatenate(parts) for name, parts in found.items()}
 
 

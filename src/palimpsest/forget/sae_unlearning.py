@@ -28,29 +28,18 @@ from palimpsest.forget.baselines import require
 from palimpsest.forget.procedure import ForgetData, encode_pairs
 from palimpsest.forget.truly_unlearn import letter_accuracy
 from palimpsest.models.blocks import blocks
-from palimpsest.models.hooks import capture, edit_activation
+from palimpsest.models.hooks import activations, edit_activation
 from palimpsest.models.sae import SparseAutoencoder, train_sae
 from palimpsest.models.score import Encoded, context_length, pad_token_id, score
 from palimpsest.tasks.multiple_choice import LETTERS, Question, plain
 
 
-@torch.no_grad()
 def residual_stream(
     model: nn.Module, rows: Encoded, layer: int, *, pad_id: int, batch_size: int = 32
 ) -> Float[Tensor, "tokens d"]:
     """The residual stream after block `layer` (0 is the first) at all tokens of the rows but each row's first."""
-    device, training, found = next(model.parameters()).device, model.training, []
-    model.eval()
-    try:
-        for start in range(0, len(rows), batch_size):
-            batch = rows.batch(list(range(start, min(start + batch_size, len(rows)))), pad_id)
-            inputs = {name: batch[name].to(device) for name in ("input_ids", "attention_mask")}
-            with capture({"h": blocks(model)[layer]}) as seen:
-                model(**inputs)
-            found.append(seen["h"][:, 1:][inputs["attention_mask"][:, 1:].bool()].float())
-    finally:
-        model.train(training)
-    return torch.cat(found)
+    found = activations(model, rows, {"h": blocks(model)[layer]}, pad_id=pad_id, batch_size=batch_size)
+    return torch.cat([seen["h"][:, 1:][batch["attention_mask"][:, 1:].bool()].float() for batch, seen in found])
 
 
 def select_features(

@@ -30,13 +30,12 @@ from palimpsest.forget.baselines import require
 from palimpsest.forget.procedure import ForgetData
 from palimpsest.forget.prompt_gate import GuardedLM, refusal_ids
 from palimpsest.models.blocks import blocks, mlp_activation, mlp_output
-from palimpsest.models.hooks import capture, edit_activation
+from palimpsest.models.hooks import activations, edit_activation
 from palimpsest.models.score import Encoded, pad_token_id
 
 LEAST = 1e-6  # a standard deviation, so that a neuron that never moves divides nothing by 0
 
 
-@torch.no_grad()
 def probe(
     model: nn.Module, rows: Encoded, *, pad_id: int, batch_size: int = 64
 ) -> tuple[Float[Tensor, "neurons"], Float[Tensor, "neurons"]]:
@@ -51,19 +50,11 @@ def probe(
     (torch.Size([96]), True)
     """
     modules = {str(i): mlp_activation(block) for i, block in enumerate(blocks(model))}
-    device, training, n, total, squares = next(model.parameters()).device, model.training, 0, 0.0, 0.0
-    model.eval()
-    try:
-        for start in range(0, len(rows), batch_size):
-            batch = rows.batch(list(range(start, min(start + batch_size, len(rows)))), pad_id)
-            inputs = {name: batch[name].to(device) for name in ("input_ids", "attention_mask")}
-            with capture(modules, "input") as seen:
-                model(**inputs)
-            real = inputs["attention_mask"].bool()
-            z = torch.cat([seen[name][real] for name in modules], dim=-1).double()
-            n, total, squares = n + len(z), total + z.sum(0), squares + z.square().sum(0)
-    finally:
-        model.train(training)
+    n, total, squares = 0, 0.0, 0.0
+    for batch, seen in activations(model, rows, modules, "input", pad_id=pad_id, batch_size=batch_size):
+        real = batch["attention_mask"].bool()
+        z = torch.cat([seen[name][real] for name in modules], dim=-1).double()
+        n, total, squares = n + len(z), total + z.sum(0), squares + z.square().sum(0)
     mean = total / n
     return mean, (squares / n - mean.square()).clamp(min=0).sqrt()
 
@@ -185,7 +176,6 @@ class KeySpace:
         return ((keys - self.mean).abs() <= scale * self.radius * (1 + 1e-5) * self.std).all(-1)
 
 
-@torch.no_grad()
 def prompt_keys(
     model: nn.Module, prompts: Sequence[Sequence[int]], *, pad_id: int, batch_size: int = 64
 ) -> Float[Tensor, "layers prompts d"]:
@@ -200,20 +190,11 @@ def prompt_keys(
     if not prompts or not all(len(prompt) for prompt in prompts):
         raise ValueError("every prompt needs at least one token")
     modules = {str(i): mlp_output(block) for i, block in enumerate(blocks(model))}
-    rows = Encoded([list(prompt) for prompt in prompts], [0] * len(prompts))
-    device, training, found = next(model.parameters()).device, model.training, []
-    model.eval()
-    try:
-        for start in range(0, len(rows), batch_size):
-            batch = rows.batch(list(range(start, min(start + batch_size, len(rows)))), pad_id)
-            inputs = {name: batch[name].to(device) for name in ("input_ids", "attention_mask")}
-            with capture(modules, "input") as seen:
-                model(**inputs)
-            last = inputs["attention_mask"].sum(1) - 1
-            each = torch.arange(len(last), device=device)
-            found.append(torch.stack([seen[name][each, last].float() for name in modules]))
-    finally:
-        model.train(training)
+    rows, found = Encoded([list(prompt) for prompt in prompts], [0] * len(prompts)), []
+    for batch, seen in activations(model, rows, modules, "input", pad_id=pad_id, batch_size=batch_size):
+        last = batch["attention_mask"].sum(1) - 1
+        each = torch.arange(len(last), device=last.device)
+        found.append(torch.stack([seen[name][each, last].float() for name in modules]))
     return torch.cat(found, dim=1)
 
 

@@ -10,8 +10,11 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
+
+from palimpsest.models.score import Encoded
 
 Side = Literal["input", "output"]
 
@@ -75,3 +78,42 @@ def capture(modules: Mapping[str, nn.Module], side: Side = "output") -> Iterator
     finally:
         for handle in handles:
             handle.remove()
+
+
+def activations(
+    model: nn.Module,
+    rows: Encoded,
+    modules: Mapping[str, nn.Module],
+    side: Side = "output",
+    *,
+    pad_id: int,
+    batch_size: int = 64,
+) -> Iterator[tuple[dict[str, Tensor], dict[str, Tensor]]]:
+    """Runs a language model over rows, batch by batch, in eval mode and without gradients.
+
+    Args:
+        modules, side: whose activations, as for `capture`.
+
+    Yields:
+        Of each batch, on the model's device: `input_ids`, `attention_mask` and `labels`; and the activations by name.
+
+    >>> from palimpsest.models import causal_lm
+    >>> model = causal_lm(10, d_model=16, n_layers=1)
+    >>> found = activations(model, Encoded([[1, 5], [1, 6, 7]], [0, 0]), {"head": model.lm_head}, pad_id=0)
+    >>> [(batch["attention_mask"].sum().item(), seen["head"].shape) for batch, seen in found]
+    [(5, torch.Size([2, 3, 10]))]
+    """
+    device, training = next(model.parameters()).device, model.training
+    model.eval()
+    try:
+        for start in range(0, len(rows), batch_size):
+            chosen = range(start, min(start + batch_size, len(rows)))
+            batch = {name: tensor.to(device) for name, tensor in rows.batch(chosen, pad_id).items()}
+            inputs = {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"]}
+            if getattr(model, "takes_prompt_mask", False):
+                inputs["prompt_mask"] = (batch["labels"] != -100).cumsum(1) == 0
+            with torch.no_grad(), capture(modules, side) as seen:
+                model(**inputs, use_cache=False)
+            yield batch, seen
+    finally:
+        model.train(training)
