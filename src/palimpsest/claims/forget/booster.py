@@ -23,7 +23,7 @@ MAX_LENGTH = 40
 ROWS = {"benign": 400, "harmful": 200, "task": 400, "attacker's": 100, "test": 96}
 BASE = {"d_model": 64, "n_layers": 2, "epochs": 24, "lr": 2e-3, "batch_size": 16}
 ALIGN = {"steps": 250, "lr": 5e-4, "batch_size": 16, "clip": 1.0}
-ATTACK = {"n": 300, "epochs": 10, "lr": 2e-3, "batch_size": 16}
+ATTACK = {"n": 300, "epochs": 10, "lr": 1e-3, "batch_size": 16}
 RATIOS = (0.05, 0.1, 0.2)
 POINTS = 8  # of the curve of h during an attack, beside its start
 METHODS = {"sft": Alignment(), "vaccine": Vaccine(), "repnoise": RepNoise(), "booster": Booster()}
@@ -146,10 +146,11 @@ claim = Claim(
         "tried": (
             "Base, alignment, attack and task, shared by all: one run of sft on seed 0, with 6 epochs for the base and "
             "a weaker attack (5 epochs of 500 rows at 5e-4, a harder task), in which neither the task nor the harmful "
-            "answers were learned; these came after it. On seed 0 then vaccine with rho 0.5, 2 and 8, and booster with "
-            "(alpha, lam) of (0.1, 1), (0.1, 5), (0.1, 20) and (0.01, 5): the papers' own values had the lowest "
-            "harmful scores (0.97 and 0.88, of sft's 1.00) and are kept. Booster's task accuracy was 0.52 there, 1.00 "
-            "with alpha 0.01, at a harmful score of 0.97."
+            "answers were learned; these came after it, with the attack at 2e-3. On seed 0 then vaccine with rho 0.5, "
+            "2 and 8, and booster with (alpha, lam) of (0.1, 1), (0.1, 5), (0.1, 20) and (0.01, 5): the papers' own "
+            "values had the lowest harmful scores (0.97 and 0.88, of sft's 1.00) and are kept. Booster's task accuracy "
+            "was 0.52 there, 1.00 with alpha 0.01, at a harmful score of 0.97. A first run of record at 2e-3 was void, "
+            "because sft did not learn the task on every seed; at 1e-3 it did on seeds 1 and 2 (harmful score 0.86)."
         ),
     },
     notes=(
