@@ -2,7 +2,7 @@
 knowledge in language models", arXiv 2410.19278).
 
 No weight changes: the features that the forget rows have and the retain rows hardly ever are pushed far below zero,
-wherever they are active (never at the text's first token), in the residual stream after one block,
+wherever they are active (never at the bos token, where the tokenizer has one), in the residual stream after one block,
 
     h'' = h + sum_{i: f_i > 0} (clamp - f_i) d_i,          clamp < 0;  0 ablates
 
