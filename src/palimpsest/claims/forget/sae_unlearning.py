@@ -178,7 +178,7 @@ claim = Claim(
         "seed 0 no scale brought it within 0.3, and then the last sentence compares unequal levels: see 'away from "
         "rmu's level'. That zero ablation does nothing is held, and so it would be for the milder negative clamps: the "
         "chosen features are on few tokens, and most of the autoencoder's are dead. The pilots ran before the world "
-        "was trained for 20 epochs. Features that flip an answer in every order of the options (in the room) are not looked for: this model knows one "
-        "order only."
+        "was trained for 20 epochs. Features that flip an answer in every order of the options (in the room) are not "
+        "looked for: this model knows one order only."
     ),
 )
