@@ -120,6 +120,29 @@ def test_hooks_act_on_all_but_the_first_token_and_come_off(trained):
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
 
 
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_the_first_token_and_padding_are_spared_without_a_bos_too(trained, side):
+    model, sae = fresh(trained), SparseAutoencoder(16, 32)
+    rows, pad = [[5, 6, 7, 8], [9, 10]], [0, 0]
+    first, last = (pad + rows[1], rows[1] + pad)
+    ids = torch.tensor([rows[0], first if side == "left" else last])
+    features, clamp = torch.arange(32), torch.full((32,), -8.0)
+    with torch.no_grad(), capture({"h": blocks(model)[2]}, "input") as before:
+        model(ids, attention_mask=(ids != 0).long())
+    with torch.no_grad(), clamping(model, sae, 1, features, clamp), capture({"h": blocks(model)[2]}, "input") as after:
+        model(ids, attention_mask=(ids != 0).long())
+    edited = (after["h"] != before["h"]).any(-1)
+    assert edited[0].tolist() == [False, True, True, True]
+    assert edited[1].tolist() == ([False] * 3 + [True] if side == "left" else [False, True, False, False])
+    # With a cache and no mask, what was read before counts.
+    whole = ids[:1]
+    with torch.no_grad(), clamping(model, sae, 1, features, clamp):
+        expected = model(whole).logits[:, -1]
+        cache = model(whole[:, :-1], use_cache=True).past_key_values
+        found = model(whole[:, -1:], past_key_values=cache).logits[:, -1]
+    torch.testing.assert_close(found, expected)
+
+
 def test_it_forgets_what_it_should_and_keeps_the_rest(trained):
     base = score(trained, DATA.forget, pad_id=0).nll.mean(), score(trained, DATA.retain, pad_id=0).nll.mean()
     method = SaeClamp(layer=1, k=8, scale_by=10.0, l1=0.05, sae_steps=400, sae_lr=5e-3, retain_max=0.0)
@@ -172,8 +195,6 @@ def choosing(right):
 
         def forward(self, input_ids, attention_mask=None, **kwargs):
             out = self.base(input_ids, attention_mask=attention_mask)
-            edited = self.base.model.layers  # run, so that hooks act
-            assert edited is not None
             name = tokenizer.convert_tokens_to_ids(right)
             letter = input_ids.gather(1, (input_ids == name).int().argmax(1, keepdim=True) - 1)
             out.logits = 0.01 * out.logits + 100 * torch.nn.functional.one_hot(letter, len(tokenizer))

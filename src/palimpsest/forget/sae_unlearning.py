@@ -2,7 +2,7 @@
 knowledge in language models", arXiv 2410.19278).
 
 No weight changes: the features that the forget rows have and the retain rows hardly ever are pushed far below zero,
-wherever they are active (never at the bos token, where the tokenizer has one), in the residual stream after one block,
+wherever they are active (never at a text's first token, nor at bos), in the residual stream after one block,
 
     h'' = h + sum_{i: f_i > 0} (clamp - f_i) d_i,          clamp < 0;  0 ablates
 
@@ -102,7 +102,8 @@ def clamping(
     *,
     spared: int | None = None,
 ) -> Iterator[nn.Module]:
-    """Clamps features while the block lasts; `spared` is a token id that is never edited, that which begins a text."""
+    """Clamps features while the block lasts; the first token of a text and padding are
+    never edited, nor is the token id `spared`."""
     handles = hook(model, sae, layer, features, clamp, spared)
     try:
         yield model
@@ -120,15 +121,23 @@ def hook(
     spared: int | None,
 ) -> list[Any]:
     """Puts the clamp on; `remove()` of each handle takes it off again."""
-    read: dict[str, Tensor | None] = {}
+    read: dict[str, Any] = {}
 
     def remember(module: nn.Module, args: tuple, inputs: dict[str, Any]) -> None:
+        cache = inputs.get("past_key_values")
         read["ids"] = inputs.get("input_ids", args[0] if args else None)
+        read["mask"] = inputs.get("attention_mask", args[1] if len(args) > 1 else None)
+        read["past"] = 0 if cache is None else cache.get_seq_length()
 
     @torch.no_grad()
     def edit(h: Tensor) -> Tensor:
-        ids = read.get("ids")
-        where = None if spared is None or ids is None else ids != spared
+        ids, mask, tokens = read["ids"], read["mask"], h.shape[1]
+        if mask is None:
+            mask = torch.ones(1, read["past"] + tokens, dtype=torch.long, device=h.device)
+        # Not padding, where the mask is 0, nor the first token, where its running sum is 1.
+        where = ((mask.cumsum(1) > 1) & mask.bool())[:, -tokens:]
+        if spared is not None and ids is not None:
+            where = where & (ids != spared)
         return clamped(h, sae, features, clamp, where)
 
     return [

@@ -13,6 +13,8 @@ import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from palimpsest.tasks.names import made_up_names
+
 VALUES = """
 month: January February March April May June July August September October November December
 city: Oslo Lima Cairo Quito Hanoi Dakar Riga Sofia Turin Perth Osaka Natal
@@ -177,7 +179,7 @@ def contract_graph(
             f"need 1 <= attrs <= 20, 0 <= skew <= 1 and 0 <= n_facts <= {len(FACTS)}, got {attrs}, {skew} and {n_facts}"
         )
     rng = random.Random(f"{seed}/contracts")
-    name = _names(rng)
+    name = made_up_names(rng)
     edges: list[Edge] = []
     if hub_degree:
         hub = next(name)
@@ -205,13 +207,3 @@ def contract_graph(
 
 def _question(kind: str, attr: str, edge: Edge) -> str:
     return f"What is the {attr} in the {kind} contract between {edge[0]} and {edge[1]} ?"
-
-
-def _names(rng: random.Random):
-    """Different pronounceable names of six letters."""
-    seen = set()
-    while True:
-        name = "".join(rng.choice(letters) for letters in ("bdfgklmnprst", "aeiou") * 3).capitalize()
-        if name not in seen:
-            seen.add(name)
-            yield name

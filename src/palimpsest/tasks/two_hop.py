@@ -12,11 +12,11 @@ Written for Palimpsest after "Open Problems in Machine Unlearning for AI Safety"
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
 from palimpsest.tasks.authors import author_names
+from palimpsest.tasks.names import made_up_names
 
 Pair = tuple[str, str]
 MOST_PERSONS = 900
@@ -179,7 +179,7 @@ def two_hop_task(
     if not 0 < forget < 1 or not 1 <= round(forget * n_persons) < n_persons:
         raise ValueError(f"forget must be a share that leaves persons on both sides, got {forget} of {n_persons}")
     rng = random.Random(f"{seed}/two hop")
-    persons, names = author_names(seed, n_persons), _names(rng)
+    persons, names = author_names(seed, n_persons), made_up_names(rng)
     cities, countries, rivers = ([next(names) for _ in range(n)] for n in (n_cities, n_countries, n_cities))
     return TwoHopTask(
         homes=dict(zip(persons, _dealt(cities, n_persons, rng), strict=True)),
@@ -194,13 +194,3 @@ def _dealt(values: list[str], n: int, rng: random.Random) -> list[str]:
     dealt = [values[i % len(values)] for i in range(n)]
     rng.shuffle(dealt)
     return dealt
-
-
-def _names(rng: random.Random) -> Iterator[str]:
-    """Different pronounceable names of six letters."""
-    seen = set()
-    while True:
-        name = "".join(rng.choice(letters) for letters in ("bdfgklmnprst", "aeiou") * 3).capitalize()
-        if name not in seen:
-            seen.add(name)
-            yield name
