@@ -14,7 +14,6 @@ from palimpsest.contrast.amcl import (
     PairTemperature,
     amcl_loss,
     amcl_queue_loss,
-    barlow_loss,
     multi_head_loss,
     pair_temperature,
     start_bias,
@@ -89,7 +88,6 @@ def test_gradcheck():
     queue = draw(5, 2, 3, seed=2)
     assert torch.autograd.gradcheck(lambda a, b: amcl_loss(a, b, functions), (z1, z2))
     assert torch.autograd.gradcheck(lambda a, b: amcl_queue_loss(a, b, queue, functions), (z1, z2))
-    assert torch.autograd.gradcheck(lambda a, b: barlow_loss(a[:, 0], b[:, 0]), (z1, z2))
 
 
 def test_samples_may_be_permuted_and_views_exchanged():
@@ -176,18 +174,6 @@ def test_queue_with_pair_temperatures_is_the_naive_loss(rows):
     torch.testing.assert_close(amcl_queue_loss(query, key, queue, [function], 0.3, rows=rows), expected)
 
 
-def test_barlow_twins_by_hand():
-    z1, z2 = draw(10, 3), draw(10, 3, seed=1)
-    correlation = torch.corrcoef(torch.cat([z1, z2], 1).T)[:3, 3:]
-    expected = sum(
-        (1 - correlation[a, b]) ** 2 if a == b else 0.1 * correlation[a, b] ** 2 for a in range(3) for b in range(3)
-    )
-    torch.testing.assert_close(barlow_loss(z1, z2, 0.1), expected)
-    constant = torch.ones(4, 3, requires_grad=True)
-    barlow_loss(constant, constant).backward()
-    assert constant.grad.isfinite().all()
-
-
 def test_heads_are_independent_and_of_norm_one():
     torch.manual_seed(0)
     heads = MultiHead(6, 4, heads=2)
@@ -238,7 +224,6 @@ Z = torch.eye(3)[:, None]
         (lambda: amcl_loss(Z, Z * torch.nan, 0.5), "nan"),
         (lambda: amcl_queue_loss(Z, Z, Z[:0], 0.5), "not empty"),
         (lambda: amcl_queue_loss(Z, Z, Z[:, 0], 0.5), "queue must be"),
-        (lambda: barlow_loss(torch.ones(1, 2), torch.ones(1, 2)), "at least 2 pairs"),
     ],
 )
 def test_refuses(call, word):

@@ -248,3 +248,15 @@ Q = unit(4, 3)
 def test_what_does_not_fit_is_refused_with_its_value(arguments, options, message) -> None:
     with pytest.raises((ValueError, TypeError), match=message):
         info_nce(*arguments, **options)
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+def test_decoupled_refuses_a_query_without_negatives(reduction) -> None:
+    q = torch.eye(3)
+    mask = torch.ones(3, 3, dtype=torch.bool)
+    mask[1] = False
+    info_nce(q, q, 1.0, mask=mask, reduction=reduction)  # not decoupled, such a query costs nothing
+    with pytest.raises(ValueError, match="no negative left"):
+        info_nce(q, q, 1.0, mask=mask, decoupled=True, reduction=reduction)
+    with pytest.raises(ValueError, match="no negative left"):
+        info_nce(q, q, 1.0, labels=torch.zeros(3), decoupled=True, reduction=reduction)

@@ -217,31 +217,13 @@ def amcl_queue_loss(
 def multi_head_loss(loss: Callable[[Tensor, Tensor], Tensor], z1: Heads, z2: Heads) -> Float[Tensor, ""]:
     """Any loss of two views [batch, d], summed over heads: what is left of AMCL for losses without a temperature.
 
+    >>> from palimpsest.losses import barlow_twins_loss
     >>> z = F.normalize(torch.randn(32, 3, 8), dim=2)
-    >>> multi_head_loss(barlow_loss, z, z) < multi_head_loss(barlow_loss, z, z.roll(1, 0))
+    >>> multi_head_loss(barlow_twins_loss, z, z) < multi_head_loss(barlow_twins_loss, z, z.roll(1, 0))
     tensor(True)
     """
     _check(0.0, 1, z1=z1, z2=z2)
     return torch.stack([loss(z1[:, head], z2[:, head]) for head in range(z1.shape[1])]).sum()
-
-
-def barlow_loss(
-    z1: Float[Tensor, "batch d"], z2: Float[Tensor, "batch d"], off_diagonal: float = 5e-3
-) -> Float[Tensor, ""]:
-    """Barlow Twins (Zbontar et al. 2021, arXiv 2103.03230): sum_a (1 - C_aa)^2 + w sum_{a != b} C_ab^2, with C the
-    correlations over the batch between the coordinates of the two views.
-
-    >>> z = torch.tensor([[1.0, 1.0], [1.0, -1.0], [-1.0, 1.0], [-1.0, -1.0]])
-    >>> barlow_loss(z, z).item()
-    0.0
-    """
-    check_pairs(z1=z1, z2=z2)
-    if len(z1) < 2:
-        raise ValueError(f"a batch needs at least 2 pairs for a correlation, got {len(z1)}")
-    one, two = ((z - z.mean(0)) / z.var(0, correction=0).clamp(min=1e-12).sqrt() for z in (z1, z2))
-    correlation = one.T @ two / len(z1)
-    diagonal = correlation.diagonal()
-    return (1 - diagonal).square().sum() + off_diagonal * (correlation.square().sum() - diagonal.square().sum())
 
 
 class AMCL(nn.Module):

@@ -8,9 +8,8 @@ A softmax whose features and class vectors all lie on the unit sphere does so wi
 On the sphere |x - w|^2 = 2 - 2 cos(x, w), so the class with the largest logit is the nearest one. A new class needs no
 training: its vector is the direction of the mean of its examples' embeddings, and is appended to the others.
 
-`contrastive_loss` (Hadsell et al. 2006) and `triplet_loss` (Schroff et al. 2015, arXiv 1503.03832; all triplets of the
-batch) are the pairwise learners that it is compared with. What the paper constrains in the latent space beyond unit
-norms is not known here.
+The pairwise learners that it is compared with are `palimpsest.losses.contrastive_loss` and `triplet_loss`. What the
+paper constrains in the latent space beyond unit norms is not known here.
 """
 
 from __future__ import annotations
@@ -181,43 +180,6 @@ def novel_accuracy(
         "novel": on_novel,
         "joint": 2 * on_seen * on_novel / max(on_seen + on_novel, 1e-12),
     }
-
-
-def contrastive_loss(
-    embeddings: Float[Tensor, "batch dim"], labels: Int[Tensor, " batch"], margin: float = 1.0
-) -> Float[Tensor, ""]:
-    """Over all pairs of the batch: |x - x'|^2 for a pair of one class, [margin - |x - x'|]_+^2 for others; the mean of
-    both kinds' means (0 for a kind that does not occur), so that the many pairs of two classes do not drown the rest.
-
-    >>> contrastive_loss(torch.tensor([[0.0], [0.5], [0.75]]), torch.tensor([0, 0, 1]))  # 0.25; 0.0625 and 0.5625
-    tensor(0.2812)
-    """
-    _check_labelled(embeddings, labels)
-    check_positive(margin, "margin")
-    first, second = torch.triu_indices(len(labels), len(labels), 1, device=labels.device)
-    squared = (embeddings[first] - embeddings[second]).square().sum(1)
-    same = labels[first] == labels[second]
-    apart = (margin - (squared[~same] + 1e-12).sqrt()).clamp(min=0).square()
-    return sum(part.sum() / max(len(part), 1) for part in (squared[same], apart)) / 2
-
-
-def triplet_loss(
-    embeddings: Float[Tensor, "batch dim"], labels: Int[Tensor, " batch"], margin: float = 0.2
-) -> Float[Tensor, ""]:
-    """[|a - p|^2 - |a - n|^2 + margin]_+ over all triplets of the batch, averaged over those that are above 0.
-
-    Memory grows as (pairs of one class) x batch.
-
-    >>> triplet_loss(torch.tensor([[0.0], [0.5], [0.25]]), torch.tensor([0, 0, 1]))  # 0.25 - 0.0625 + 0.2, twice
-    tensor(0.3875)
-    """
-    _check_labelled(embeddings, labels)
-    check_positive(margin, "margin")
-    squared = (embeddings[:, None] - embeddings).square().sum(-1)
-    same = labels[:, None] == labels
-    anchor, positive = (same & ~torch.eye(len(labels), dtype=torch.bool, device=labels.device)).nonzero(as_tuple=True)
-    excess = (squared[anchor, positive, None] - squared[anchor] + margin).masked_fill(same[anchor], 0).clamp(min=0)
-    return excess.sum() / (excess > 0).sum().clamp(min=1)
 
 
 def _check_labelled(embeddings: Tensor, labels: Tensor) -> None:

@@ -88,7 +88,8 @@ def info_nce(
 
     Raises:
         ValueError, TypeError: what does not fit, with its value: shapes, dtypes, a temperature of 0, values that are
-            not finite, a target that is no key, no negative at all (a batch of one), no query with a positive.
+            not finite, a target that is no key, no negative at all (a batch of one; if decoupled, also for one query
+            alone), no query with a positive.
 
     >>> q, k = F.normalize(torch.randn(6, 4)), F.normalize(torch.randn(6, 4))
     >>> loss = info_nce(q, k, 0.1)
@@ -97,7 +98,10 @@ def info_nce(
     """
     given = dict(locals())
     group, rows = given.pop("group"), given.pop("rows")
-    return _streamed(rows)(_problem(**given)) if group is None else _across(_streamed(rows), given, group)
+    loss = _streamed(rows)(_problem(**given)) if group is None else _across(_streamed(rows), given, group)
+    if decoupled:
+        _check_negatives(loss)
+    return loss
 
 
 def reference_info_nce(query: Tensor, key: Tensor, temperature: Any = 0.07, **options: Any) -> Tensor:
@@ -428,6 +432,14 @@ def _check_positives(valid: Tensor, of_query: Tensor) -> None:
         raise ValueError(f"no query has a positive: no key has label {of_query[0].item()} (query 0), nor any other's")
     if alone:
         warnings.warn(f"{alone} of {len(valid)} queries have no positive and are left out", stacklevel=6)
+
+
+def _check_negatives(loss: Tensor) -> None:
+    """Without its positive and without negatives a query's sum is empty."""
+    empty = loss.isneginf()
+    if empty.any():
+        which = f"query {int(empty.nonzero()[0])}" if loss.ndim else "a query"
+        raise ValueError(f"{which} has no negative left, and the decoupled loss needs one: look at mask and labels")
 
 
 def _check_options(

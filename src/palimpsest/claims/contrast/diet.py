@@ -18,6 +18,7 @@ from palimpsest.contrast.heads import Projected, projection_head
 from palimpsest.contrast.info_nce import nt_xent
 from palimpsest.contrast.pretrain import Views
 from palimpsest.evidence import Claim, expect, given
+from palimpsest.losses import barlow_twins_loss
 from palimpsest.metrics.probes import knn_accuracy, linear_probe
 from palimpsest.models.vision import cnn
 from palimpsest.tasks.tabular import masked_batches, tabular
@@ -43,14 +44,6 @@ ONE_VIEW = ("diet", "supervised")
 WEIGHT_DECAY = {name: 0.05 if name == "diet" else 1e-4 for name in MAIN}
 
 
-def barlow_twins(z1: Tensor, z2: Tensor, weight: float) -> Tensor:
-    """Zbontar et al. (2021, 2103.03230): the two views' cross-correlation is to be the identity."""
-    standard = [(z - z.mean(0)) / (z.std(0, unbiased=False) + 1e-5) for z in (z1, z2)]
-    correlation = standard[0].T @ standard[1] / len(z1)
-    on = (correlation.diagonal() - 1).square().sum()
-    return on + weight * (correlation.square().sum() - correlation.diagonal().square().sum())
-
-
 def with_labels(model: nn.Module, batch: dict[str, Tensor], smoothing: float) -> Tensor:
     return F.cross_entropy(model(batch["views"][:, 0]), batch["labels"], label_smoothing=smoothing)
 
@@ -60,7 +53,9 @@ def objective(name: str, value: float) -> Any:
         return IndexTargets(value)
     if name == "supervised":
         return partial(with_labels, smoothing=value)
-    return Views(partial(barlow_twins, weight=value) if name == "barlow twins" else partial(nt_xent, temperature=value))
+    if name == "barlow twins":
+        return Views(partial(barlow_twins_loss, off_diagonal=value))
+    return Views(partial(nt_xent, temperature=value))
 
 
 def with_its_head(name: str, encoder: nn.Module, rows: int, classes: int, seed: int) -> nn.Module:

@@ -10,13 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from palimpsest.contrast.hypersphere_novel import (
-    NormSoftmax,
-    contrastive_loss,
-    novel_accuracy,
-    triplet_loss,
-)
+from palimpsest.contrast.hypersphere_novel import NormSoftmax, novel_accuracy
 from palimpsest.evidence import Claim, expect, given
+from palimpsest.losses import contrastive_loss, triplet_loss
 from palimpsest.models.vision import cnn
 from palimpsest.tasks.digits import Split, digits
 from palimpsest.train import fit
