@@ -196,10 +196,12 @@ claim = Claim(
     },
     notes=(
         "The gradient is compared with that of the whole batch with all its activations, whose dropout masks are drawn "
-        "in the order of the chunks: a batch in one piece draws others. Memory is the most that tensors of one step "
-        "take at once beyond weights and gradients; time is processor time, the best of three steps, each beside the "
-        "whole batch's in the same process. The transformer has MiniLM's size and random weights; the retriever that "
-        "is trained, with dropout too, is smaller, and the language is invented. The paper trains BERT on passages of "
-        "Wikipedia."
+        "in the order of the chunks: a batch in one piece may draw others. (The retriever has one dropout, whose masks "
+        "are the same either way: its equality repeats the comparison of gradients.) Naive accumulation is best at the "
+        "highest of its learning rates; at 0.04 it is no better (0.93, as at 0.02, on the validation queries of seed "
+        "0). Memory is the most that tensors of one step take at once beyond weights and gradients; time is processor "
+        "time, the best of three steps, each beside the whole batch's in the same process. The transformer has "
+        "MiniLM's size and random weights; the retriever that is trained, with dropout too, is smaller, and the "
+        "language is invented. The paper trains BERT on passages of Wikipedia."
     ),
 )

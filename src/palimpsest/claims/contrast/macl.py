@@ -167,10 +167,12 @@ claim = Claim(
     },
     notes=(
         "The paper trains a ResNet-50 on ImageNet, BERT on Wikipedia and graph networks; here are digits of 8 by 8 "
-        "pixels with a small CNN, and the documentation of Python with an average of word vectors, whose two views "
-        "are two dropout masks and whose probes look for a sentence's topic (69 of them); the text is exploratory. "
+        "pixels with a small CNN, and the documentation of Python with an average of word vectors, whose two views are "
+        "two dropout masks and whose probes look for a sentence's topic (69 of them); the text is exploratory. "
         "Uniformity and tolerance are those of the projections of the test rows, on the sphere that the loss sees. "
-        "Whether the best fixed temperature is 0.5 on the verdict's seeds too is not given: all four are shown. "
+        "Whether the best fixed temperature is 0.5 on the verdict's seeds too is not given: all four are shown, and "
+        "there it is 0.05 (kNN 0.977 against 0.971). Settings were compared on the test rows of the pilot seeds, and "
+        "all seeds split the same images. The probes of the text are the nearest 20 and a regression with C = 0.1. "
         "Reweighting multiplies the gradients of solved samples, as decoupling does, at the same temperature: the two "
         "arms differ by macl's higher temperature and the floor."
     ),
