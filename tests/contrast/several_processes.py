@@ -82,6 +82,8 @@ def main(out):
     from palimpsest.contrast.gradcache import GradCache, naive_accumulation
     from palimpsest.contrast.inf_cl import ring_nce
     from palimpsest.contrast.info_nce import info_nce
+    from palimpsest.contrast.llave import hardness_nce
+    from palimpsest.contrast.siglip import chunked_sigmoid_loss
 
     dist.init_process_group("gloo")
     rank, size = dist.get_rank(), dist.get_world_size()
@@ -100,6 +102,21 @@ def main(out):
         used = leaves if key is leaves[1] else [leaves[0], leaves[2]]
         results[name] = value_and_gradients(loss, *used)
 
+    numbers = [torch.tensor(value, dtype=torch.float64, requires_grad=True) for value in (1.5, -2.0)]
+    loss = chunked_sigmoid_loss(*leaves[:2], *numbers, group=dist.group.WORLD)
+    results["sigmoid"] = value_and_gradients(loss, *leaves[:2], *numbers)
+    loss = hardness_nce(*leaves[:2], leaves[2], group=dist.group.WORLD)
+    results["hardness"] = value_and_gradients(loss, *leaves)
+    try:
+        info_nce(*leaves[:2], torch.ones(len(leaves[0])), symmetric=True, group=dist.group.WORLD)
+    except ValueError as error:
+        results["temperatures"] = str(error)
+    (first,) = torch.autograd.grad(info_nce(*leaves[:2], group=dist.group.WORLD), leaves[1], create_graph=True)
+    try:
+        first.square().sum().backward()
+    except RuntimeError as error:
+        results["second derivative"] = str(error)
+
     pairs = list(range(size))[:2]  # a smaller group, whose ranks are others than the world's in no case but this
     group = dist.new_group(pairs)
     if rank in pairs:
@@ -109,14 +126,28 @@ def main(out):
         ring_nce(leaves[0][: 2 + (rank == 0)], leaves[1][: 2 + (rank == 0)], 1.0, group=dist.group.WORLD)
     except ValueError as error:
         results["unequal"] = str(error)
+    try:
+        unlike = [leaf.detach().float() if rank == 0 else leaf for leaf in leaves[:2]]
+        ring_nce(*unlike, 1.0, group=dist.group.WORLD)
+    except ValueError as error:
+        results["unlike"] = str(error)
+    try:
+        info_nce(leaves[0][: 2 + (rank == 0)], leaves[1][: 2 + (rank == 0)], group=dist.group.WORLD)
+    except ValueError as error:
+        results["unequal gathered"] = str(error)
 
     def loss_of(a, b):
         return ring_nce(a, b, 2.0, group=dist.group.WORLD)
 
-    for name, towers in {"one encoder": 1, "two encoders": 2}.items():
-        models = [nn.parallel.DistributedDataParallel(encoder()) for _ in range(towers)]
+    losses = {
+        "one encoder": loss_of,
+        "two encoders": loss_of,
+        "last input without gradient": lambda a, b: loss_of(a, b.detach()),
+    }
+    for name, loss_fn in losses.items():
+        models = [nn.parallel.DistributedDataParallel(encoder()) for _ in range(1 + (name == "two encoders"))]
         reductions = [_count(model) for model in models]
-        loss = GradCache(models, 3, loss_of).step(q[mine], k[mine])
+        loss = GradCache(models, 3, loss_fn).step(q[mine], k[mine])
         results[name] = {
             "loss": loss,
             "gradients": [p.grad for model in models for p in model.parameters()],

@@ -289,3 +289,29 @@ def test_errors_of_views():
         queue_cacr(rows(3, 2, 4), rows(3, 3, 4), rows(5, 4))
     with pytest.raises(TypeError, match="same dtype"):
         cacr_loss(**{**GOOD, "negatives": rows(5, 4).float()})
+
+
+def test_without_gradients_in_inference_mode():
+    z = torch.randn(3, 2, 4, generator=torch.Generator().manual_seed(0))
+    expected = multi_view_cacr(z)
+    with torch.inference_mode():
+        torch.testing.assert_close(multi_view_cacr(z.clone()), expected)
+
+
+def test_autocast_leaves_costs_in_float32():
+    z = torch.randn(3, 2, 4, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    expected = multi_view_cacr(z)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = multi_view_cacr(z)
+        weights = cacr_weights(z[:, 0], z, z[:, 1])
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(*(torch.autograd.grad(loss, z)[0] for loss in (found, expected)))
+    torch.testing.assert_close(weights, cacr_weights(z[:, 0], z, z[:, 1]))
+
+
+def test_sharpness_is_a_number_and_columns_are_whole_ones():
+    z = torch.randn(3, 2, 4)
+    with pytest.raises(TypeError, match="t_neg must be a number, got a tensor"):
+        multi_view_cacr(z, t_neg=torch.tensor(2.0))
+    with pytest.raises(TypeError, match=r"by whole numbers, got torch\.bool"):
+        cacr_loss(z[:, 0], z, z[:, 1], left_out=torch.zeros(3, 1, dtype=torch.bool))

@@ -5,19 +5,12 @@ import math
 import pytest
 import torch
 from torch.nn import functional as F
-from training import losses_while_training
+from training import losses_while_training, views
 
 from palimpsest.contrast import nt_xent
 from palimpsest.contrast.decoupled_cl import dcl_loss, dcl_queue_loss, dclw_loss, npc_multiplier, positive_weights
 
 WRONG = (dcl_loss, dclw_loss, npc_multiplier, positive_weights)
-
-
-def views(n=5, d=3, seed=0, noise=0.7):
-    generator = torch.Generator().manual_seed(seed)
-    z1 = torch.randn(n, d, generator=generator, dtype=torch.float64)
-    z2 = z1 + noise * torch.randn(n, d, generator=generator, dtype=torch.float64)
-    return z1.requires_grad_(), z2.requires_grad_()
 
 
 def naive(z1, z2, tau, weights=None):
@@ -195,3 +188,13 @@ def test_refuses_a_bad_sigma_reduction_and_queue():
         dcl_queue_loss(z, z, torch.ones(0, 3))
     with pytest.raises(ValueError, match="same width"):
         dcl_queue_loss(z, z, torch.ones(4, 2))
+
+
+def test_what_the_queue_and_the_temperature_may_be():
+    q = torch.eye(3)
+    with pytest.raises(ValueError, match=r"queue must be \[rows, d\], got \[3, 2, 3\]"):
+        dcl_queue_loss(q, q, torch.ones(3, 2, 3))
+    with pytest.raises(TypeError, match="queue must be a tensor, got NoneType"):
+        dcl_queue_loss(q, q, None)
+    with pytest.raises(ValueError, match="tau must have one element"):
+        dclw_loss(q, q, torch.ones(6))

@@ -205,7 +205,7 @@ def test_naive_accumulation_is_the_weighted_mean_of_small_batches():
 def test_batch_norm_is_warned_of_in_train_mode_only():
     model = nn.Sequential(nn.Linear(6, 4), nn.BatchNorm1d(4)).double()
     step = GradCache(model, 3, nce).step
-    with pytest.warns(UserWarning, match="1 is batch norm in train mode"):
+    with pytest.warns(UserWarning, match="1 is batch norm on batch statistics"):
         step(rows(6), rows(6, 1))
     model.eval()
     with warnings.catch_warnings():
@@ -276,11 +276,14 @@ def ranks(tmp_path_factory):
     return launch(tmp_path_factory.mktemp("ddp") / "out", 2)
 
 
-@pytest.mark.parametrize(("name", "towers"), [("one encoder", 1), ("two encoders", 2)])
+@pytest.mark.parametrize(
+    ("name", "towers"), [("one encoder", 1), ("two encoders", 2), ("last input without gradient", 1)]
+)
 def test_ddp_synchronises_once_and_gives_the_joint_batch(ranks, name, towers):
     q, k, *_ = batch()
     models = [encoder() for _ in range(towers)]
-    loss = tiled_nce(models[0](q), models[-1](k), 2.0)
+    keys = models[-1](k)
+    loss = tiled_nce(models[0](q), keys.detach() if name == "last input without gradient" else keys, 2.0)
     loss.backward()
     torch.testing.assert_close(torch.stack([rank[name]["loss"] for rank in ranks]).mean(), loss.detach())
     for rank in ranks:
@@ -295,3 +298,25 @@ def test_naive_accumulation_synchronises_once(ranks):
     for rank in ranks:
         assert rank["naive"]["reductions"] == [1]
         torch.testing.assert_close(rank["naive"]["gradients"], grads(model))
+
+
+def test_a_loss_without_a_gradient_is_an_error_and_an_encoder_without_one_is_not():
+    model = encoder()
+    with pytest.raises(ValueError, match="does not depend on the representations"):
+        GradCache(model, 2, lambda a: torch.zeros(())).step(torch.randn(4, 5).double())
+
+    class Detached(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = encoder()
+
+        def forward(self, x):
+            return self.net(x).detach()
+
+    GradCache(Detached(), 2, lambda a: a.square().sum()).step(torch.randn(4, 5).double())
+
+
+def test_batch_norm_that_never_keeps_statistics_is_warned_of_in_eval_mode_too():
+    model = nn.Sequential(nn.Linear(6, 4), nn.BatchNorm1d(4, track_running_stats=False)).double().eval()
+    with pytest.warns(UserWarning, match="batch statistics"):
+        GradCache(model, 2, lambda a: a.square().sum()).step(torch.randn(4, 6).double())

@@ -118,6 +118,50 @@ def test_a_momentum_run_resumes_to_the_same_bits(tmp_path) -> None:
     assert all(torch.equal(value, resumed[name]) for name, value in whole.items())
 
 
+def test_the_key_encoder_follows_once_an_update() -> None:
+    (batch,) = vectors()
+    weights = []
+
+    def run(accumulate):
+        objective = Momentum(lambda q, k, queue: info_nce(q, k, 0.2, negatives=queue), m=0.5, size=32)
+        kept, model = [], small()
+
+        def watched(*arguments):
+            kept.append(objective.init(*arguments))
+            return kept[-1]
+
+        class Watched:
+            init, loss, gradients = staticmethod(watched), objective.loss, objective.gradients
+
+        def batches(step):
+            if kept:
+                weights.append([value.clone() for value in (model.head[0].weight, kept[0]["pair"].key.head[0].weight)])
+            return batch
+
+        fit(model, Watched(), batches, steps=3, lr=0.1, accumulate=accumulate, progress=False)
+
+    run(4)
+    assert len(weights) == 12
+    # Batch by batch: the key is what it was, but in the first batch after an update, where it goes half the way.
+    for number, ((net, key), (_, before)) in enumerate(zip(weights[1:], weights, strict=False)):
+        moved = (net + before) / 2 if number % 4 == 0 and number else before
+        torch.testing.assert_close(key, moved)
+
+
+def test_momentum_in_mixed_precision_and_what_it_refuses() -> None:
+    objective = Momentum(lambda q, k, queue: info_nce(q, k, 0.2, negatives=queue), m=0.9, size=32)
+    history = fit(small(), objective, vectors(), steps=3, precision="bf16", progress=False)
+    assert history.steps[-1]["contrast"] > 0
+    with pytest.raises(ValueError, match="two views, a query and a key, got 3"):
+        fit(small(), objective, vectors(views=3), steps=1, progress=False)
+    with pytest.raises(ValueError, match="Linear has no out_dim"):
+        fit(nn.Linear(6, 4), objective, vectors(), steps=1, progress=False)
+    with pytest.raises(ValueError, match=r"torch.bfloat16 would not move"):
+        MomentumPair(nn.Linear(2, 2).bfloat16())
+    with pytest.raises(ValueError, match="keys must be finite, got nan"):
+        KeyQueue(4, 2).push(torch.full((1, 2), torch.nan))
+
+
 def test_pairs_and_views_that_do_not_fit() -> None:
     model = nn.Linear(6, 4)
     rows = torch.randn(8, 6)
@@ -134,7 +178,7 @@ def test_pairs_and_views_that_do_not_fit() -> None:
         Views(nt_xent).loss(None, model, {"views": rows})
 
 
-def test_clusters_are_found_and_none_is_empty() -> None:
+def test_clusters_are_found() -> None:
     generator = torch.Generator().manual_seed(0)
     centres = F.normalize(torch.randn(5, 16, generator=generator), dim=1)
     labels = torch.arange(5).repeat(40)
@@ -143,9 +187,14 @@ def test_clusters_are_found_and_none_is_empty() -> None:
     pairs = torch.stack([labels, found.assigned], 1).unique(dim=0)
     assert len(pairs) == 5
     torch.testing.assert_close(found.centres.norm(dim=1), torch.ones(5))
-    assert spherical_kmeans(torch.ones(6, 2), 3).assigned.unique().numel() <= 3
+    assert found.assigned.unique().numel() == 5
+    assert spherical_kmeans(torch.ones(6, 2), 3).assigned.unique().numel() == 1  # nothing tells these rows apart
+    opposite = spherical_kmeans(torch.tensor([[1.0, 0.0], [-1.0, 0.0]]), 1)
+    torch.testing.assert_close(opposite.centres.norm(dim=1), torch.ones(1))
+    with pytest.raises(ValueError, match="row 1 is 0 and has no direction"):
+        spherical_kmeans(torch.tensor([[1.0, 0.0], [0.0, 0.0]]), 1)
     assert torch.equal(found.assigned, spherical_kmeans(z, 5, restarts=4).assigned)
-    with pytest.raises(ValueError, match=r"k must be in \[1, 6\], the number of rows, got 7"):
+    with pytest.raises(ValueError, match="k must be a whole number from 1 to 6, the number of rows, got 7"):
         spherical_kmeans(torch.ones(6, 2), 7)
 
 
@@ -154,6 +203,9 @@ def test_a_trial_is_seeded_and_its_smoke_is_short() -> None:
     found = [trial.measures(trial.train(Views(nt_xent))) for _ in range(2)]
     assert found[0] == found[1]
     assert set(found[0]) == {"kNN accuracy", "linear probe"}
+    shown = [trial.one_label(trial.model(), split) for split in ("validation", "test")]
+    assert shown[0] != shown[1]
+    assert 0 < shown[0]["nearest, one label a class"] < found[0]["kNN accuracy"]
     three = DigitsTrial(0, smoke=True, classes=(3, 5, 8), imbalance=10)
     assert three.splits.test.y.unique().tolist() == [0, 1, 2]
     assert len(three.splits.train) < len(DigitsTrial(0, classes=(3, 5, 8)).splits.train)

@@ -10,6 +10,8 @@ from torch.nn import functional as F
 
 from palimpsest.contrast.inf_cl import ring_nce, tiled_nce
 from palimpsest.contrast.info_nce import info_nce
+from palimpsest.contrast.llave import hardness_nce
+from palimpsest.contrast.siglip import sigmoid_loss
 from palimpsest.metrics.memory import peak_memory
 
 
@@ -65,6 +67,14 @@ def test_gradcheck(symmetric):
         lambda q, k, s: ring_nce(q.split(2), k.split(2), s, 3, symmetric),
         (q[:4].detach().requires_grad_(), k[:4], scale),
     )
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_a_frozen_side(symmetric):
+    q, k = pairs(7)
+    for own, other in ((q, k.detach()), (q.detach(), k)):
+        inputs = [each for each in (own, other) if each.requires_grad]
+        compare(tiled_nce(own, other, 6.0, 3, symmetric), plain(own, other, 6.0, symmetric), inputs)
 
 
 def test_closed_forms():
@@ -157,14 +167,16 @@ def test_errors():
     for tile in (0, -1, 1.5, True):
         with pytest.raises(ValueError, match="tile must be"):
             tiled_nce(q, k, 1.0, tile)
-    for scale in (0.0, -2.0, float("nan"), torch.tensor(0.0)):
+    for scale in (0.0, -2.0, float("nan"), float("inf"), torch.tensor(0.0)):
         with pytest.raises(ValueError, match="scale must be"):
             tiled_nce(q, k, scale)
+    with pytest.raises(ValueError, match="scores overflow"):
+        tiled_nce(1e20 * q, 1e20 * k, 1.0)
     with pytest.raises(ValueError, match="one element"):
         tiled_nce(q, k, torch.ones(4))
     with pytest.raises(ValueError, match="equally many rows"):
         tiled_nce(q, k[:3], 1.0)
-    with pytest.raises(ValueError, match="the batch is empty"):
+    with pytest.raises(ValueError, match="at least 1 pair, got 0"):
         tiled_nce(q[:0], k[:0], 1.0)
     with pytest.raises(ValueError, match="k must be finite, got inf"):
         tiled_nce(q, k * torch.inf, 1.0)
@@ -195,8 +207,10 @@ def check(ranks, name, expected, *inputs):
     """The mean over the ranks is the loss of the joint batch; their gradients, averaged, are its gradient."""
     loss = torch.stack([rank[name]["loss"] for rank in ranks]).mean()
     torch.testing.assert_close(loss, expected.detach())
-    *rows, scale = zip(*(rank[name]["gradients"] for rank in ranks), strict=True)
-    found = [*(torch.cat(shards) / len(ranks) for shards in rows), torch.stack(scale).mean()]
+    found = [
+        torch.cat(each) / len(ranks) if each[0].ndim else torch.stack(each).mean()
+        for each in zip(*(rank[name]["gradients"] for rank in ranks), strict=True)
+    ]
     for one, other in zip(found, torch.autograd.grad(expected, inputs), strict=True):
         torch.testing.assert_close(one, other)
 
@@ -216,6 +230,19 @@ def test_the_hall_s_loss_across_processes(processes, name):
     check(processes, name, loss, *((q, scale) if themselves else (q, k, scale)))
 
 
+def test_other_losses_across_processes(processes):
+    q, k, scale, *_ = (each.requires_grad_() if each.is_floating_point() else each for each in batch())
+    numbers = [torch.tensor(value, dtype=torch.float64, requires_grad=True) for value in (1.5, -2.0)]
+    check(processes, "sigmoid", sigmoid_loss(q, k, *numbers), q, k, *numbers)
+    check(processes, "hardness", hardness_nce(q, k, scale), q, k, scale)
+
+
+def test_what_is_not_to_be_had_across_processes(processes):
+    for rank in processes:
+        assert "leave symmetric out" in rank["temperatures"]
+        assert "once_differentiable" in rank["second derivative"]
+
+
 def test_a_ring_of_some_of_the_processes(processes):
     rows = 2 * ROWS // len(processes)
     q, k, scale, *_ = batch()
@@ -225,4 +252,6 @@ def test_a_ring_of_some_of_the_processes(processes):
 
 def test_unequal_shards_are_an_error_everywhere(processes):
     for rank in processes:
-        assert "[3, 5, 1], [2, 5, 1]" in rank["unequal"]
+        assert "rows 3, 2" in rank["unequal"]
+        assert "dtype torch.float32, torch.float64" in rank["unlike"]
+        assert "rows 3, 2" in rank["unequal gathered"]

@@ -243,6 +243,21 @@ Q = unit(4, 3)
         ((Q, Q), {"rows": 0}, "rows must be at least 1, got 0"),
         ((Q, Q), {"pair_weights": -torch.ones(4, 4)}, "pair_weights must not be negative, got -1.0"),
         ((Q, Q, torch.tensor(0.1)), {"labels": torch.zeros(4), "margin": 0.1}, "needs a number as temperature"),
+        ((Q, Q, 1e-320), {}, "1 / temperature must be finite, got inf"),
+        ((Q, Q, math.inf), {}, "temperature must be finite, got inf"),
+        ((Q, Q, None), {}, "temperature must be a number or a tensor with elements, got None"),
+        ((Q, Q, torch.ones(8, 4)), {}, r"temperature must be \[4, 4\], one value a pair, or a function, got \[8, 4\]"),
+        (
+            (Q, Q),
+            {"mask": torch.ones(8, 4) > 0},
+            r"mask must be \[4, 4\], one value a pair, or a function, got \[8, 4\]",
+        ),
+        ((Q, Q), {"mask": torch.ones(4) > 0}, r"mask must be \[4, 4\].* got \[4\]"),
+        ((Q, Q), {"mask": torch.ones(4, 4)}, "mask must be a boolean tensor or a function, got torch.float32"),
+        ((Q, Q), {"pair_weights": torch.ones(4, 5)}, r"pair_weights must be \[4, 4\].* got \[4, 5\]"),
+        ((Q, Q), {"pair_weights": torch.full((4, 4), math.inf)}, "pair_weights must be finite, got inf"),
+        ((Q, Q), {"margin": math.nan}, "margin must be finite, got nan"),
+        ((Q, Q.to("meta")), {}, "same device, got cpu and meta"),
     ],
 )
 def test_what_does_not_fit_is_refused_with_its_value(arguments, options, message) -> None:
@@ -260,3 +275,22 @@ def test_decoupled_refuses_a_query_without_negatives(reduction) -> None:
         info_nce(q, q, 1.0, mask=mask, decoupled=True, reduction=reduction)
     with pytest.raises(ValueError, match="no negative left"):
         info_nce(q, q, 1.0, labels=torch.zeros(3), decoupled=True, reduction=reduction)
+
+
+def test_views_that_are_not_pairs_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"equally many rows, got \[6, 4\]"):
+        nt_xent(torch.ones(6, 3), torch.ones(4, 3))
+
+
+def test_autocast_leaves_sums_in_float32() -> None:
+    q, k, hard = unit(6, 4).float(), unit(6, 4, seed=1).float(), unit(12, 4, seed=2).float().reshape(6, 2, 4)
+    for options in ({"negatives": hard}, {"labels": torch.arange(6) % 2}):
+        expected = info_nce(q, k, 0.02, **options)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            torch.testing.assert_close(info_nce(q, k, 0.02, **options), expected)
+
+
+def test_a_number_as_temperature_keeps_its_digits_in_float64() -> None:
+    q, k = unit(6, 4), unit(6, 4, seed=1)
+    exact = torch.nn.functional.cross_entropy(q @ k.T / 0.07, torch.arange(6))
+    torch.testing.assert_close(info_nce(q, k, 0.07), exact, rtol=1e-14, atol=1e-14)

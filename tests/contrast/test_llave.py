@@ -1,9 +1,11 @@
 """Hardness-weighted InfoNCE against a loop, its limits and its neighbours; overlap and gradient shares by hand."""
 
+import math
+
 import pytest
 import torch
-from torch import nn
 from torch.nn import functional as F
+from training import losses_while_training
 
 from palimpsest.contrast.info_nce import info_nce
 from palimpsest.contrast.llave import gather, gradient_share, hardness_nce, negatives, overlap
@@ -135,19 +137,15 @@ def test_overlap():
 
 
 def test_in_a_plain_loop_the_loss_falls():
-    torch.manual_seed(0)
-    x = torch.randn(32, 8)
-    y = x + 0.3 * torch.randn(32, 8)
-    net = nn.Linear(8, 8)
-    optimizer = torch.optim.Adam(net.parameters(), lr=0.01)
-    values = []
-    for _ in range(60):
-        loss = hardness_nce(F.normalize(net(x), dim=1), F.normalize(net(y), dim=1), scale=20.0)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        values.append(loss.item())
-    assert values[-1] < 0.7 * values[0]
+    history = losses_while_training(lambda *z: hardness_nce(*(F.normalize(each, dim=1) for each in z), scale=20.0))
+    assert sum(history[-5:]) < 0.7 * sum(history[:5])
+
+
+def test_half_precision_is_summed_in_float32():
+    signs = torch.tensor([[1, 1], [1, -1], [-1, 1], [-1, -1]]).repeat_interleave(2, 1) / 2  # exact in half precision
+    q, k = signs.bfloat16(), signs.roll(1, 1).bfloat16()
+    assert hardness_nce(q, k, 5.0) == hardness_nce(q.float(), k.float(), 5.0)
+    assert gradient_share(q, k, 20.0) == gradient_share(q.float(), k.float(), 20.0)
 
 
 def test_refusals():
@@ -178,3 +176,14 @@ def test_refusals():
         overlap(torch.tensor([float("nan")]), torch.zeros(2))
     with pytest.raises(ValueError, match="bins"):
         overlap(torch.zeros(2), torch.zeros(2), bins=0)
+    for reward in (100 * torch.eye(4), -2 * torch.ones(4, 4)):
+        with pytest.raises(ValueError, match="reward must be cosines, from -1 to 1, got one of size"):
+            hardness_nce(torch.eye(4), torch.eye(4), reward=reward)
+    with pytest.raises(ValueError, match="got 3 tensors"):
+        hardness_nce(torch.eye(4), torch.eye(4), reward=(torch.eye(4),) * 3)
+    with pytest.raises(ValueError, match="scale must have one element"):
+        hardness_nce(torch.eye(4), torch.eye(4), torch.ones(4))
+    with pytest.raises(ValueError, match="alpha must be from"):
+        gradient_share(torch.eye(4), torch.eye(4), alpha=math.nan)
+    with pytest.raises(ValueError, match="limits finite and rising"):
+        overlap(torch.ones(2), torch.ones(2), limits=(-math.inf, math.inf))

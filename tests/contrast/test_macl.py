@@ -5,18 +5,11 @@ import math
 import pytest
 import torch
 from torch.nn import functional as F
-from training import losses_while_training
+from training import losses_while_training, views
 
 from palimpsest.contrast import nt_xent
 from palimpsest.contrast.decoupled_cl import dcl_loss, npc_multiplier
 from palimpsest.contrast.macl import adaptive_tau, alignment, macl_loss, uniformity_tolerance
-
-
-def views(n=5, d=3, seed=0, noise=0.7):
-    generator = torch.Generator().manual_seed(seed)
-    z1 = torch.randn(n, d, generator=generator, dtype=torch.float64)
-    z2 = z1 + noise * torch.randn(n, d, generator=generator, dtype=torch.float64)
-    return z1.requires_grad_(), z2.requires_grad_()
 
 
 def naive(z1, z2, tau0, alpha, a0, floor=0.0, reweight=True):
@@ -164,8 +157,8 @@ def test_training_lowers_the_loss():
     ("bad", "message"),
     [
         ({"tau0": 0.0}, "tau0 must be above 0, got 0.0"),
-        ({"alpha": -0.1}, "alpha must not be negative, got -0.1"),
-        ({"alpha": float("nan")}, "alpha must not be negative, got nan"),
+        ({"alpha": -0.1}, "alpha must be finite and not negative, got -0.1"),
+        ({"alpha": float("inf")}, "alpha must be finite and not negative, got inf"),
         ({"a0": 4.0}, r"alignment 1, alpha 0.5 and a0 4.0 must be above 0, got -"),
         ({"floor": 0.0}, "floor must be above 0 and at most 1, got 0.0"),
         ({"floor": 1.5}, "floor must be above 0 and at most 1, got 1.5"),
@@ -184,5 +177,10 @@ def test_refuses_embeddings():
         macl_loss(torch.ones(3, 3), torch.ones(2, 3))
     with pytest.raises(ValueError, match="z2 must be finite, got nan"):
         macl_loss(torch.ones(3, 3), torch.full((3, 3), torch.nan))
-    with pytest.raises(ValueError, match="z1 is empty"):
+    with pytest.raises(ValueError, match="at least 1 pair, got 0"):
         alignment(torch.ones(0, 3), torch.ones(0, 3))
+
+
+def test_features_that_are_no_numbers_are_refused():
+    with pytest.raises(ValueError, match="features must be finite, got nan"):
+        uniformity_tolerance(torch.full((4, 2), torch.nan), torch.zeros(4, dtype=torch.long))

@@ -179,9 +179,38 @@ def test_refusals():
         keep_negatives(z, z, ratio=3)
     with pytest.raises(ValueError, match="class_texts"):
         zero_shot(z, z[0], torch.zeros(3, dtype=torch.long))
-    with pytest.raises(ValueError, match="one an image"):
+    with pytest.raises(ValueError, match="one for each of 3 rows"):
         zero_shot(z, z, torch.zeros(2, dtype=torch.long))
     with pytest.raises(ValueError, match="0 to 2, got 0 to 3"):
         zero_shot(z, z, torch.tensor([0, 1, 3]))
     with pytest.raises(ValueError, match="no negatives"):
         softmax_loss(z[:1], z[:1])
+    with pytest.raises(ValueError, match="unless a group is given"):
+        chunked_sigmoid_loss(z, z)
+    for too_large in (88.8, 1000.0, torch.tensor(100.0)):
+        with pytest.raises(ValueError, match=r"the scale e.* must be finite, got inf"):
+            softmax_loss(z, z, too_large)
+        with pytest.raises(ValueError, match=r"the scale e.* must be finite, got inf"):
+            sigmoid_loss(z, z, too_large)
+    with pytest.raises(ValueError, match="t must have one element"):
+        softmax_loss(z, z, torch.zeros(3))
+    for mask in (torch.ones(6, 3).bool(), torch.ones(1, 3).bool()):
+        with pytest.raises(ValueError, match=r"mask must be \[3, 3\], one value a pair"):
+            sigmoid_loss(z, z, mask=mask)
+    with pytest.raises(TypeError, match=r"mask must be a boolean tensor or a function, got torch.float32"):
+        sigmoid_loss(z, z, mask=torch.ones(3, 3))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_random_negatives_are_random_in_half_precision(dtype):
+    z = F.normalize(torch.randn(256, 8, generator=torch.Generator().manual_seed(0)), dim=1).to(dtype)
+    mask = keep_negatives(z, z, ratio=64, generator=torch.Generator().manual_seed(0))
+    shares = torch.stack([part.float().sum() for part in mask.split(64)]) / mask.sum()
+    torch.testing.assert_close(shares, torch.full((4,), 0.25), atol=0.02, rtol=0)
+
+
+def test_the_module_takes_a_mask():
+    img, txt = pairs(6)
+    mask = keep_negatives(img, txt, "hard", 2)
+    loss = SigmoidLoss().double()
+    torch.testing.assert_close(loss(img, txt, mask=mask), sigmoid_loss(img, txt, mask=mask))

@@ -1,4 +1,4 @@
-"""A plain PyTorch loop, for the tests of this folder."""
+"""A plain PyTorch loop and what goes into a loss, for the tests of this folder."""
 
 import torch
 from torch import nn
@@ -18,3 +18,11 @@ def losses_while_training(compare, steps=60):
         optimizer.step()
         history.append(loss.item())
     return history
+
+
+def views(n=5, d=3, seed=0, noise=0.7):
+    """Two noisy views of some rows, which ask for a gradient."""
+    generator = torch.Generator().manual_seed(seed)
+    z1 = torch.randn(n, d, generator=generator, dtype=torch.float64)
+    z2 = z1 + noise * torch.randn(n, d, generator=generator, dtype=torch.float64)
+    return z1.requires_grad_(), z2.requires_grad_()

@@ -5,14 +5,17 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from palimpsest.metrics import probes
 from palimpsest.metrics.probes import (
     alignment,
     cka,
     effective_rank,
+    few_label_accuracy,
     knn_accuracy,
     linear_probe,
     tolerance,
     uniformity,
+    zero_shot,
 )
 
 
@@ -75,11 +78,58 @@ def test_cka_knows_rotations_and_tells_strangers() -> None:
     assert cka(x, other) == pytest.approx(float(direct))
 
 
+def test_uniformity_and_tolerance_are_means_over_pairs(monkeypatch) -> None:
+    monkeypatch.setattr(probes, "BLOCK", 4)  # three blocks
+    generator = torch.Generator().manual_seed(0)
+    z, labels = F.normalize(torch.randn(11, 3, generator=generator, dtype=torch.float64), dim=1), torch.arange(11) % 3
+    pairs = [(i, j) for i in range(11) for j in range(11) if i != j]
+    spread = [math.exp(-2 * (z[i] - z[j]).square().sum()) for i, j in pairs]
+    assert uniformity(z) == pytest.approx(math.log(sum(spread) / len(spread)), abs=1e-6)
+    near = [(z[i] @ z[j]).item() for i, j in pairs if labels[i] == labels[j]]
+    assert tolerance(z, labels) == pytest.approx(sum(near) / len(near))
+    assert uniformity(torch.eye(2), t=200) == pytest.approx(-400)
+
+
+def test_few_labels_are_the_probes_of_drawn_rows() -> None:
+    (train, y), (test, test_y) = blobs(noise=0.6), blobs(noise=0.6, seed=1)
+    found = few_label_accuracy(train, y, test, test_y, shots=2, draws=3, seed=5)
+    generator = torch.Generator().manual_seed(5)
+    linear, nearest = [], []
+    for _ in range(3):
+        order = torch.randperm(60, generator=generator).tolist()
+        drawn = [[i for i in order if y[i] == label][:2] for label in range(3)]
+        rows = torch.tensor(sum(drawn, []))
+        linear.append(linear_probe(train[rows], y[rows], test, test_y))
+        nearest.append(knn_accuracy(train[rows], y[rows], test, test_y, k=1))
+    assert found == pytest.approx({"linear probe": sum(linear) / 3, "nearest": sum(nearest) / 3})
+    with pytest.raises(ValueError, match="shots must be from 1 to 20.* got 21 and 20"):
+        few_label_accuracy(train, y, test, test_y, shots=21)
+
+
+NAN, Y = torch.tensor([[1.0, 0.0], [math.nan, 1.0]]), torch.tensor([0, 1])
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
         (lambda: knn_accuracy(*blobs(), *blobs(), k=61), r"k must be in \[1, 60\].*got 61"),
-        (lambda: linear_probe(torch.ones(3, 2), torch.ones(2), *blobs()), r"\[3, 2\] and \[2\]"),
+        (lambda: knn_accuracy(*blobs(), *blobs(), temperature=0), "temperature must be above 0 or None, got 0"),
+        (lambda: knn_accuracy(*blobs(), blobs()[0][:, :1], blobs()[1]), "equally wide"),
+        (lambda: knn_accuracy(*blobs(), blobs()[0][:0], blobs()[1][:0]), "test must be .* at least one row"),
+        (lambda: knn_accuracy(blobs()[0], blobs()[1] - 1, *blobs()), "labels must not be negative, got -1"),
+        (lambda: knn_accuracy(NAN, Y, NAN, Y, k=1), "train must be finite, got nan in row 1"),
+        (lambda: linear_probe(NAN, Y, NAN, Y), "train must be finite, got nan in row 1"),
+        (lambda: zero_shot(NAN, torch.eye(2), Y), "img must be finite, got nan in row 1"),
+        (lambda: zero_shot(torch.eye(2), NAN, Y), "class_texts must be finite, got nan in row 1"),
+        (lambda: zero_shot(torch.eye(2), torch.eye(2), Y.float()), "whole numbers"),
+        (lambda: alignment(NAN, NAN), "z1 must be finite"),
+        (lambda: alignment(NAN[:0], NAN[:0]), "at least one row"),
+        (lambda: uniformity(NAN), "finite"),
+        (lambda: tolerance(NAN, Y), "finite"),
+        (lambda: effective_rank(NAN), "finite"),
+        (lambda: cka(NAN, NAN), "x must be finite"),
+        (lambda: cka(torch.ones(3), torch.ones(3)), r"x must be \[n, d\]"),
+        (lambda: linear_probe(torch.ones(3, 2), torch.ones(2), *blobs()), r"each of 3 rows, got \[2\]"),
         (lambda: alignment(torch.ones(2, 2), torch.ones(3, 2)), "same shape"),
         (lambda: uniformity(torch.ones(1, 2)), "at least two rows, got 1"),
         (lambda: tolerance(torch.ones(2, 2), torch.arange(2)), "a class with two rows"),

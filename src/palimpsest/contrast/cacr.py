@@ -29,7 +29,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
-from palimpsest.contrast.checks import check_embeddings
+from palimpsest.contrast.checks import check_embeddings, without_autocast
 from palimpsest.contrast.streaming import Pairs, weighted_logsumexp
 
 
@@ -63,13 +63,14 @@ def cacr_loss(
     >>> cacr_loss(query, near[None], far)  # a cost of 0 to the positive, of 2 to the negative
     tensor(-2.)
     """
-    query, positives, negatives = _features(query, positives, negatives, t_pos, t_neg, left_out)
-    cost = _cost(query, positives)
-    attraction = (_weights(cost, t_pos, detach) * cost).sum(1).mean()
-    if detach and t_neg > 0:
-        return attraction + _streamed_repulsion(query, negatives, t_neg, left_out)
-    cost = 2 - 2 * query @ negatives.T
-    return attraction - (_weights(cost, -t_neg, detach, left_out) * cost).sum(1).mean()
+    with without_autocast(query):
+        query, positives, negatives = _features(query, positives, negatives, t_pos, t_neg, left_out)
+        cost = _cost(query, positives)
+        attraction = (_weights(cost, t_pos, detach) * cost).sum(1).mean()
+        if detach and t_neg > 0:
+            return attraction + _streamed_repulsion(query, negatives, t_neg, left_out)
+        cost = 2 - 2 * query @ negatives.T
+        return attraction - (_weights(cost, -t_neg, detach, left_out) * cost).sum(1).mean()
 
 
 def multi_view_cacr(
@@ -132,11 +133,12 @@ def cacr_weights(
     >>> cacr_weights(query, positives, torch.eye(2), t_pos=0.0, t_neg=1.0)
     (tensor([[0.5000, 0.5000]]), tensor([[0.8808, 0.1192]]))
     """
-    query, positives, negatives = _features(query, positives, negatives, t_pos, t_neg, left_out)
-    return (
-        _weights(_cost(query, positives), t_pos, True),
-        _weights(2 - 2 * query @ negatives.T, -t_neg, True, left_out),
-    )
+    with without_autocast(query):
+        query, positives, negatives = _features(query, positives, negatives, t_pos, t_neg, left_out)
+        return (
+            _weights(_cost(query, positives), t_pos, True),
+            _weights(2 - 2 * query @ negatives.T, -t_neg, True, left_out),
+        )
 
 
 def weights_report(
@@ -161,7 +163,8 @@ def weights_report(
 def _streamed_repulsion(query: Tensor, negatives: Tensor, t_neg: float, left_out: Tensor | None) -> Tensor:
     """mean CR with constant weights: the value from sum_n w-_in n_n, which is the log-sum-exp's own gradient."""
     needed = torch.is_grad_enabled() and (query.requires_grad or negatives.requires_grad)
-    with torch.enable_grad():
+    with torch.inference_mode(False), torch.enable_grad():
+        negatives = negatives.clone() if negatives.is_inference() else negatives  # others cannot be differentiated
         sharp = 2 * t_neg * query
         sharp = sharp if sharp.requires_grad else sharp.requires_grad_()
         rows = query.new_full((len(query),), 1 / len(query))
@@ -185,15 +188,17 @@ def _groups(z: Tensor) -> tuple[Tensor, Tensor]:
     if z.ndim != 3 or z.shape[1] < 2:
         raise ValueError(f"views must be [images, views, d] with two views at least, got {list(z.shape)}")
     images, views, _ = z.shape
-    others = (torch.arange(views)[:, None] + torch.arange(1, views)) % views
+    view = torch.arange(views, device=z.device)
     own = torch.arange(images * views, device=z.device).reshape(images, views).repeat_interleave(views, 0)
-    return others.to(z.device), own
+    return (view[:, None] + view[1:]) % views, own
 
 
 def _features(
     query: Tensor, positives: Tensor, negatives: Tensor, t_pos: float, t_neg: float, left_out: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
     for name, t in (("t_pos", t_pos), ("t_neg", t_neg)):
+        if isinstance(t, Tensor):  # it would get a gradient that is not the loss's
+            raise TypeError(f"{name} must be a number, got a tensor")
         if not 0 <= t < math.inf:
             raise ValueError(f"{name} must be finite and not negative, got {t}")
     check_embeddings(query=query, negatives=negatives)
@@ -204,6 +209,8 @@ def _features(
         raise ValueError("query is empty")
     out = 0
     if left_out is not None:
+        if left_out.dtype not in (torch.int64, torch.int32):
+            raise TypeError(f"left_out must name columns by whole numbers, got {left_out.dtype}")
         if left_out.ndim != 2 or len(left_out) != len(query):
             raise ValueError(f"left_out must be [{len(query)}, out], got {list(left_out.shape)}")
         out = left_out.shape[1]

@@ -292,7 +292,8 @@ class CaptionsTrial:
     def fit(self, objective: Any, model: TwoTowers | None = None, **options: Any) -> TwoTowers:
         """Trains a model (a new one by default) on the captioned scenes; options go to `palimpsest.train.fit`."""
         model = self.model() if model is None else model
-        steps = 3 if self.smoke else options.pop("steps", self.steps)
+        steps = options.pop("steps", self.steps)
+        steps = 3 if self.smoke else steps
         settings = {"lr": self.lr, "weight_decay": 1e-4, "schedule": "cosine", "warmup": steps // 20, "clip": 1.0}
         fit(model, objective, self.batches, steps=steps, seed=self.seed, progress=False, **{**settings, **options})
         return model
@@ -360,8 +361,8 @@ def recall_at_1(
     (0.333..., 0.333...)
     """
     check_pairs(images=images, texts=texts)
-    rows = torch.arange(len(images))
-    fitting = torch.eye(len(images), dtype=torch.bool) if fitting is None else fitting
+    rows = torch.arange(len(images), device=images.device)
+    fitting = rows[:, None] == rows if fitting is None else fitting
     if fitting.shape != (len(images), len(images)):
         raise ValueError(f"fitting must be [{len(images)}, {len(images)}], got {list(fitting.shape)}")
     scores = images @ texts.T

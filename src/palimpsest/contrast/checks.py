@@ -31,22 +31,53 @@ def check_embeddings(**tensors: Tensor) -> None:
             )
         if tensor.dtype != first.dtype:
             raise TypeError(f"{first_name} and {name} must have the same dtype, got {first.dtype} and {tensor.dtype}")
+        if tensor.device != first.device:
+            raise ValueError(
+                f"{first_name} and {name} must be on the same device, got {first.device} and {tensor.device}"
+            )
         check_finite(tensor, name)
 
 
-def check_pairs(**tensors: Tensor) -> None:
-    """Embeddings as `check_embeddings` wants them, with equally many rows: row i of all belongs together."""
+def check_pairs(*, least: int = 1, **tensors: Tensor) -> None:
+    """Embeddings as `check_embeddings` wants them, with equally many rows: row i of all belongs together.
+
+    >>> check_pairs(least=2, z1=torch.ones(1, 3), z2=torch.ones(1, 3))
+    Traceback (most recent call last):
+    ValueError: a batch needs at least 2 pairs, got 1: there are no negatives without another sample
+    """
     check_embeddings(**tensors)
     lengths = {name: len(tensor) for name, tensor in tensors.items()}
     if len(set(lengths.values())) > 1:
         raise ValueError(f"{' and '.join(tensors)} must have equally many rows, got {list(lengths.values())}")
+    if (rows := min(lengths.values())) < least:
+        why = ": there are no negatives without another sample" if least > 1 else ""
+        raise ValueError(f"a batch needs at least {least} pair{'s' if least > 1 else ''}, got {rows}{why}")
+
+
+def check_of_pairs(values: Any, name: str, queries: int, keys: int, *, mask: bool = False) -> None:
+    """A value for every pair: a function, or a tensor [queries, keys], boolean for a mask; None passes.
+
+    >>> check_of_pairs(torch.ones(3) > 0, "mask", 3, 5, mask=True)
+    Traceback (most recent call last):
+    ValueError: mask must be [3, 5], one value a pair, or a function, got [3]
+    """
+    if values is None or callable(values):
+        return
+    if not isinstance(values, Tensor) or (values.dtype == torch.bool) != mask:
+        wanted = "boolean tensor" if mask else "tensor of numbers"
+        found = values.dtype if isinstance(values, Tensor) else type(values).__name__
+        raise TypeError(f"{name} must be a {wanted} or a function, got {found}")
+    if values.shape != (queries, keys):
+        raise ValueError(
+            f"{name} must be [{queries}, {keys}], one value a pair, or a function, got {list(values.shape)}"
+        )
 
 
 def check_finite(tensor: Tensor, name: str) -> None:
     """Raises ValueError with the first value that is infinite or NaN, and where it is."""
     if not tensor.isfinite().all():
         where = (~tensor.isfinite()).nonzero()[0].tolist()
-        raise ValueError(f"{name} must be finite, got {tensor[tuple(where)].item()} at {where}")
+        raise ValueError(f"{name} must be finite, got {tensor[tuple(where)].item()}{f' at {where}' if where else ''}")
 
 
 def check_unit(*, tolerance: float = 1e-3, **tensors: Tensor) -> None:
@@ -74,5 +105,25 @@ def check_positive(value: Any, name: str) -> None:
     ValueError: temperature must be above 0, got 0.0
     """
     lowest = value.detach().min().item() if isinstance(value, Tensor) and value.numel() else value
+    if not isinstance(lowest, (int, float)):
+        raise TypeError(f"{name} must be a number or a tensor with elements, got {value!r}")
     if not lowest > 0:  # NaN too
         raise ValueError(f"{name} must be above 0, got {lowest}")
+
+
+def one_number(value: Any, name: str) -> Any:
+    """The value, a tensor without dimensions if it is a tensor; more than one element is a ValueError.
+
+    >>> one_number(torch.ones(1, 1), "temperature")
+    tensor(1.)
+    """
+    if not isinstance(value, Tensor):
+        return value
+    if value.numel() != 1:
+        raise ValueError(f"{name} must have one element, got {list(value.shape)}")
+    return value.reshape(())
+
+
+def without_autocast(tensor: Tensor) -> torch.autocast:
+    """A context in which sums stay in the dtype they are written in: losses widen half precision by themselves."""
+    return torch.autocast(tensor.device.type if isinstance(tensor, Tensor) else "cpu", enabled=False)

@@ -27,7 +27,11 @@ def spherical_kmeans(
     """Clusters of directions: rows go to the centre of highest cosine, centres are their rows' normalised sums.
 
     Starts from rows drawn far from one another (k-means++ by 1 - cosine); a cluster that loses all rows takes the row
-    that fits its own centre worst. Ends when nothing moves, or after `iterations`; the best of `restarts` is given.
+    that fits its own centre worst, and may yet stay empty where rows coincide. Ends when nothing moves, or after
+    `iterations`; the best of `restarts` is given.
+
+    Raises:
+        ValueError, TypeError: rows that are not finite or have no direction, a k outside of 1 to n.
 
     >>> z = torch.tensor([[1.0, 0.0], [5.0, 0.1], [0.0, 1.0], [0.1, 3.0]])
     >>> spherical_kmeans(z, 2).assigned.unique(return_counts=True)[1]
@@ -37,9 +41,12 @@ def spherical_kmeans(
     for name, value in (("iterations", iterations), ("restarts", restarts)):
         if value < 1:
             raise ValueError(f"{name} must be at least 1, got {value}")
-    if not 1 <= k <= len(z):
-        raise ValueError(f"k must be in [1, {len(z)}], the number of rows, got {k}")
-    z = F.normalize(z.detach().float(), dim=1)
+    if not isinstance(k, int) or not 1 <= k <= len(z):
+        raise ValueError(f"k must be a whole number from 1 to {len(z)}, the number of rows, got {k}")
+    z = z.detach().float()
+    if not bool((z != 0).any(1).all()):
+        raise ValueError(f"row {int((z == 0).all(1).nonzero()[0])} is 0 and has no direction")
+    z = F.normalize(z, dim=1)
     generator = torch.Generator().manual_seed(seed)
     return max((_once(z, k, iterations, generator) for _ in range(restarts)), key=lambda found: found.cohesion)
 
@@ -58,7 +65,9 @@ def _once(z: Tensor, k: int, iterations: int, generator: torch.Generator) -> Clu
             row = next(row for row in worst if counts[assigned[row]] > 1)
             counts[assigned[row]] -= 1
             assigned[row] = empty
-        centres = F.normalize(torch.zeros_like(centres).index_add_(0, assigned, z), dim=1)
+        sums = torch.zeros_like(centres).index_add_(0, assigned, z)
+        # Opposite rows may cancel: their cluster keeps the centre that it has.
+        centres = torch.where(sums.norm(dim=1, keepdim=True) > 1e-6, F.normalize(sums, dim=1), centres)
     cosine, assigned = (z @ centres.T).max(1)
     return Clusters(centres, assigned, float(cosine.mean()))
 

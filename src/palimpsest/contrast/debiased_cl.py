@@ -28,7 +28,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from palimpsest.contrast import streaming
-from palimpsest.contrast.checks import check_pairs, check_positive
+from palimpsest.contrast.checks import check_pairs, check_positive, one_number
 from palimpsest.contrast.info_nce import nt_xent
 from palimpsest.contrast.streaming import Pairs
 
@@ -61,7 +61,7 @@ def debiased_loss(
     >>> torch.allclose(debiased_loss(z1, z2, tau_plus=0.0), nt_xent(z1, z2, 0.5), atol=1e-6)
     True
     """
-    return _loss(z1, z2, tau_plus, temperature, more, 0.0, rows)
+    return hard_debiased_loss(z1, z2, 0.0, tau_plus, temperature, more=more, rows=rows)
 
 
 def hard_debiased_loss(
@@ -87,7 +87,8 @@ def hard_debiased_loss(
     """
     if not (beta >= 0 and math.isfinite(beta)):
         raise ValueError(f"beta must be at least 0 and finite, got {beta}")
-    return _loss(z1, z2, tau_plus, temperature, more, beta, rows)
+    positive, negatives = _terms(z1, z2, tau_plus, temperature, more, beta, rows)
+    return F.softplus(negatives - positive).mean()  # -log(e^p / (e^p + e^n)) = log(1 + e^{n - p})
 
 
 def oracle_loss(
@@ -111,7 +112,7 @@ def oracle_loss(
     >>> torch.allclose(oracle_loss(z, z, labels, 1.0, rescaled=False), torch.log(1 + 4 / torch.tensor(1.0).exp()))
     True
     """
-    check_pairs(z1=z1, z2=z2)
+    check_pairs(least=2, z1=z1, z2=z2)
     y = _labels(labels, z1)
     factor = torch.ones(len(y), dtype=torch.float64, device=y.device)
     if rescaled:
@@ -155,12 +156,14 @@ def bias_gap(
     >>> bool(gap.biased == gap.debiased)
     True
     """
-    check_pairs(z1=z1, z2=z2)
+    check_pairs(least=2, z1=z1, z2=z2)
     y = _labels(labels, z1)
     others = _others(y)
     if not others.any():
         raise ValueError(f"bias_gap needs samples of two classes, got only {int(y[0])}")
-    z1, z2 = z1.double(), z2.double()
+    z1, z2, temperature = z1.double(), z2.double(), one_number(temperature, "temperature")
+    if not temperature > 1 / 700:
+        raise ValueError(f"temperature must be above 1/700 for terms that float64 can hold, got {float(temperature)}")
     log_n = math.log(len(y) - 2)
     biased, debiased = (log_negative_term(z1, z2, prior, temperature) - log_n for prior in (0.0, tau_plus))
     z = F.normalize(torch.cat([z1, z2]), dim=1)
@@ -189,17 +192,11 @@ def log_negative_term(
     return _terms(z1, z2, tau_plus, temperature, more, beta, rows)[1]
 
 
-def _loss(z1, z2, tau_plus, temperature, more, beta, rows) -> Tensor:
-    positive, negatives = _terms(z1, z2, tau_plus, temperature, more, beta, rows)
-    return F.softplus(negatives - positive).mean()  # -log(e^p / (e^p + e^n)) = log(1 + e^{n - p})
-
-
 def _terms(z1, z2, tau_plus, temperature, more, beta, rows) -> tuple[Tensor, Tensor]:
     """Every anchor's positive score, and log(N g)."""
-    check_pairs(z1=z1, z2=z2)
+    check_pairs(least=2, z1=z1, z2=z2)
     check_positive(temperature, "temperature")
-    if len(z1) < 2:
-        raise ValueError(f"a negative needs a second sample: z1 must have at least 2 rows, got {len(z1)}")
+    temperature = one_number(temperature, "temperature")
     if not 0 <= tau_plus < 1:
         raise ValueError(f"tau_plus must be from 0 to below 1, got {tau_plus}")
     wide = torch.promote_types(z1.dtype, torch.float32)
@@ -226,7 +223,7 @@ def _terms(z1, z2, tau_plus, temperature, more, beta, rows) -> tuple[Tensor, Ten
 
     floor = torch.as_tensor(math.log(n) - 1 / temperature, dtype=wide, device=z.device)
     if not tau_plus:
-        return positive, torch.maximum(total, floor)
+        return positive, total  # a mean is never below the least
     # log(e^total - N tau+ e^mean_positive), where that is a number; elsewhere the floor is taken.
     log_share = mean_positive + math.log(n * tau_plus) - total
     left = log_share < 0
@@ -238,8 +235,6 @@ def _labels(labels: Tensor, z: Tensor) -> Tensor:
     """The class of both views, or an error."""
     if labels.is_floating_point() or labels.shape != (len(z),):
         raise ValueError(f"labels must be {len(z)} whole numbers, got {list(labels.shape)} of {labels.dtype}")
-    if len(z) < 2:
-        raise ValueError(f"a negative needs a second sample: z1 must have at least 2 rows, got {len(z)}")
     return torch.cat([labels, labels]).to(z.device)
 
 

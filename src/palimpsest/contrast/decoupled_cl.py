@@ -9,7 +9,7 @@ negatives are few or easy, as they are in small batches. Decoupled contrastive l
 
 In the weighted form (DCLW) the positive term counts w_i = 2 - e^{p_i / sigma} / mean_j e^{p_j / sigma} times, with p_i
 the cosine of the pair: pairs that are still far apart count more. Here w is a constant for the gradient. The paper
-does not say so, and public implementations differentiate through it.
+does not say so; of the public implementations some differentiate through it, others do not.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from palimpsest.contrast.checks import check_pairs, check_positive
+from palimpsest.contrast.checks import check_embeddings, check_pairs, check_positive, one_number
 from palimpsest.contrast.info_nce import info_nce, nt_xent
 
 
@@ -40,7 +40,7 @@ def dcl_loss(
     >>> dcl_loss(torch.eye(3), torch.eye(3), 0.5).item()  # -2 + log 4
     -0.6137...
     """
-    _check(z1, z2)
+    check_pairs(least=2, z1=z1, z2=z2)
     return nt_xent(z1, z2, tau, decoupled=True, reduction=reduction)
 
 
@@ -60,7 +60,7 @@ def dclw_loss(
     >>> torch.equal(dclw_loss(a, b), dcl_loss(a, b))
     True
     """
-    weights = positive_weights(z1, z2, sigma)
+    tau, weights = one_number(tau, "tau"), positive_weights(z1, z2, sigma)
     return dcl_loss(z1, z2, tau) + ((1 - weights) * _cosines(z1, z2) / tau).mean()
 
 
@@ -74,7 +74,7 @@ def positive_weights(
     >>> positive_weights(torch.eye(2), torch.tensor([[1.0, 0.0], [1.0, 0.0]]), sigma=1.0)
     tensor([0.5379, 1.4621])
     """
-    _check(z1, z2)
+    check_pairs(least=2, z1=z1, z2=z2)
     check_positive(sigma, "sigma")
     return 2 - len(z1) * (_cosines(z1, z2).detach() / sigma).softmax(0)
 
@@ -90,7 +90,7 @@ def npc_multiplier(
     >>> npc_multiplier(torch.eye(3), torch.eye(3), 0.5)  # 4 / (e^2 + 4)
     tensor([0.3512, 0.3512, 0.3512, 0.3512, 0.3512, 0.3512])
     """
-    _check(z1, z2)
+    check_pairs(least=2, z1=z1, z2=z2)
     with torch.no_grad():
         return -torch.expm1(-nt_xent(z1, z2, tau, reduction="none"))
 
@@ -114,6 +114,7 @@ def dcl_queue_loss(
     -0.6867...
     """
     check_pairs(query=query, key=key)
+    check_embeddings(query=query, queue=queue)
     if not len(queue):
         raise ValueError("the queue is empty: decoupled contrastive learning needs negatives")
     return info_nce(
@@ -121,14 +122,6 @@ def dcl_queue_loss(
     )
 
 
-def _check(z1: Tensor, z2: Tensor) -> None:
-    check_pairs(z1=z1, z2=z2)
-    if len(z1) < 2:
-        raise ValueError(
-            f"a batch needs at least 2 pairs, got {len(z1)}: there are no negatives without another sample"
-        )
-
-
 def _cosines(z1: Tensor, z2: Tensor) -> Float[Tensor, " batch"]:
     wide = torch.promote_types(z1.dtype, torch.float32)
-    return (F.normalize(z1.to(wide), dim=1) * F.normalize(z2.to(wide), dim=1)).sum(1)
+    return F.cosine_similarity(z1.to(wide), z2.to(wide))

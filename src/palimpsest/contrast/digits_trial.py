@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from palimpsest.contrast.heads import Projected, projection_head
-from palimpsest.metrics.probes import knn_accuracy, linear_probe
+from palimpsest.metrics.probes import few_label_accuracy, knn_accuracy, linear_probe
 from palimpsest.models.vision import cnn
 from palimpsest.tasks.digits import Split, Splits, digits
 from palimpsest.tasks.digits_labels import digits_longtail
@@ -86,9 +86,19 @@ class DigitsTrial:
     @torch.no_grad()
     def features(self, model: Projected, split: Split) -> Tensor:
         """What the probes read: the encoder's features, without the head."""
-        return model.eval().features(split.x)
+        return model.eval().features(split.x.to(next(model.parameters()).device)).cpu()
 
-    def measures(self, model: Projected) -> dict[str, float]:
-        train, test = self.splits.train, self.splits.test
-        rows = (self.features(model, train), train.y, self.features(model, test), test.y)
-        return {"kNN accuracy": knn_accuracy(*rows, k=min(20, len(train))), "linear probe": linear_probe(*rows)}
+    def measures(self, model: Projected, split: str = "test") -> dict[str, float]:
+        """Accuracies on the rows of a split ("validation" to choose settings by) of probes fitted on the training rows."""
+        rows = self._probed(model, split)
+        return {"kNN accuracy": knn_accuracy(*rows, k=min(20, len(rows[0]))), "linear probe": linear_probe(*rows)}
+
+    def one_label(self, model: Projected, split: str = "test") -> dict[str, float]:
+        """The same of probes that see one labelled row of each class, which are far from their ceiling; see
+        `few_label_accuracy`."""
+        found = few_label_accuracy(*self._probed(model, split), seed=self.seed)
+        return {f"{probe}, one label a class": accuracy for probe, accuracy in found.items()}
+
+    def _probed(self, model: Projected, split: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        train, other = self.splits.train, getattr(self.splits, split)
+        return self.features(model, train), train.y, self.features(model, other), other.y

@@ -30,7 +30,7 @@ class GradCache:
 
     Args:
         encoders: modules from rows to representations [rows, d], one for each input of a step; a single module serves
-            all inputs. Wrapped in DDP (or FSDP), only a module's last chunk of a step synchronises gradients.
+            all inputs. Wrapped in DDP (or whatever has `no_sync`), only a module's last chunk of a step synchronises.
         chunk: rows a chunk; one number, or one for each input.
         loss_fn: from the representations of all inputs to a scalar; any loss of a batch. Parameters of its own get
             their gradient too (under DDP they are yours to average).
@@ -94,9 +94,12 @@ class GradCache:
 
         with torch.enable_grad():
             loss = _scalar(self.loss_fn(*cache, **options))
+        if not loss.requires_grad:
+            raise ValueError("loss_fn's value does not depend on the representations: there is no gradient")
         _scaled(loss, self.scaler).backward()
 
-        last = {id(encoder): position for position, encoder in enumerate(encoders)}
+        # Inputs that the loss takes no gradient of are not encoded again: the last one that is synchronises.
+        last = {id(encoder): position for position, encoder in enumerate(encoders) if cache[position].grad is not None}
         for position, (encoder, parts) in enumerate(zip(encoders, chunks, strict=True)):
             gradient = cache[position].grad
             if gradient is None or not any(parameter.requires_grad for parameter in encoder.parameters()):
@@ -106,7 +109,8 @@ class GradCache:
                 final = number == len(parts) - 1 and last[id(encoder)] == position
                 with _synchronised([encoder], final), states[position][number].replayed(), torch.enable_grad():
                     rep = _represent(encoder, part)
-                    torch.autograd.backward(rep, gradient[start : start + len(rep)])
+                    if rep.requires_grad:  # else no trainable parameter is in use
+                        torch.autograd.backward(rep, gradient[start : start + len(rep)])
                 start += len(rep)
         return loss.detach()
 
@@ -121,7 +125,8 @@ def naive_accumulation(
     """What gradient accumulation does instead: every chunk is a small batch, whose negatives are the chunk's own.
 
     The weighted mean of the chunks' losses, by rows, is differentiated into `.grad`, and returned detached. All inputs
-    need equally many rows. The baseline that `GradCache` is compared with; same memory, another loss.
+    need equally many rows, and what is left for the last chunk must be enough for the loss. The baseline that
+    `GradCache` is compared with; same memory, another loss.
 
     >>> encoder = nn.Linear(4, 3)
     >>> loss = naive_accumulation(encoder, 2, lambda a: a.square().mean(), torch.randn(6, 4))
@@ -257,7 +262,8 @@ def _synchronised(encoders: Iterable[nn.Module], now: bool) -> Iterator[None]:
 def _warn_of_mixing(encoders: Sequence[nn.Module]) -> None:
     for encoder in encoders:
         for name, module in encoder.named_modules():
-            if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.training:
+            batch_norm = isinstance(module, nn.modules.batchnorm._BatchNorm)
+            if batch_norm and (module.training or module.running_mean is None):
                 shown = name or type(module).__name__
-                warnings.warn(f"{shown} is batch norm in train mode: it sees chunks, not the batch", stacklevel=3)
+                warnings.warn(f"{shown} is batch norm on batch statistics: it sees chunks, not the batch", stacklevel=3)
                 return

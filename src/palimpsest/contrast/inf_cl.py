@@ -15,15 +15,16 @@ that a small loss is not the difference of two large numbers.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import math
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from jaxtyping import Float
 from torch import Tensor
 
 from palimpsest.contrast.checks import check_finite, check_pairs, check_positive
+from palimpsest.contrast.distributed import OneProcess, Processes, visits
 
 SAFE = 40.0  # exponentials of such scores, and of minus them, lose nothing in float32, even divided by a large batch
 
@@ -59,7 +60,7 @@ def tiled_nce(
     >>> torch.allclose(loss, F.cross_entropy(10 * q @ k.T, torch.arange(6)), atol=1e-5)
     True
     """
-    return _nce(_OneProcess(1), [q], [k], scale, tile, symmetric)
+    return _nce(OneProcess(1), [q], [k], scale, tile, symmetric)
 
 
 def ring_nce(
@@ -84,21 +85,22 @@ def ring_nce(
         group: a group of processes, `torch.distributed.group.WORLD` for all.
 
     Raises:
-        ValueError, TypeError: as in `tiled_nce`; shards of different shapes.
+        ValueError, TypeError: as in `tiled_nce`; shards of different shapes or dtypes, in all processes alike. (What is
+            wrong in one process alone, such as a value that is not finite, stops that process only.)
 
     >>> q, k = F.normalize(torch.randn(6, 4)), F.normalize(torch.randn(6, 4))
     >>> torch.allclose(ring_nce(q.split(2), k.split(2), 10.0), tiled_nce(q, k, 10.0), atol=1e-5)
     True
     """
     if group is not None:
-        return _nce(_Processes(group), [q_shards], [k_shards], scale, tile, symmetric)
+        return _nce(Processes(group), [q_shards], [k_shards], scale, tile, symmetric)
     if isinstance(q_shards, Tensor) or isinstance(k_shards, Tensor) or len(q_shards) != len(k_shards):
         raise ValueError("q_shards and k_shards must be equally many tensors, one a rank, unless a group is given")
-    return _nce(_OneProcess(len(q_shards)), list(q_shards), list(k_shards), scale, tile, symmetric)
+    return _nce(OneProcess(len(q_shards)), list(q_shards), list(k_shards), scale, tile, symmetric)
 
 
 def _nce(
-    ring: _OneProcess | _Processes, q: list[Tensor], k: list[Tensor], scale: float | Tensor, tile: int, symmetric: bool
+    ring: OneProcess | Processes, q: list[Tensor], k: list[Tensor], scale: float | Tensor, tile: int, symmetric: bool
 ) -> Tensor:
     if isinstance(tile, bool) or not isinstance(tile, int) or tile < 1:
         raise ValueError(f"tile must be a whole number of at least 1, got {tile!r}")
@@ -108,81 +110,25 @@ def _nce(
         check_pairs(q=own, k=keys)
         if own.shape != q[0].shape or own.dtype != q[0].dtype:
             raise ValueError(f"shards must be alike, got {list(q[0].shape)} and {list(own.shape)}")
-    if not len(q[0]):
-        raise ValueError("the batch is empty")
-    wide = torch.float64 if q[0].dtype == torch.float64 else torch.float32
-    if isinstance(scale, Tensor):
-        if scale.numel() != 1:
-            raise ValueError(f"scale must have one element, got {list(scale.shape)}")
-        check_finite(scale, "scale")
+    scale = torch.as_tensor(scale, dtype=torch.promote_types(q[0].dtype, torch.float32), device=q[0].device)
+    if scale.numel() != 1:
+        raise ValueError(f"scale must have one element, got {list(scale.shape)}")
+    check_finite(scale, "scale")
     check_positive(scale, "scale")
-    scale = scale.to(wide).reshape(()) if isinstance(scale, Tensor) else q[0].new_tensor(scale, dtype=wide)
-    ring.check(q[0], symmetric)
-    return _Ring.apply(ring, tile, symmetric, scale, *q, *k)
-
-
-class _OneProcess:
-    """All ranks of a ring in one process: what travels is handed from place to place of a list."""
-
-    def __init__(self, size: int) -> None:
-        self.size = size
-
-    def check(self, q: Tensor, symmetric: bool) -> None:
-        """Nothing to agree on."""
-
-    def pass_on(self, held: list[Tensor]) -> Callable[[], list[Tensor]]:
-        """Sends what each rank here holds to its successor; the result waits for what the predecessors sent."""
-        return lambda: held[-1:] + held[:-1]
-
-
-class _Processes:
-    """One rank here, the others in other processes."""
-
-    def __init__(self, group: Any) -> None:
-        self.group, self.size, rank = group, dist.get_world_size(group), dist.get_rank(group)
-        self.successor, self.predecessor = (
-            dist.get_global_rank(group, (rank + step) % self.size) for step in (1, self.size - 1)
-        )
-
-    def check(self, q: Tensor, symmetric: bool) -> None:
-        """Shards of other shapes would wait for each other for ever: better all fail together."""
-        mine = torch.tensor([*q.shape, int(symmetric)], device=q.device)
-        found = [torch.empty_like(mine) for _ in range(self.size)]
-        dist.all_gather(found, mine, group=self.group)
-        shapes = [each.tolist() for each in found]
-        if any(shape != shapes[0] for shape in shapes):
-            raise ValueError(f"all processes need equal shards and directions, got [rows, d, symmetric] {shapes}")
-
-    def pass_on(self, held: list[Tensor]) -> Callable[[], list[Tensor]]:
-        if self.size == 1:
-            return lambda: held
-        # Both directions are begun before either is waited for: with blocking calls all would send and none receive.
-        sent = held[0].contiguous()
-        coming = torch.empty_like(sent)
-        works = dist.batch_isend_irecv(
-            [
-                dist.P2POp(dist.isend, sent, self.successor, self.group),
-                dist.P2POp(dist.irecv, coming, self.predecessor, self.group),
-            ]
-        )
-
-        def wait(sent: Tensor = sent) -> list[Tensor]:  # `sent` has to live until it is gone
-            for work in works:
-                work.wait()
-            return [coming]
-
-        return wait
+    keys_need = any(keys.requires_grad for keys in k)
+    ring.check(q[0], symmetric=symmetric, keys_need_gradients=keys_need)
+    return _Ring.apply(ring, tile, symmetric, keys_need, scale.reshape(()), *q, *k)
 
 
 class _Ring(torch.autograd.Function):
     """The loss of the ranks that are here, from their queries and then their keys."""
 
     @staticmethod
-    def forward(ctx, ring, tile, symmetric, scale, *shards):
+    def forward(ctx, ring, tile, symmetric, keys_need, scale, *shards):
         q, k = shards[: len(shards) // 2], shards[len(shards) // 2 :]
         rows = [scale.new_full((len(q[0]),), -torch.inf) for _ in q]
         columns = [each.clone() for each in rows] if symmetric else []
-        for hop, (keys,) in enumerate(_round(ring, list(k))):
+        for hop, (keys,) in enumerate(visits(ring, list(k))):
             for rank, tiles in enumerate(_tiles(q, keys, scale, tile, own=hop == 0)):
                 for part, other, scores, room in tiles:
                     by_row, by_column = _log_sums(scores, room, tiles.safe, symmetric)
@@ -199,7 +145,7 @@ class _Ring(torch.autograd.Function):
             pulls.append(sum(torch.sigmoid(each - positive) for each in sides) / len(sides))
             for each in sides:
                 torch.logaddexp(each, positive, out=each)
-        ctx.ring, ctx.tile, ctx.symmetric = ring, tile, symmetric
+        ctx.ring, ctx.tile, ctx.symmetric, ctx.keys_need = ring, tile, symmetric, keys_need
         ctx.save_for_backward(scale, *shards, *pulls, *rows, *columns)
         return torch.stack(losses).mean()
 
@@ -215,33 +161,27 @@ class _Ring(torch.autograd.Function):
         # A column's weight travels with it: it is that of the process that the column is from.
         columns = [torch.stack([column, by_row.expand_as(column)]) for column in columns] or [None] * ranks
         dq = [torch.zeros_like(own, dtype=scale.dtype) for own in q]
-        dk = [torch.zeros_like(keys, dtype=scale.dtype) for keys in k]
-        for hop, (keys, beside) in enumerate(_round(ring, list(k), columns)):
+        # Keys without a gradient (a frozen tower) save a product and the way round; all processes agreed on it.
+        dk = [torch.zeros_like(keys, dtype=scale.dtype) if ctx.keys_need else None for keys in k]
+        for hop, (keys, beside) in enumerate(visits(ring, list(k), columns)):
             for rank, tiles in enumerate(_tiles(q, keys, scale, tile, own=hop == 0)):
                 for part, other, scores, room in tiles:
                     by_column = beside[rank][:, other] if symmetric else None
                     slopes = _slopes(scores, room, rows[rank][part], by_row, by_column, tiles.safe)
                     dq[rank][part].addmm_(slopes, tiles.keys(other))
-                    dk[rank][other].addmm_(slopes.T, tiles.queries(part))  # queries come times scale
-            dk = ring.pass_on(dk)()
+                    if ctx.keys_need:
+                        dk[rank][other].addmm_(slopes.T, tiles.queries(part))  # queries come times scale
+            dk = ring.pass_on(dk)() if ctx.keys_need else dk
         for own, keys, pull, of_own, of_keys in zip(q, k, pulls, dq, dk, strict=True):
             for part in _parts(len(own), tile):
                 pulled = -weight * pull[part, None]
                 of_own[part].addcmul_(keys[part].to(scale.dtype), pulled)
-                of_keys[part].addcmul_(own[part].to(scale.dtype), pulled * scale)
+                if ctx.keys_need:
+                    of_keys[part].addcmul_(own[part].to(scale.dtype), pulled * scale)
         d_scale = sum(_dot(own, of_own, tile, scale.dtype).sum() for own, of_own in zip(q, dq, strict=True))
         gradients = [each.mul_(scale) for each in dq] + dk
-        found = (each.to(shard.dtype) for each, shard in zip(gradients, (*q, *k), strict=True))
-        return None, None, None, d_scale, *found
-
-
-def _round(ring: _OneProcess | _Processes, *travellers: list) -> Iterator[tuple[list, ...]]:
-    """What visits each rank here, its own first; the next ones are under way while these are worked on."""
-    for hop in range(ring.size):
-        last = hop == ring.size - 1
-        coming = [] if last else [held if held[0] is None else ring.pass_on(held) for held in travellers]
-        yield travellers
-        travellers = tuple(each() if callable(each) else each for each in coming)
+        found = (None if d is None else d.to(shard.dtype) for d, shard in zip(gradients, (*q, *k), strict=True))
+        return None, None, None, None, d_scale, *found
 
 
 def _tiles(q: Sequence[Tensor], k: Sequence[Tensor], scale: Tensor, tile: int, *, own: bool) -> Iterator[_Tiles]:
@@ -257,7 +197,10 @@ class _Tiles:
     def __init__(self, q: Tensor, k: Tensor, scale: Tensor, tile: int, own: bool) -> None:
         self.q, self.k, self.scale, self.tile, self.own = q, k, scale, tile, own
         largest = [torch.linalg.vector_norm(each, dim=1, dtype=scale.dtype).max() for each in (q, k)]
-        self.safe = (largest[0] * largest[1] * scale).item() < SAFE
+        bound = (largest[0] * largest[1] * scale).item()
+        if not math.isfinite(bound):
+            raise ValueError(f"scores overflow: norms up to {largest[0].item():g} and {largest[1].item():g}, normalize")
+        self.safe = bound < SAFE
 
     def queries(self, part: slice) -> Tensor:
         return self.q[part].to(self.scale.dtype) * self.scale

@@ -10,6 +10,7 @@ positives a query in SupCon (Khosla et al. 2020, arXiv 2004.11362). Scores are s
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,7 +22,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from palimpsest.contrast import streaming
-from palimpsest.contrast.checks import check_embeddings, check_finite, check_positive
+from palimpsest.contrast.checks import (
+    check_embeddings,
+    check_finite,
+    check_of_pairs,
+    check_pairs,
+    check_positive,
+    without_autocast,
+)
 from palimpsest.contrast.distributed import gather_rows, position
 from palimpsest.contrast.streaming import OfPairs, Pairs
 
@@ -81,9 +89,10 @@ def info_nce(
         normalize: bring all embeddings to norm 1; otherwise dot products are taken as they are.
         reduction: "mean", "sum", or "none" for a value a query, which costs a visit more in the backward pass.
         group: a group of processes (`torch.distributed.group.WORLD` for all) whose batches, of equal size, are taken
-            together: each process gets the loss of its own queries against the keys of all. The mean over processes is
-            the loss of the joint batch, and so are gradients that are averaged over processes, as DDP does (with
-            labels, where all processes have equally many queries with a positive).
+            together: each process gets the loss of its own queries against the keys of all. With `reduction="mean"` the
+            mean over processes is the loss of the joint batch, and so are gradients that are averaged over processes,
+            as DDP does (with labels, where all processes have equally many queries with a positive). There are no
+            second derivatives.
         rows: of a strip of scores; by default what stays in cache.
 
     Raises:
@@ -98,7 +107,8 @@ def info_nce(
     """
     given = dict(locals())
     group, rows = given.pop("group"), given.pop("rows")
-    loss = _streamed(rows)(_problem(**given)) if group is None else _across(_streamed(rows), given, group)
+    with without_autocast(query):
+        loss = _streamed(rows)(_problem(**given)) if group is None else _across(_streamed(rows), given, group)
     if decoupled:
         _check_negatives(loss)
     return loss
@@ -106,7 +116,8 @@ def info_nce(
 
 def reference_info_nce(query: Tensor, key: Tensor, temperature: Any = 0.07, **options: Any) -> Tensor:
     """`info_nce` by the plain expression, which holds all scores; for tests, and any number of derivatives."""
-    return _plain(_problem(**{**_DEFAULTS, "query": query, "key": key, "temperature": temperature, **options}))
+    with without_autocast(query):
+        return _plain(_problem(**{**_DEFAULTS, "query": query, "key": key, "temperature": temperature, **options}))
 
 
 def nt_xent(
@@ -119,6 +130,7 @@ def nt_xent(
     >>> nt_xent(torch.eye(3), torch.eye(3), 0.5).item()  # -2 + log(e^2 + 4)
     0.4326...
     """
+    check_pairs(z1=z1, z2=z2)
     z = torch.cat([z1, z2])
     partner = torch.arange(len(z), device=z.device).roll(len(z1))
     return info_nce(z, z, temperature, targets=partner, exclude_self=True, normalize=True, **options)
@@ -197,8 +209,16 @@ def _across(loss: Callable[[_Problem], Tensor], given: dict[str, Any], group: An
     query, key, labels = given["query"], given["key"], given["labels"]
     if given["targets"] is not None:
         raise ValueError("targets are those of the own rows where processes are taken together: leave targets out")
-    if given["symmetric"] and any(given[name] is not None for name in ("mask", "pair_weights")):
-        raise ValueError("mask and pair_weights are of one direction only where processes are taken together")
+    one_temperature = not isinstance(given["temperature"], Tensor) or given["temperature"].numel() == 1
+    if given["symmetric"] and (
+        any(given[name] is not None for name in ("mask", "pair_weights"))
+        or callable(given["temperature"])
+        or not one_temperature
+    ):
+        raise ValueError(
+            "where processes are taken together, mask, pair_weights and temperatures of queries or pairs are of one"
+            " direction only: leave symmetric out"
+        )
     start = position(len(query), group)
     here = {**given, "symmetric": False, "start": start}
     of_query, of_key = labels if isinstance(labels, tuple) else (labels, labels)
@@ -248,6 +268,7 @@ def _problem(
     if callable(temperature):
         scale = _reciprocal(temperature)
     elif isinstance(temperature, Tensor) and temperature.ndim == 2 and temperature.shape[1] != 1:
+        check_finite(temperature, "temperature")
         check_positive(temperature, "temperature")
         scale = 1 / temperature.to(wide)
     else:
@@ -256,11 +277,16 @@ def _problem(
     if scale is not None and (hard is not None or labels is not None or not in_batch):
         raise ValueError("a temperature a pair goes with the keys' own rows only: leave labels and negatives out")
 
+    if not math.isfinite(margin):
+        raise ValueError(f"margin must be finite, got {margin}")
     if labels is not None and margin and isinstance(temperature, Tensor):
         raise ValueError("a margin beside labels needs a number as temperature")
 
     bank = key if queue is None else torch.cat([key, queue]) if in_batch else queue
     bank = bank if in_batch or queue is not None else key[:0]
+    check_of_pairs(mask, "mask", n, len(bank), mask=True)
+    check_of_pairs(pair_weights, "pair_weights", n, len(bank))
+    check_of_pairs(scale, "temperature", n, len(bank))
     bias = None if pair_weights is None else _log(pair_weights)
     keep, left_out, extra = mask, [], []
     own = torch.arange(start, start + n, device=query.device)
@@ -328,9 +354,9 @@ def _weights(valid: Tensor, sample_weights: Tensor | None, reduction: str) -> Te
 
 def _inverse(temperature: Any, query: Tensor) -> Tensor:
     """1 / temperature as a tensor: one element, or [queries, 1]."""
-    if not isinstance(temperature, Tensor):
-        check_positive(temperature, "temperature")
-        return query.new_tensor(1 / temperature)
+    check_positive(temperature, "temperature")
+    temperature = torch.as_tensor(temperature, dtype=query.dtype, device=query.device)
+    check_finite(temperature, "temperature")
     if temperature.numel() == 1:
         temperature = temperature.reshape(())
     elif temperature.numel() == len(query):
@@ -340,9 +366,9 @@ def _inverse(temperature: Any, query: Tensor) -> Tensor:
             f"temperature must have one element, one a query or one a pair, got {list(temperature.shape)} for"
             f" {len(query)} queries"
         )
-    check_finite(temperature, "temperature")
-    check_positive(temperature, "temperature")
-    return 1 / temperature.to(query)
+    inverse = 1 / temperature
+    check_finite(inverse, "1 / temperature")
+    return inverse
 
 
 def _mean_score(
@@ -393,7 +419,8 @@ def _of_targets(scale: OfPairs, query: Tensor, key: Tensor, targets: Tensor) -> 
 def _log(weights: OfPairs) -> OfPairs:
     if callable(weights):
         return lambda part, products: weights(part, products).detach().log()
-    if bool((weights < 0).any()) or bool(weights.isnan().any()):
+    check_finite(weights, "pair_weights")
+    if bool((weights < 0).any()):
         raise ValueError(f"pair_weights must not be negative, got {weights.min().item()}")
     return weights.detach().log()
 

@@ -13,6 +13,7 @@ temperature, for the positive a margin of alpha c_ij / s against negative j, and
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -20,7 +21,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from palimpsest.contrast.checks import check_finite, check_pairs, check_positive, check_unit
+from palimpsest.contrast.checks import (
+    check_finite,
+    check_pairs,
+    check_positive,
+    check_unit,
+    one_number,
+    without_autocast,
+)
 from palimpsest.contrast.distributed import gather_rows
 from palimpsest.contrast.info_nce import info_nce
 
@@ -62,13 +70,12 @@ def hardness_nce(
     """
     check_pairs(q=q, k=k)
     check_unit(q=q, k=k)
-    check_positive(scale, "scale")
-    if not abs(alpha) <= MOST:
-        raise ValueError(f"alpha must be from -{MOST:g} to {MOST:g}, got {alpha}")
+    scale = _checked(scale, alpha)
     rewards = _rewards(reward, len(q))
 
     def weights(part: slice, cosines: Tensor) -> Tensor:
-        return (alpha * (cosines if rewards is None else rewards(part).to(cosines))).exp()
+        with without_autocast(cosines):
+            return (alpha * (cosines if rewards is None else rewards(part).to(cosines))).exp()
 
     if group is None:
         return info_nce(q, k, 1 / scale, symmetric=True, pair_weights=weights, rows=rows)
@@ -107,14 +114,13 @@ def gradient_share(
     >>> plain < weighted < 1
     True
     """
-    check_pairs(q=q, k=k)
+    check_pairs(least=2, q=q, k=k)
     check_unit(q=q, k=k)
-    check_positive(scale, "scale")
+    scale = _checked(scale, alpha)
     if not 0 < hardest <= 1:
         raise ValueError(f"hardest must be above 0 and at most 1, got {hardest}")
-    if len(q) < 2:
-        raise ValueError(f"a batch of {len(q)} has no negatives")
-    cosines = negatives(q, k)
+    wide = torch.promote_types(q.dtype, torch.float32)
+    cosines = negatives(q.to(wide), k.to(wide))
     count = max(1, round(hardest * cosines.shape[1]))
     shares = [(a * cosines).softmax(1).topk(count, dim=1).values.sum(1).mean().item() for a in (scale, scale + alpha)]
     return shares[0], shares[1]
@@ -162,8 +168,8 @@ def overlap(
     >>> overlap(torch.tensor([0.9, 0.8]), torch.tensor([0.1, 0.8]))
     0.5
     """
-    if bins < 1 or not limits[0] < limits[1]:
-        raise ValueError(f"bins must be at least 1 and limits rise, got {bins} and {limits}")
+    if bins < 1 or not -math.inf < limits[0] < limits[1] < math.inf:
+        raise ValueError(f"bins must be at least 1 and limits finite and rising, got {bins} and {limits}")
     areas = []
     for name, values in (("pos", pos), ("neg", neg)):
         if values.ndim != 1 or not len(values):
@@ -174,6 +180,13 @@ def overlap(
     return torch.minimum(*areas).sum().item()
 
 
+def _checked(scale: float | Tensor, alpha: float) -> float | Tensor:
+    check_positive(scale, "scale")
+    if not abs(alpha) <= MOST:
+        raise ValueError(f"alpha must be from -{MOST:g} to {MOST:g}, got {alpha}")
+    return one_number(scale, "scale")
+
+
 def _rewards(reward: Reward | None, n: int) -> Callable[[slice], Tensor] | None:
     """A function of a slice of rows, or None."""
     if reward is None:
@@ -182,7 +195,11 @@ def _rewards(reward: Reward | None, n: int) -> Callable[[slice], Tensor] | None:
         if reward.shape != (n, n):
             raise ValueError(f"reward must be [{n}, {n}], got {list(reward.shape)}")
         check_finite(reward, "reward")
+        if (largest := reward.abs().max().item()) > 1 + 1e-2:
+            raise ValueError(f"reward must be cosines, from -1 to 1, got one of size {largest:g}")
         return lambda part: reward[part].detach()
+    if len(reward) != 2:
+        raise ValueError(f"reward must be cosines, or the embeddings of queries and of keys, got {len(reward)} tensors")
     queries, keys = reward
     check_pairs(reward_queries=queries, reward_keys=keys)
     check_unit(reward_queries=queries, reward_keys=keys)

@@ -11,17 +11,19 @@ and a constant weight V on each sample cancels W:
 
 The gradient of V_i l_i is that of decoupled contrastive learning at the same tau. The authors' code has this form,
 with V = 1 / (1 - P) and nothing that bounds it; here W is at least `floor`, so that a sample that is solved does not
-divide by 0. (An earlier version of their code took tau0 2^A as temperature.)
+divide by 0. (An earlier version of their code also offered tau0 2^A as temperature.)
 """
 
 from __future__ import annotations
+
+import math
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
-from palimpsest.contrast.checks import check_pairs, check_positive
+from palimpsest.contrast.checks import check_embeddings, check_pairs, check_positive
 from palimpsest.contrast.info_nce import nt_xent
 from palimpsest.metrics.probes import tolerance, uniformity
 
@@ -33,8 +35,6 @@ def alignment(z1: Float[Tensor, "batch d"], z2: Float[Tensor, "batch d"]) -> Flo
     tensor(0.5000)
     """
     check_pairs(z1=z1, z2=z2)
-    if not len(z1):
-        raise ValueError("z1 is empty: no pair to align")
     wide = torch.promote_types(z1.dtype, torch.float32)
     return F.cosine_similarity(z1.detach().to(wide), z2.detach().to(wide)).mean()
 
@@ -57,8 +57,8 @@ def adaptive_tau(
     (0.1, 0.15..., 0.1)
     """
     check_positive(tau0, "tau0")
-    if not alpha >= 0:
-        raise ValueError(f"alpha must not be negative, got {alpha}")
+    if not 0 <= alpha < math.inf:
+        raise ValueError(f"alpha must be finite and not negative, got {alpha}")
     tau = tau0 * (1 + alpha * (aligned - a0))
     check_positive(tau, f"the temperature of alignment {float(aligned):.3g}, alpha {alpha} and a0 {a0}")
     return tau
@@ -92,18 +92,14 @@ def macl_loss(
     >>> macl_loss(a, a, tau0=0.25, alpha=1.0).item()  # 0.4325 / 0.3512
     1.2318...
     """
-    check_pairs(z1=z1, z2=z2)
-    if len(z1) < 2:
-        raise ValueError(
-            f"a batch needs at least 2 pairs, got {len(z1)}: there are no negatives without another sample"
-        )
+    check_pairs(least=2, z1=z1, z2=z2)
     if not 0 < floor <= 1:
         raise ValueError(f"floor must be above 0 and at most 1, got {floor}")
-    if reduction not in ("mean", "sum", "none"):
-        raise ValueError(f'reduction must be "mean", "sum" or "none", got {reduction!r}')
     tau = adaptive_tau(alignment(z1, z2), tau0, alpha, a0)
     if not reweight:
         return nt_xent(z1, z2, tau, reduction=reduction)
+    if reduction not in ("mean", "sum", "none"):
+        raise ValueError(f'reduction must be "mean", "sum" or "none", got {reduction!r}')
     values = nt_xent(z1, z2, tau, reduction="none")
     scaling = -torch.expm1(-values.detach())  # W
     weighted = values / scaling.clamp(min=floor)
@@ -122,4 +118,5 @@ def uniformity_tolerance(features: Float[Tensor, "rows d"], labels: Int[Tensor, 
     >>> uniformity_tolerance(torch.tensor([[1.0, 0.0], [-1.0, 0.0]]), torch.tensor([0, 0]))
     (-8.0, -1.0)
     """
+    check_embeddings(features=features)
     return uniformity(features), tolerance(features, labels)

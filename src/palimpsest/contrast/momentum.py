@@ -9,12 +9,18 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from palimpsest.contrast.checks import check_embeddings
+
 
 class MomentumPair(nn.Module):
     """A copy of a network that trails behind it: theta_key <- m theta_key + (1 - m) theta_query, without a gradient.
 
     Buffers (running statistics) are copied as they are. The network itself is not a part of this module, so that it is
     neither saved nor trained twice.
+
+    Raises:
+        ValueError: m outside of [0, 1]; weights in half precision, in which steps of 1 - m are rounded away (train them
+            in float32, under autocast if need be).
 
     >>> net = nn.Linear(2, 2, bias=False)
     >>> pair = MomentumPair(net, m=0.9)
@@ -29,6 +35,9 @@ class MomentumPair(nn.Module):
         super().__init__()
         if not 0 <= m <= 1:
             raise ValueError(f"m must be in [0, 1], got {m}")
+        half = {p.dtype for p in net.parameters()} & {torch.bfloat16, torch.float16}
+        if half and m > 0:
+            raise ValueError(f"a copy of weights in {half.pop()} would not move by 1 - m: keep them in float32")
         self.m = m
         self.key = deepcopy(net).requires_grad_(False)
         self._query = (net,)  # in a tuple, so that it is not registered
@@ -76,7 +85,8 @@ class KeyQueue(nn.Module):
     @torch.no_grad()
     def push(self, z: Float[Tensor, "batch d"]) -> None:
         """Puts keys in the place of the oldest; of more than `size` the last ones stay."""
-        if z.ndim != 2 or z.shape[1] != self.keys.shape[1]:
+        check_embeddings(keys=z)
+        if z.shape[1] != self.keys.shape[1]:
             raise ValueError(f"keys must be [batch, {self.keys.shape[1]}], got {list(z.shape)}")
         size = len(self.keys)
         self.pushed += max(0, len(z) - size)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -46,8 +47,8 @@ class Views:
 
 @dataclass(frozen=True)
 class Momentum:
-    """MoCo-like: the first view is the query, the others go through the momentum encoder and are keys; negatives come
-    from a queue of earlier keys.
+    """MoCo-like: the first of two views is the query, the second goes through the momentum encoder and is its key;
+    negatives come from a queue of earlier keys. The momentum encoder follows once an update of the weights.
 
     Attributes:
         compare: called with queries [batch, d], keys [batch, d] (unit-norm, no gradient) and the queue [size, d].
@@ -65,24 +66,39 @@ class Momentum:
     seed: int = 0
     dim: int | None = None
 
-    def init(self, model: nn.Module, data: Any) -> dict[str, nn.Module]:
-        dim = model.out_dim if self.dim is None else self.dim
+    def init(self, model: nn.Module, data: Any) -> dict[str, Any]:
+        dim = getattr(model, "out_dim", None) if self.dim is None else self.dim
+        if dim is None:
+            raise ValueError(
+                f"{type(model).__name__} has no out_dim: give Momentum the width of its projections as dim"
+            )
         device = next(model.parameters()).device
-        return {"pair": MomentumPair(model, self.m), "queue": KeyQueue(self.size, dim, self.seed).to(device)}
+        queue = KeyQueue(self.size, dim, self.seed).to(device)
+        return {"pair": MomentumPair(model, self.m), "queue": queue, "stepped": torch.zeros((), dtype=torch.bool)}
 
     def loss(self, state: dict[str, Any], model: nn.Module, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         pair, queue = state["pair"].train(model.training), state["queue"]
-        first, second = _views(batch)[:2]
-        if queue.filled:  # the weights have changed since
+        views = _views(batch)
+        if len(views) != 2:
+            raise ValueError(f'batch["views"] must hold two views, a query and a key, got {len(views)}')
+        first, second = views
+        if state["stepped"]:
             pair.update()
+            state["stepped"].fill_(False)
         sides = [(first, second), (second, first)] if self.symmetric else [(first, second)]
         queries = [F.normalize(model(query), dim=1) for query, _ in sides]
-        keys = [F.normalize(pair(key), dim=1) for _, key in sides]
-        known = queue.keys.clone()  # as they are now, for the backward pass
+        # In the queries' dtype, which mixed precision may widen; the queue as it is now, for the backward pass.
+        keys = [F.normalize(pair(key).to(queries[0]), dim=1) for _, key in sides]
+        known = queue.keys.to(queries[0], copy=True)
         terms = [self.compare(query, key, known) for query, key in zip(queries, keys, strict=True)]
         for key in keys:
             queue.push(key)
         return {"contrast": sum(terms) / len(terms)}
+
+    def gradients(self, state: dict[str, Any], model: nn.Module) -> None:
+        """Called before each update of the weights: the momentum encoder follows it, once however many batches it is
+        made of."""
+        state["stepped"].fill_(True)
 
 
 @dataclass(frozen=True)

@@ -14,12 +14,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
-from palimpsest.contrast.checks import check_pairs, check_unit
+from palimpsest.contrast.checks import check_finite, check_pairs, check_unit, one_number
+from palimpsest.contrast.distributed import OneProcess, Processes, visits
 from palimpsest.contrast.info_nce import info_nce
 from palimpsest.contrast.sigmoid import sigmoid_nce
 from palimpsest.contrast.streaming import OfPairs
@@ -59,35 +62,77 @@ def sigmoid_loss(
 
 
 def chunked_sigmoid_loss(
-    img_shards: Sequence[Float[Tensor, "rows d"]],
-    txt_shards: Sequence[Float[Tensor, "rows d"]],
+    img_shards: Sequence[Float[Tensor, "rows d"]] | Float[Tensor, "rows d"],
+    txt_shards: Sequence[Float[Tensor, "rows d"]] | Float[Tensor, "rows d"],
     t_prime: float | Float[Tensor, ""] = T_PRIME,
     b: float | Float[Tensor, ""] = BIAS,
+    *,
+    group: Any = None,
 ) -> Float[Tensor, ""]:
-    """`sigmoid_loss` of the joint batch, put together as devices would: the texts move on from rank to rank, and each
-    rank scores its own images against the texts that it holds, so that only blocks of a shard by a shard exist.
+    """`sigmoid_loss` of a joint batch that is spread over ranks: the texts move on from rank to rank, and each rank
+    scores its own images against the texts that it holds, so that no rank ever has the texts of all.
+
+    The loss is a sum over pairs, so that its gradient is known when a block is scored: that of the texts travels with
+    them and is home after one round. There are no second derivatives.
 
     Args:
-        img_shards, txt_shards: one pair of shards a rank, with equally many rows; unit-norm.
+        img_shards, txt_shards: without a group one pair of shards a rank, and one process plays all ranks; with one,
+            this process's own two tensors, with as many rows as any other's. Unit-norm.
         t_prime, b: as in `sigmoid_loss`.
+        group: a group of processes, `torch.distributed.group.WORLD` for all. Each gets the loss of its own images; the
+            mean over processes is the loss of the joint batch, and so are gradients that are averaged, as DDP does.
+
+    Raises:
+        ValueError, TypeError: as in `sigmoid_loss`; shards that do not go together, in all processes alike.
 
     >>> z = F.normalize(torch.randn(6, 3), dim=1)
     >>> torch.isclose(chunked_sigmoid_loss(z.split(2), z.split(2)), sigmoid_loss(z, z))
     tensor(True)
     """
-    ranks = len(img_shards)
-    if not ranks or len(txt_shards) != ranks:
-        raise ValueError(f"there must be as many text as image shards, got {len(txt_shards)} and {ranks}")
+    if group is not None:
+        ring, img_shards, txt_shards = Processes(group), [img_shards], [txt_shards]
+    elif isinstance(img_shards, Tensor) or isinstance(txt_shards, Tensor):
+        raise ValueError("shards must be lists of tensors, one a rank, unless a group is given")
+    else:
+        ring = OneProcess(len(img_shards))
+    if not len(img_shards) or len(txt_shards) != len(img_shards):
+        raise ValueError(f"there must be as many text as image shards, got {len(txt_shards)} and {len(img_shards)}")
     for img, txt in zip(img_shards, txt_shards, strict=True):
         check_pairs(img=img, txt=txt)
         check_unit(img=img, txt=txt)
-    batch = sum(len(img) for img in img_shards)
-    total = 0
-    for hop in range(ranks):
-        for rank, img in enumerate(img_shards):
-            visiting = txt_shards[(rank + hop) % ranks]
-            total = total + len(img) / batch * sigmoid_nce(img, visiting, t_prime, b, positives=hop == 0)
-    return total
+    ring.check(img_shards[0])
+    numbers = (torch.as_tensor(value, dtype=_wide(img), device=img.device) for value in (t_prime, b))
+    return _Ring.apply(ring, *numbers, *img_shards, *txt_shards)
+
+
+class _Ring(torch.autograd.Function):
+    """The loss of the ranks that are here, and its gradient, block by block."""
+
+    @staticmethod
+    def forward(ctx, ring, t_prime, b, *shards):
+        own, texts = shards[: len(shards) // 2], list(shards[len(shards) // 2 :])
+        batch = sum(len(img) for img in own)
+        d_own, d_texts = ([torch.zeros_like(each, dtype=t_prime.dtype) for each in part] for part in (own, texts))
+        d_numbers = [torch.zeros_like(t_prime), torch.zeros_like(b)]
+        total = torch.zeros_like(t_prime)
+        for hop, (visiting,) in enumerate(visits(ring, texts)):
+            for rank, (img, txt) in enumerate(zip(own, visiting, strict=True)):
+                given = [each.detach().requires_grad_() for each in (img, txt, t_prime, b)]
+                with torch.enable_grad():
+                    loss = len(img) / batch * sigmoid_nce(*given, positives=hop == 0)
+                found = torch.autograd.grad(loss, given)
+                total += loss.detach()
+                for sums, each in zip((d_own[rank], d_texts[rank], *d_numbers), found, strict=True):
+                    sums += each
+            d_texts = ring.pass_on(d_texts)()
+        ctx.gradients, ctx.dtype = (*d_numbers, *d_own, *d_texts), own[0].dtype
+        return total
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        numbers, shards = ctx.gradients[:2], ctx.gradients[2:]
+        return None, *(each * grad for each in numbers), *((each * grad).to(ctx.dtype) for each in shards)
 
 
 def softmax_loss(
@@ -101,8 +146,9 @@ def softmax_loss(
     """
     check_pairs(img=img, txt=txt)
     check_unit(img=img, txt=txt)
-    temperature = (-t).exp() if isinstance(t, Tensor) else math.exp(-t)
-    return info_nce(img, txt, temperature, symmetric=True)
+    scale = torch.as_tensor(one_number(t, "t"), dtype=_wide(img), device=img.device).exp()
+    check_finite(scale, f"the scale e^t of t = {float(t):g}")
+    return info_nce(img, txt, 1 / scale, symmetric=True)
 
 
 class SigmoidLoss(nn.Module):
@@ -120,8 +166,10 @@ class SigmoidLoss(nn.Module):
         self.t_prime = nn.Parameter(torch.tensor(float(t_prime)))
         self.b = None if b is None else nn.Parameter(torch.tensor(float(b)))
 
-    def forward(self, img: Float[Tensor, "batch d"], txt: Float[Tensor, "batch d"]) -> Float[Tensor, ""]:
-        return sigmoid_loss(img, txt, self.t_prime, 0.0 if self.b is None else self.b)
+    def forward(
+        self, img: Float[Tensor, "batch d"], txt: Float[Tensor, "batch d"], *, mask: OfPairs | None = None
+    ) -> Float[Tensor, ""]:
+        return sigmoid_loss(img, txt, self.t_prime, 0.0 if self.b is None else self.b, mask=mask)
 
 
 class SoftmaxLoss(nn.Module):
@@ -166,10 +214,16 @@ def keep_negatives(
     if not 0 <= ratio <= n - 1:
         raise ValueError(f"ratio must be from 0 to {n - 1} for a batch of {n}, got {ratio}")
     if mode == "random":
-        order = torch.rand(n, n, generator=generator, device=None if generator is None else generator.device).to(img)
+        device = img.device if generator is None else generator.device
+        order = torch.rand(n, n, generator=generator, device=device).to(img.device)
     else:
-        order = img @ txt.T if mode == "hard" else -(img @ txt.T)
+        scores = img.to(_wide(img)) @ txt.to(_wide(txt)).T
+        order = scores if mode == "hard" else -scores
     kept = order.fill_diagonal_(-torch.inf).flatten().topk(round(ratio * n)).indices
     mask = torch.eye(n, dtype=torch.bool, device=img.device)
     mask.view(-1)[kept] = True
     return mask
+
+
+def _wide(tensor: Tensor) -> torch.dtype:
+    return torch.promote_types(tensor.dtype, torch.float32)

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from palimpsest.contrast.checks import check_embeddings, check_finite
+from palimpsest.contrast.checks import check_embeddings, check_finite, check_of_pairs, one_number
 from palimpsest.contrast.streaming import OfPairs, of_pairs, strip_rows
 
 
@@ -49,6 +49,7 @@ def sigmoid_nce(
     >>> torch.allclose(sigmoid_nce(q, k, 2.3, -10.0), reference_sigmoid_nce(q, k, 2.3, -10.0))
     True
     """
+    check_of_pairs(mask, "mask", len(query), len(key), mask=True)
     query, key, bias = _prepared(query, key, log_scale, bias, positives, normalize)
     return _Sigmoid.apply(query, key, bias, positives, mask, strip_rows(query, key, rows))
 
@@ -91,12 +92,12 @@ def _prepared(query, key, log_scale, bias, positives, normalize) -> tuple[Tensor
         query, key = F.normalize(query, dim=1), F.normalize(key, dim=1)
     numbers = []
     for name, value in (("log_scale", log_scale), ("bias", bias)):
-        value = torch.as_tensor(value, device=query.device).to(query.dtype)
-        if value.numel() != 1:
-            raise ValueError(f"{name} must have one element, got {list(value.shape)}")
-        check_finite(value.reshape(1), name)
-        numbers.append(value.reshape(()))
-    return query * numbers[0].exp(), key, numbers[1]
+        value = torch.as_tensor(value, dtype=query.dtype, device=query.device)
+        check_finite(value, name)
+        numbers.append(one_number(value, name))
+    scale = numbers[0].exp()
+    check_finite(scale, f"the scale e^{numbers[0].item():g}")
+    return query * scale, key, numbers[1]
 
 
 class _Sigmoid(torch.autograd.Function):

@@ -138,19 +138,27 @@ def _died(job: Job, error: Exception) -> Job:
     return replace(job, error=f"the worker process died: {' '.join(str(error).split())}", time=now())
 
 
+_USE_CPU = "ACCELERATE_USE_CPU"  # where `fit` trains
+
+
 @contextmanager
 def alone(seed: int) -> Iterator[None]:
-    """One thread, so that numbers do not depend on how many processors a machine has, nor workers fight for them; the
-    global random generators seeded, for an arm that draws from them; both as they were afterwards."""
+    """One thread and no GPU, so that numbers do not depend on what a machine has, nor workers fight for it; the global
+    random generators seeded, for an arm that draws from them; all as it was afterwards."""
     logging.disable_progress_bar()  # of transformers' loading and saving: the run has a bar of its own
-    before = torch.get_num_threads()
+    before, device = torch.get_num_threads(), os.environ.get(_USE_CPU)
     torch.set_num_threads(1)
+    os.environ[_USE_CPU] = "true"
     try:
         with threadpool_limits(1), randomness.preserved():
             randomness.seed_all(seed)
             yield
     finally:
         torch.set_num_threads(before)
+        if device is None:
+            del os.environ[_USE_CPU]
+        else:
+            os.environ[_USE_CPU] = device
 
 
 def _forget_peak() -> None:

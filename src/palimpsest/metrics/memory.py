@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 
+from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
 
@@ -23,7 +24,7 @@ def peak_memory(step: Callable[[], object]) -> int:
         step()
     live = peak = 0
     for event in sorted(trace.profiler.kineto_results.events(), key=lambda e: e.start_ns()):
-        if event.name() == "[memory]":
+        if event.name() == "[memory]" and event.device_type() == DeviceType.CPU:
             live += event.nbytes()
             peak = max(peak, live)
     return peak
