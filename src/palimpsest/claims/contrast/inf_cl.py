@@ -115,17 +115,18 @@ class Towers(nn.Module):
         return F.normalize(images, dim=1), F.normalize(captions, dim=1), self.log_scale.exp()
 
 
-def curve(loss: Loss, seed: int, steps: int) -> list[float]:
+def curve(loss: Loss, seed: int, steps: int, dtype: torch.dtype) -> list[float]:
     """The training losses of a small dual encoder of scenes and captions."""
     task = digits_captions(seed, train=1000, validation=0, test=0).train
     tokenizer = word_tokenizer(caption_words())
     ids = tokenizer(task.captions, padding=True, return_tensors="pt", add_special_tokens=False).input_ids
-    model = seeded(seed, lambda: Towers(len(tokenizer), TRAINING["width"], seed))
+    # In float64: in float32 rounding grows, and hides what the loss itself changes.
+    model = seeded(seed, lambda: Towers(len(tokenizer), TRAINING["width"], seed)).to(dtype)
 
     def batch(index: int) -> tuple[Tensor, Tensor]:
         generator = torch.Generator().manual_seed(1_000_003 * seed + index)
         rows = torch.randperm(len(ids), generator=generator)[: TRAINING["batch"]]
-        return task.x[rows], ids[rows]
+        return task.x[rows].to(dtype), ids[rows]
 
     def step(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
         return loss(*model(*batch))
@@ -140,8 +141,12 @@ def arm(name: str):
         loss = LOSSES[name]
         sizes = dict.fromkeys(BATCHES, 64) if smoke else BATCHES
         steps = 2 if smoke else TRAINING["steps"]
-        own = curve(loss, seed, steps)
-        whole = own if loss is full else curve(full, seed, steps)
+        gaps = {}
+        for shown, dtype in (("", torch.float64), (" in float32", torch.float32)):
+            own = curve(loss, seed, steps, dtype)
+            whole = own if loss is full else curve(full, seed, steps, dtype)
+            gaps[f"largest gap of training losses{shown}"] = max(abs(a - b) for a, b in zip(own, whole, strict=True))
+            gaps[f"gap of losses at the last step{shown}"] = abs(own[-1] - whole[-1])
         timed = seconds({"full": full, name: loss}, sizes["time"], seed, 1 if smoke else REPEATS)
         return {
             "gradient error": gradient_error(loss, sizes["exactness"], seed),
@@ -149,8 +154,7 @@ def arm(name: str):
             "MiB beyond inputs": extra_memory(loss, sizes["memory"], seed),
             "CPU time over full": timed[name] / timed["full"],
             "CPU seconds": timed[name],
-            "largest gap of training losses": max(abs(a - b) for a, b in zip(own, whole, strict=True)),
-            "gap of losses at the last step": abs(own[-1] - whole[-1]),
+            **gaps,
             "last training loss": own[-1],
         }
 
@@ -171,11 +175,13 @@ claim = Claim(
         expect("tiled").at_most(1e-5, on="gradient error"),
         expect("ring").at_most(1e-5, on="gradient error"),
         expect("tiled").at_most(1e-5, on="gradient error at the batch of time"),
+        expect("ring").at_most(1e-5, on="gradient error at the batch of time"),
         expect("tiled").at_most(1.5, on="CPU time over full"),
         expect("ring").at_most(1.5, on="CPU time over full"),
         expect("tiled").at_most(1e-4, on="gap of losses at the last step"),
         expect("ring").at_most(1e-4, on="gap of losses at the last step"),
     ],
+    seeds=range(110, 115),
     settings={
         "width": WIDTH,
         "scale": SCALE,
@@ -191,9 +197,11 @@ claim = Claim(
         "Each arm is measured in its own process, with one thread: memory once at 16,384 (the most that tensors take "
         "at once beyond inputs and gradients), processor time beside the plain expression's at 4,096, gradients "
         "against the plain expression in float64 at 1,024 and 4,096. The ring of the claim has all its ranks in one "
-        "process, so that its memory is that of all four; real processes are compared in the tests. Training in "
-        "float32 makes rounding grow: the row checkpoints, which are the plain expression in another order, show by "
-        "how much the last losses differ without any change of method (on pilot seed 0 all were off by 8e-4). The "
+        "process, so that its memory is that of all four; real processes are compared in the tests. Training "
+        "curves are compared in float64. A first run, on seeds 100 to 104, compared them in float32, where rounding "
+        "grows: the row checkpoints, which are the plain expression in another order, were off by as much, and both "
+        "verdicts were open; these gaps are still shown. The rest is as it was, but for the ring's second gradient "
+        "error. The "
         "paper trains CLIP at batches of 4 million on 8 GPUs and 12 million on 32."
     ),
 )
