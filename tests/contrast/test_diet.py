@@ -101,6 +101,32 @@ def test_half_precision(dtype):
     assert h.grad.dtype == dtype
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_the_smoothed_part_of_half_precision_is_summed_in_float32(dtype):
+    h, index, weight = (value.to(dtype) if value.is_floating_point() else value for value in drawn(d=64))
+    smoothed = (diet_loss(h, index, weight) - diet_loss(h, index, weight, 0.0)) / 0.8
+    h, weight = h.double(), weight.double()
+    expected = (h * (weight[index] - weight.mean(0))).sum(1).mean()
+    torch.testing.assert_close(smoothed.double(), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_autocast_does_not_round_the_sums():
+    h, index, weight = drawn(dtype=torch.float32)
+    expected = diet_loss(h, index, weight)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert diet_loss(h, index, weight) == expected
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.3])
+def test_what_fit_trains_on_is_the_loss_with_its_smoothing(smoothing):
+    x, index = torch.randn(5, 1, 4), torch.tensor([3, 1, 4, 0, 2])
+    model = DIET(nn.Linear(4, 8), 6, 8)
+    ours = IndexTargets(smoothing, block=2).loss(None, model, {"views": x, "index": index})
+    assert list(ours) == ["diet"]
+    torch.testing.assert_close(ours["diet"], diet_loss(model(x[:, 0]), index, model.head.weight, smoothing))
+    assert IndexTargets().smoothing == 0.8
+
+
 def test_nothing_of_the_size_of_the_logits_is_kept_for_the_backward_pass():
     h, index, weight = drawn(batch=64, n=5000, d=4, dtype=torch.float32)
     kept = []
@@ -182,6 +208,8 @@ def test_the_correlation_of_loss_and_probe():
         loss_tracks_probe([(1, 1), (2, 2)])
     with pytest.raises(ValueError, match="finite, got nan"):
         loss_tracks_probe([(1, 1), (2, 2), (float("nan"), 3)])
+    with pytest.raises(ValueError, match=r"a pair of training loss and probe accuracy, got \(2, 2, 2\)"):
+        loss_tracks_probe([(1, 1), (2, 2, 2), (3, 3)])
 
 
 @pytest.mark.parametrize(
@@ -191,8 +219,7 @@ def test_the_correlation_of_loss_and_probe():
         ({"smoothing": -0.1}, "got -0.1"),
         ({"index": torch.tensor([0, 20])}, r"index must be in \[0, 20\), the rows of the head, got 20"),
         ({"index": torch.tensor([-1, 0])}, "got -1"),
-        ({"index": torch.tensor([0])}, r"index must be \[2\] whole numbers, got \[1\]"),
-        ({"index": torch.tensor([0.0, 1.0])}, "whole numbers"),
+        ({"index": torch.tensor([0])}, r"index must be \[2\], one a row of h, got \[1\]"),
         ({"weight": torch.randn(20, 5).double()}, "the same width"),
         ({"h": torch.randn(0, 4).double(), "index": torch.zeros(0, dtype=torch.long)}, "the batch is empty"),
         ({"block": 0}, "block must be at least 1, got 0"),
@@ -204,7 +231,33 @@ def test_errors(change, message):
         diet_loss(**{"h": h, "index": index, "weight": weight, **change})
 
 
+@pytest.mark.parametrize(
+    ("index", "found"),
+    [
+        (torch.tensor([True, False]), "torch.bool"),
+        (torch.tensor([1, 0], dtype=torch.uint8), "torch.uint8"),
+        (torch.tensor([0.0, 1.0]), "torch.float32"),
+        ([0, 1], "<class 'list'>"),
+    ],
+)
+def test_an_index_that_torch_would_take_for_a_mask_or_not_at_all_is_refused(index, found):
+    h, _, weight = drawn(batch=2)
+    with pytest.raises(TypeError, match=f"index must be a tensor of int64 or int32, got {found}"):
+        diet_loss(h, index, weight)
+
+
+def test_an_index_may_be_int32():
+    h, index, weight = drawn()
+    assert diet_loss(h, index.int(), weight) == diet_loss(h, index, weight)
+
+
 def test_errors_of_the_model_and_its_batches():
+    with pytest.raises(TypeError, match="encoder must be a module, whose weights can be trained, got function"):
+        DIET(lambda x: x, 5, 4)
+    with pytest.raises(ValueError, match=r"smoothing must be in \[0, 1\), got 2.0"):
+        IndexTargets(2.0)
+    with pytest.raises(ValueError, match="block must be at least 1, got 0"):
+        IndexTargets(block=0)
     with pytest.raises(ValueError, match="n must be at least 2, got 1"):
         DIET(nn.Identity(), 1, 4)
     with pytest.raises(ValueError, match="dim must be at least 1, got 0"):

@@ -1,14 +1,18 @@
 """Two anchors and hard negatives against loops, MoCo and closed forms."""
 
 import math
+from functools import partial
 
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
 
+from palimpsest.contrast.heads import Projected, projection_head
 from palimpsest.contrast.moco_dualview import dual_view_loss, hard_mask, hard_negatives, queue_nce
 from palimpsest.contrast.momentum import KeyQueue, MomentumPair
+from palimpsest.contrast.pretrain import Momentum
+from palimpsest.train import fit
 
 
 def unit(*shape, seed=0, dtype=torch.float64):
@@ -52,6 +56,42 @@ def test_norms_do_not_change_the_ranking():
     anchor, _, queue = drawn()
     scaled = queue * torch.linspace(0.1, 9, len(queue)).double()[:, None]
     assert torch.equal(hard_mask(anchor, scaled), hard_mask(anchor, queue))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_in_half_precision_the_ranking_is_that_of_the_same_values(dtype):
+    anchor = 300 * torch.randn(40, 32, generator=torch.Generator().manual_seed(0)).to(dtype)
+    queue = torch.randn(200, 32, generator=torch.Generator().manual_seed(1)).to(dtype)
+    expected = hard_mask(anchor.double(), queue.double(), drop_top=0.05)
+    assert torch.equal(hard_mask(anchor, queue, drop_top=0.05), expected)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(hard_mask(anchor.float(), queue.float(), drop_top=0.05), expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_in_half_precision_the_loss_is_that_of_the_same_values(dtype):
+    query, key, queue = (e.to(dtype) for e in drawn(batch=16, queue=64, d=32))
+    loss = dual_view_loss(query.requires_grad_(), key, queue)
+    exact = [F.normalize(e.detach().double()) for e in (query, key, queue)]
+    torch.testing.assert_close(loss.double(), dual_view_loss(*exact), rtol=1e-5, atol=1e-5)
+    (grad,) = torch.autograd.grad(loss, query)
+    assert grad.dtype == dtype
+    assert grad.isfinite().all()
+
+
+@pytest.mark.parametrize("precision", ["no", "bf16"])
+def test_the_pretraining_hall_trains_it(precision):
+    torch.manual_seed(0)
+    model = Projected(nn.Linear(8, 8), projection_head(8, 16, 4))
+
+    def batch(step):
+        x = torch.randn(24, 1, 8, generator=torch.Generator().manual_seed(step))
+        return {"views": x + 0.3 * torch.randn(24, 2, 8, generator=torch.Generator().manual_seed(1000 + step))}
+
+    objective = Momentum(partial(dual_view_loss, drop_top=0.1), m=0.9, size=48)
+    history = fit(model, objective, batch, steps=80, lr=0.02, precision=precision, progress=False)
+    losses = [record["contrast"] for record in history.steps]
+    assert sum(losses[-5:]) < sum(losses[3:8])  # from the third step on the queue has no random directions any more
 
 
 def test_at_least_one_key_is_kept():
@@ -188,8 +228,15 @@ def test_errors(change, message):
 
 def test_errors_of_the_parts():
     anchor, positive, queue = drawn()
-    with pytest.raises(ValueError, match=r"mask must be \[7, 20\], got \[20, 7\]"):
+    with pytest.raises(ValueError, match=r"mask must be \[7, 20\], .* got \[20, 7\]"):
         queue_nce(anchor, positive, queue, hard_mask(anchor, queue).T)
+    mask = hard_mask(anchor, queue)
+    for wrong, found in ((mask.float(), "torch.float32"), (mask.long(), "torch.int64"), (mask.tolist(), "list")):
+        with pytest.raises(TypeError, match=f"mask must be a boolean tensor or a function, got {found}"):
+            queue_nce(anchor, positive, queue, wrong)
+    for name in ("query", "key", "queue"):
+        with pytest.raises(TypeError, match=f"{name} must be a tensor, got list"):
+            dual_view_loss(**{"query": anchor, "key": positive, "queue": queue, name: [[1.0]]})
     with pytest.raises(ValueError, match="the queue is empty"):
         hard_mask(anchor, queue[:0])
     with pytest.raises(TypeError, match="same dtype"):

@@ -70,7 +70,55 @@ def test_with_all_shrinkage_rows_are_only_centred():
     torch.testing.assert_close(whiten(v, eps=1.0), v - v.mean(0))
 
 
-def test_whitening_in_half_precision_and_under_autocast_is_done_in_float32():
+@pytest.mark.parametrize("d", [32, 64])
+def test_float32_rows_of_any_mixture_are_white(d):
+    """In float32 statistics of twice as many rows as dimensions left errors of up to 0.5 here, or had no factor."""
+    worst = 0.0
+    for seed in range(10):
+        mix = torch.randn(d, d, generator=gen(seed))
+        out = whiten(torch.randn(2 * d, d, generator=gen(seed + 100)) @ mix + 3)
+        assert out.dtype == torch.float32
+        worst = max(worst, float((torch.cov(out.double().T) - torch.eye(d)).abs().max()))
+    assert worst < 1e-6
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-3, 300.0])
+def test_dimensions_that_say_nothing_new_are_refused_in_float32(scale):
+    v = scale * torch.randn(40, 6, generator=gen())
+    copied, summed, constant = v.clone(), v.clone(), v.clone()
+    copied[:, 4] = v[:, 1]
+    summed[:, 5] = v[:, 0] + 0.5 * v[:, 3] - 2 * scale
+    constant[:, 2] = 0.1
+    for bad in (copied, summed, constant):
+        with pytest.raises(ValueError, match="has no inverse: some are constant, dependent"):
+            whiten(bad)
+        with pytest.raises(ValueError, match="has no inverse"):
+            w_mse(v, bad)
+        assert whiten(bad, eps=0.1).isfinite().all()
+
+
+def test_a_constant_whose_mean_is_rounded_is_refused():
+    for rows in range(8, 60):
+        v = torch.randn(rows, 3, generator=gen(rows), dtype=torch.float64)
+        v[:, 1] = 0.1
+        with pytest.raises(ValueError, match="has no inverse"):
+            whiten(v)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_losses_of_half_precision_are_those_of_the_same_values_in_float32(dtype):
+    views = [(100 * view).to(dtype).requires_grad_() for view in embeddings(views=2)]
+    wide = [view.detach().float() for view in views]
+    for loss in (views_mse, lambda *z, norm: w_mse(*z, norm=norm, generator=gen(2))):
+        for norm in (True, False):
+            found = loss(*views, norm=norm)
+            torch.testing.assert_close(found, loss(*wide, norm=norm))
+            (grad,) = torch.autograd.grad(found, views[0])
+            assert grad.dtype == dtype
+            assert grad.isfinite().all()
+
+
+def test_whitening_in_half_precision_and_under_autocast_is_done_in_float64():
     v = torch.randn(200, 6, generator=gen())
     exact = whiten(v)
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -191,7 +239,9 @@ def test_a_plain_training_loop():
 @pytest.mark.parametrize(
     ("views", "options", "message"),
     [
-        ([torch.randn(8, 2)], {}, "at least two views are compared, got 1"),
+        ([torch.randn(8, 2)], {}, "at least two views are compared, each an argument of its own, got 1"),
+        ([[torch.randn(8, 2)] * 2], {}, "each an argument of its own, got 1"),
+        ([torch.randn(0, 2)] * 2, {}, "at least 1 pair, got 0"),
         ([torch.randn(8, 2), torch.randn(7, 2)], {}, "equally many rows"),
         ([torch.randn(8, 2), torch.randn(8, 3)], {}, "the same width"),
         ([torch.randn(8, 8)] * 2, {}, "more rows than d = 8 and at most the batch's 8, got 8"),
@@ -206,6 +256,14 @@ def test_a_plain_training_loop():
 def test_errors(views, options, message):
     with pytest.raises(ValueError, match=message):
         w_mse(*views, **options)
+
+
+def test_errors_of_the_baseline_and_of_the_types():
+    with pytest.raises(ValueError, match="at least 1 pair, got 0"):
+        views_mse(torch.randn(0, 2), torch.randn(0, 2))
+    for options, message in (({"w_size": 4.0}, "w_size must be a whole number, got 4.0"), ({"w_iter": 1.5}, "w_iter")):
+        with pytest.raises(TypeError, match=message):
+            w_mse(torch.randn(8, 2), torch.randn(8, 2), **options)
 
 
 def test_errors_of_whitening():

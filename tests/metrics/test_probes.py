@@ -98,11 +98,11 @@ def test_few_labels_are_the_probes_of_drawn_rows() -> None:
     for _ in range(3):
         order = torch.randperm(60, generator=generator).tolist()
         drawn = [[i for i in order if y[i] == label][:2] for label in range(3)]
-        rows = torch.tensor(sum(drawn, []))
+        rows = torch.tensor(drawn).flatten()
         linear.append(linear_probe(train[rows], y[rows], test, test_y))
         nearest.append(knn_accuracy(train[rows], y[rows], test, test_y, k=1))
     assert found == pytest.approx({"linear probe": sum(linear) / 3, "nearest": sum(nearest) / 3})
-    with pytest.raises(ValueError, match="shots must be from 1 to 20.* got 21 and 20"):
+    with pytest.raises(ValueError, match=r"shots must be from 1 to 20.* got 21 and 20"):
         few_label_accuracy(train, y, test, test_y, shots=21)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from jaxtyping import Int
 from torch import Tensor
 
 FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
@@ -71,6 +72,24 @@ def check_of_pairs(values: Any, name: str, queries: int, keys: int, *, mask: boo
         raise ValueError(
             f"{name} must be [{queries}, {keys}], one value a pair, or a function, got {list(values.shape)}"
         )
+
+
+def check_labels(labels: Any, rows: int, classes: int | None = None) -> Int[Tensor, " rows"]:
+    """The labels as int64: whole numbers, one a row and one at least, from 0 to classes - 1 where these are given.
+
+    >>> check_labels(torch.tensor([0, 3]), 2, classes=3)
+    Traceback (most recent call last):
+    ValueError: labels must be from 0 to 2, got 3
+    """
+    dtype = getattr(labels, "dtype", type(labels))
+    if not isinstance(labels, Tensor) or dtype.is_floating_point or dtype.is_complex or dtype == torch.bool:
+        raise TypeError(f"labels must be a tensor of whole numbers, got {dtype}")
+    if labels.shape != (rows,) or not rows:
+        raise ValueError(f"labels must be one a row, got {list(labels.shape)} for {rows} rows")
+    outside = labels[(labels < 0) | (labels >= classes)] if classes is not None else labels[:0]
+    if len(outside):
+        raise ValueError(f"labels must be from 0 to {classes - 1}, got {outside[0].item()}")
+    return labels.long()
 
 
 def check_finite(tensor: Tensor, name: str) -> None:

@@ -19,12 +19,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from jaxtyping import Float, Int
-from scipy.stats import spearmanr
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from palimpsest.contrast.checks import check_embeddings
+from palimpsest.contrast.checks import check_embeddings, without_autocast
 from palimpsest.models.last_layer import linear_logprobs
 
 
@@ -43,7 +43,7 @@ def diet_loss(
 
     Args:
         h: features of random views.
-        index: the rows that they are views of, each in [0, n).
+        index: the rows that they are views of, int64 or int32, each in [0, n).
         weight: the head, a vector for each row.
         smoothing: share of the target that is spread over all n rows, in [0, 1).
         block: rows of `weight` whose logits are held at once; by default as many as stay in cache.
@@ -57,20 +57,28 @@ def diet_loss(
     True
     """
     check_embeddings(h=h, weight=weight)
-    if index.shape != h.shape[:1] or index.is_floating_point():
-        raise ValueError(f"index must be [{len(h)}] whole numbers, got {list(index.shape)} of {index.dtype}")
+    if not isinstance(index, Tensor) or index.dtype not in (torch.int64, torch.int32):
+        raise TypeError(f"index must be a tensor of int64 or int32, got {getattr(index, 'dtype', type(index))}")
+    if index.shape != h.shape[:1]:
+        raise ValueError(f"index must be [{len(h)}], one a row of h, got {list(index.shape)}")
     if not len(h):
         raise ValueError("the batch is empty")
     outside = index[(index < 0) | (index >= len(weight))]
     if len(outside):
         raise ValueError(f"index must be in [0, {len(weight)}), the rows of the head, got {outside[0].item()}")
-    if not 0 <= smoothing < 1:
-        raise ValueError(f"smoothing must be in [0, 1), got {smoothing}")
-    chosen = linear_logprobs(h, weight, index, block=block)
+    _check_smoothing(smoothing)
+    index, wide = index.long(), torch.promote_types(h.dtype, torch.float32)
+    with without_autocast(h):
+        chosen = linear_logprobs(h, weight, index, block=block)
     if not smoothing:
         return -chosen.mean()
-    apart = (h * (weight[index] - weight.mean(0))).sum(1)
+    apart = (h.to(wide) * (weight[index].to(wide) - weight.mean(0, dtype=wide))).sum(1)
     return (smoothing * apart - chosen).mean()
+
+
+def _check_smoothing(smoothing: float) -> None:
+    if not 0 <= smoothing < 1:
+        raise ValueError(f"smoothing must be in [0, 1), got {smoothing}")
 
 
 class DIET(nn.Module):
@@ -88,6 +96,8 @@ class DIET(nn.Module):
 
     def __init__(self, encoder: nn.Module, n: int, dim: int) -> None:
         super().__init__()
+        if not isinstance(encoder, nn.Module):
+            raise TypeError(f"encoder must be a module, whose weights can be trained, got {type(encoder).__name__}")
         for name, value, least in (("n", n, 2), ("dim", dim, 1)):
             if value < least:
                 raise ValueError(f"{name} must be at least {least}, got {value}")
@@ -122,6 +132,11 @@ class IndexTargets:
 
     smoothing: float = 0.8
     block: int | None = None
+
+    def __post_init__(self) -> None:
+        _check_smoothing(self.smoothing)
+        if self.block is not None and self.block < 1:
+            raise ValueError(f"block must be at least 1, got {self.block}")
 
     def init(self, model: DIET, data: Any) -> None:
         return None
@@ -175,13 +190,18 @@ def loss_tracks_probe(log: Sequence[tuple[float, float]]) -> float:
         In [-1, 1]; 0 where one of the two never changes.
 
     Raises:
-        ValueError: fewer than three moments, or a value that is not finite.
+        ValueError: fewer than three moments, one that is no pair, or a value that is not finite.
 
     >>> loss_tracks_probe([(3.2, 0.4), (2.9, 0.7), (2.7, 0.8)])
     -1.0
     """
+    from scipy.stats import spearmanr  # late, as it is slow to import
+
     if len(log) < 3:
         raise ValueError(f"a correlation needs at least three moments, got {len(log)}")
+    for moment in log:
+        if len(moment) != 2:
+            raise ValueError(f"a moment is a pair of training loss and probe accuracy, got {moment!r}")
     losses, accuracies = (list(map(float, column)) for column in zip(*log, strict=True))
     for value in losses + accuracies:
         if not abs(value) < float("inf"):

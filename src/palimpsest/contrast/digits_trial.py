@@ -89,7 +89,7 @@ class DigitsTrial:
         return model.eval().features(split.x.to(next(model.parameters()).device)).cpu()
 
     def measures(self, model: Projected, split: str = "test") -> dict[str, float]:
-        """Accuracies on the rows of a split ("validation" to choose settings by) of probes fitted on the training rows."""
+        """Accuracies of probes of the training rows, on the rows of a split ("validation" to choose settings by)."""
         rows = self._probed(model, split)
         return {"kNN accuracy": knn_accuracy(*rows, k=min(20, len(rows[0]))), "linear probe": linear_probe(*rows)}
 

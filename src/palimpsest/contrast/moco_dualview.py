@@ -24,7 +24,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from palimpsest.contrast.checks import check_embeddings, check_pairs, check_positive, check_unit
+from palimpsest.contrast.checks import check_embeddings, check_pairs, check_positive, check_unit, without_autocast
 from palimpsest.contrast.info_nce import info_nce
 from palimpsest.contrast.streaming import OfPairs
 
@@ -36,8 +36,7 @@ def hard_mask(
     and the next share `keep` is taken (what there is of it).
 
     Args:
-        anchor: embeddings of any norm.
-        queue: embeddings of any norm but 0.
+        anchor, queue: embeddings of any norm but 0; cosines are in float32 at least.
         keep: share of the queue, above 0, up to 1; at least one key is kept.
         drop_top: share of the queue, from 0, below 1.
 
@@ -49,8 +48,8 @@ def hard_mask(
     tensor([[False,  True,  True, False]])
     """
     check_embeddings(anchor=anchor, queue=queue)
-    with torch.no_grad():
-        return hard_negatives(keep, drop_top)(slice(None), anchor @ F.normalize(queue).T)
+    with torch.no_grad(), without_autocast(anchor):
+        return hard_negatives(keep, drop_top)(slice(None), _unit(anchor) @ _unit(queue).T)
 
 
 def hard_negatives(keep: float = 0.25, drop_top: float = 0.0) -> Callable[[slice, Tensor], Tensor]:
@@ -93,7 +92,7 @@ def queue_nce(
     Args:
         anchor, positive: row i of one goes with row i of the other.
         queue: keys of norm 1.
-        mask: which pairs of anchor and key count, [batch, queue], or `hard_negatives(...)`.
+        mask: which pairs of anchor and key count: boolean [batch, queue], or `hard_negatives(...)`.
         tau: temperature, above 0.
 
     Raises:
@@ -109,9 +108,13 @@ def queue_nce(
     check_unit(queue=queue)
     if not len(queue):
         raise ValueError("the queue is empty")
-    if isinstance(mask, Tensor) and mask.shape != (len(anchor), len(queue)):
-        raise ValueError(f"mask must be [{len(anchor)}, {len(queue)}], got {list(mask.shape)}")
-    return info_nce(F.normalize(anchor), F.normalize(positive), tau, negatives=queue, in_batch=False, mask=mask)
+    anchor, positive, queue = map(_unit, (anchor, positive, queue))
+    return info_nce(anchor, positive, tau, negatives=queue, in_batch=False, mask=mask)
+
+
+def _unit(z: Tensor) -> Tensor:
+    """Rows of norm 1, in float32 at least: in half precision norms are off by up to 1%, and many cosines are equal."""
+    return F.normalize(z.to(torch.promote_types(z.dtype, torch.float32)))
 
 
 def dual_view_loss(
@@ -148,6 +151,8 @@ def dual_view_loss(
     if not 0 <= lam < float("inf"):
         raise ValueError(f"lam must be finite and not negative, got {lam}")
     check_positive(tau, "tau")
+    check_pairs(query=query, key=key)
+    check_embeddings(query=query, queue=queue)
     hardest = None if keep == 1 and drop_top == 0 else hard_negatives(keep, drop_top)
     key, queue = key.detach(), queue.detach()
     loss = queue_nce(query, key, queue, hardest, tau)

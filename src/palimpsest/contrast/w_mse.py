@@ -8,20 +8,26 @@ that they cannot but be centred and spread over all dimensions, and then only th
     loss = mean over pairs of views a < b and images i of dist(z_a,i, z_b,i),   z_a = whiten(v_a)
 
 with dist(x, y) = 2 - 2 cos(x, y), or |x - y|^2. Each view of a batch is cut into slices of a few times d rows, at
-random but alike for all views, and each slice is whitened by its own statistics: the estimates' noise keeps the
-network from fitting the statistics of whole batches.
+random but alike for all views, and each slice is whitened by its own statistics: the noise of a single estimate of
+them is averaged over the slices of a cut, and over several cuts.
 
 How much of its d dimensions an embedding uses is measured by `palimpsest.metrics.probes.effective_rank`.
 """
 
 from __future__ import annotations
 
+from numbers import Integral
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from palimpsest.contrast.checks import check_pairs
+from palimpsest.contrast.checks import check_pairs, without_autocast
+
+# The share of a dimension's variance that earlier ones do not explain must be above this. Of dependent dimensions, rows
+# rounded to float32 mostly leave less (about 1e-12); of independent ones twice as many rows leave more (about 1e-3).
+LEFT = 1e-10
 
 
 def w_mse(
@@ -35,7 +41,7 @@ def w_mse(
     """The mean distance between the views of an image, each whitened slice by slice; no negatives are needed.
 
     Args:
-        views: two or more; row i of each is the embedding of a view of image i.
+        views: two or more, one argument each; row i of each is the embedding of a view of image i.
         w_size: rows in a slice, above d; by default 2 d, or the whole batch where that is smaller. Rows that do not
             fill a slice are left out of this evaluation.
         w_iter: how many times the batch is shuffled and cut anew; the loss is the mean.
@@ -53,42 +59,38 @@ def w_mse(
     >>> bool(w_mse(z, 3 * z + 5) < 1e-5 < near < far)
     True
     """
-    _check_views(views)
-    n, d = views[0].shape
+    stacked = _stacked(views)
+    n, d = stacked.shape[1:]
     size = min(2 * d, n) if w_size is None else w_size
+    for name, value in (("w_size", size), ("w_iter", w_iter)):
+        if not isinstance(value, Integral):
+            raise TypeError(f"{name} must be a whole number, got {value!r}")
     if not d < size <= n:
         raise ValueError(f"a slice must have more rows than d = {d} and at most the batch's {n}, got {size}")
     if w_iter < 1:
         raise ValueError(f"w_iter must be at least 1, got {w_iter}")
-    stacked, slices = torch.stack(views), n // size
-    total = stacked.new_zeros(())
+    slices, total = n // size, stacked.new_zeros(())
     for _ in range(w_iter):
         rows = torch.randperm(n, generator=generator)[: slices * size].to(stacked.device)
         cut = stacked[:, rows].unflatten(1, (slices, size))
-        total = total + views_mse(*whiten(cut, eps).flatten(1, 2), norm=norm)
+        total = total + _distance(whiten(cut, eps).flatten(1, 2), norm)
     return total / w_iter
 
 
 def views_mse(*views: Float[Tensor, "batch d"], norm: bool = True) -> Float[Tensor, ""]:
     """The same distance without whitening, which is 0 once all embeddings are the same: the baseline that collapses.
 
-    All pairs at once: sum_{a<b} |z_a - z_b|^2 = V sum_a |z_a - mean z|^2.
-
     Args:
-        views: two or more; row i of each is the embedding of a view of image i.
+        views: two or more, one argument each; row i of each is the embedding of a view of image i.
         norm: distances between unit vectors, 2 - 2 cos; otherwise |x - y|^2.
 
     Raises:
-        ValueError, TypeError: fewer than two views, or views that do not match.
+        ValueError, TypeError: fewer than two views, views without rows, or views that do not match.
 
     >>> views_mse(torch.eye(2), torch.eye(2).flip(0), norm=False)
     tensor(2.)
     """
-    _check_views(views)
-    z = torch.stack(views)
-    if norm:
-        z = F.normalize(z, dim=-1)
-    return 2 / (len(views) - 1) * (z - z.mean(0)).square().sum(-1).mean(-1).sum()
+    return _distance(_stacked(views), norm)
 
 
 def whiten(v: Float[Tensor, "*slices n d"], eps: float = 0.0) -> Float[Tensor, "*slices n d"]:
@@ -98,17 +100,22 @@ def whiten(v: Float[Tensor, "*slices n d"], eps: float = 0.0) -> Float[Tensor, "
         out = (v - mu) L^-T,        L L^T = (1 - eps) cov(v) + eps I
 
     Cov has n - 1 in its denominator. L is the Cholesky factor: the cheapest of the maps that whiten, and one under
-    which dimension k depends on the first k only. Computed in float32 at least, whatever the dtype and autocast say.
+    which dimension k depends on the first k only. It is found in float64, which the device must have (Apple's GPUs do
+    not): with twice as many rows as dimensions the covariance is so near to singular that in float32 the result would
+    not be white, and dependent dimensions would not be noticed.
 
     Args:
         v: one or more slices of rows; each is whitened by its own statistics. n must be above d.
         eps: shrinks the covariance towards I, in [0, 1]; a little helps where dimensions are nearly dependent.
 
+    Returns:
+        The whitened rows, in the dtype of v.
+
     Raises:
         ValueError: too few rows, eps out of range, or a covariance that has no inverse.
 
     >>> out = whiten(torch.randn(100, 3) @ torch.randn(3, 3) + 7)
-    >>> torch.allclose(torch.cov(out.T), torch.eye(3), atol=1e-3)
+    >>> torch.allclose(torch.cov(out.T), torch.eye(3), atol=1e-5)
     True
     """
     if not isinstance(v, Tensor) or not v.is_floating_point():
@@ -120,13 +127,18 @@ def whiten(v: Float[Tensor, "*slices n d"], eps: float = 0.0) -> Float[Tensor, "
         raise ValueError(f"whitening {d} dimensions needs more than {d} rows, got {n}")
     if not 0 <= eps <= 1:
         raise ValueError(f"eps must be in [0, 1], got {eps}")
-    with torch.autocast(v.device.type, enabled=False):
-        wide = v if v.dtype == torch.float64 else v.float()
-        centred = wide - wide.mean(-2, keepdim=True)
+    with without_autocast(v):
+        wide = v.double()
+        mean = wide.mean(-2, keepdim=True)
+        centred = wide - mean
         covariance = centred.mT @ centred / (n - 1)
         shrunk = (1 - eps) * covariance + eps * torch.eye(d, dtype=wide.dtype, device=wide.device)
         factor, failed = torch.linalg.cholesky_ex(shrunk)
-        if failed.any():
+        with torch.no_grad():
+            # The second term is for constant dimensions, of whose mean rounding leaves 1e-16: their variance is not 0.
+            known = shrunk.diagonal(dim1=-2, dim2=-1) + 1e-14 * mean.squeeze(-2).square()
+            independent = factor.diagonal(dim1=-2, dim2=-1).square() > LEFT * known
+        if failed.any() or not independent.all():
             raise ValueError(
                 f"the covariance of {n} rows in {d} dimensions has no inverse: some are constant, dependent or not"
                 " finite; take larger slices or eps above 0"
@@ -134,7 +146,17 @@ def whiten(v: Float[Tensor, "*slices n d"], eps: float = 0.0) -> Float[Tensor, "
         return torch.linalg.solve_triangular(factor, centred.mT, upper=False).mT.to(v.dtype)
 
 
-def _check_views(views: tuple[Tensor, ...]) -> None:
+def _stacked(views: tuple[Tensor, ...]) -> Float[Tensor, "views batch d"]:
+    """In float32 at least: squares of half-precision embeddings overflow."""
     if len(views) < 2:
-        raise ValueError(f"at least two views are compared, got {len(views)}")
+        raise ValueError(f"at least two views are compared, each an argument of its own, got {len(views)}")
     check_pairs(**{f"view {number}": view for number, view in enumerate(views, 1)})
+    stacked = torch.stack(views)
+    return stacked.to(torch.promote_types(stacked.dtype, torch.float32))
+
+
+def _distance(z: Float[Tensor, "views batch d"], norm: bool) -> Float[Tensor, ""]:
+    """All pairs of views at once: sum_{a<b} |z_a - z_b|^2 = V sum_a |z_a - mean z|^2."""
+    if norm:
+        z = F.normalize(z, dim=-1)
+    return 2 / (len(z) - 1) * (z - z.mean(0)).square().sum(-1).mean(-1).sum()

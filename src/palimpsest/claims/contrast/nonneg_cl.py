@@ -11,17 +11,16 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from palimpsest.contrast.digits_trial import DigitsTrial
-from palimpsest.contrast.heads import Projected
-from palimpsest.contrast.nonneg_cl import (
+from palimpsest.contrast.dimensions import (
     accuracy_kept,
     alive,
     class_consistency,
     dim_correlation,
-    ncl_loss,
-    nonneg,
     rotation_test,
     sparsity,
 )
+from palimpsest.contrast.heads import Projected
+from palimpsest.contrast.nonneg_cl import ncl_loss, nonneg
 from palimpsest.contrast.pretrain import Views
 from palimpsest.evidence import Claim, expect, given
 
@@ -39,10 +38,11 @@ ACTIVATIONS = {"NT-Xent": signed, "plain relu": F.relu, "ncl": nonneg}
 
 
 def arm(name: str) -> Callable[..., dict[str, float]]:
-    activation = ACTIVATIONS[name]
-
     def run(seed: int, budget: str = "full") -> dict[str, float]:
         trial = DigitsTrial(seed, smoke=budget == "smoke", out_dim=OUT_DIM)
+        if name == "untrained":
+            return trial.measures(trial.model())
+        activation = ACTIVATIONS[name]
         objective = Views(partial(ncl_loss, temperature=TEMPERATURE, activation=activation))
         twin = DigitsTrial(seed + TWIN, smoke=trial.smoke, out_dim=OUT_DIM).model()
         model, twin = trial.train(objective), trial.train(objective, model=twin)
@@ -76,30 +76,39 @@ claim = Claim(
         "Do the dimensions of non-negative contrastive features belong to single classes and come back in a second "
         "run, are a few of them enough, and does all this cost no accuracy?"
     ),
-    arms={name: arm(name) for name in ACTIVATIONS},
+    arms={name: arm(name) for name in ("untrained", *ACTIVATIONS)},
     expects=[
+        expect("ncl").above("NT-Xent", on="class consistency of the positive part", by=0.2),
         expect("ncl").above("NT-Xent", on="class consistency", by=0.2),
         expect("ncl").above("NT-Xent", on="dimension match", by=0.2),
         expect("ncl").above("NT-Xent", on="accuracy with the top 8 dimensions", by=0.05),
         expect("ncl").above("NT-Xent", on="linear probe", by=-0.01),
         expect("ncl").below("plain relu", on="dead dimensions"),
-        given("NT-Xent").at_least(0.7, on="kNN accuracy"),
+        given("NT-Xent").above("untrained", on="linear probe", by=0.02),
     ],
+    seeds=range(110, 115),
     settings={
-        "trial": DigitsTrial(0, out_dim=OUT_DIM),
+        "trial": DigitsTrial(110, out_dim=OUT_DIM),
         "temperature": TEMPERATURE,
         "dimensions kept": KEPT,
         "second run's weights": f"seed + {TWIN}",
         "activations": {"NT-Xent": "none", "plain relu": "relu", "ncl": "relu with the derivative of gelu"},
         "active": "above 1e-5 in rows of norm 1",
-        "tried": "nothing was chosen: the paper's temperature, the trial as it is; a pilot on seed 0 to see it run",
+        "tried": (
+            "Nothing was searched for: the paper's temperature, the trial as it is; a pilot on seed 0 to see it run. "
+            "The expectation on positive parts was added after a run on seeds 100 to 104, so the verdict is on new "
+            "seeds."
+        ),
     },
     notes=(
         "Digits and a small convolutional network with 64 projected dimensions instead of CIFAR and ImageNet-100 with "
         "a ResNet-18 and 256. All measures but the linear probe and kNN are of the projector's output. Signed features "
-        "are active everywhere, so their class consistency is the share of the largest class by construction; that of "
-        "their positive part is shown beside it. The second run of the dimension match sees the same images and views "
-        "in the same order and differs in its starting weights. Dimensions are picked by mean |activation| on the "
-        "training images and read by a logistic regression."
+        "are active everywhere, so their class consistency is the share of the largest class by construction: in the "
+        "first run NT-Xent had 0.102 with any seed, and to be better than that says little. The positive part of the "
+        "same features, which has zeros too, had 0.201 (NCL's features, which are their own positive part, 0.655), "
+        "and so it is what NCL's are now compared with first. The precondition, an accuracy that an untrained network "
+        "reaches as well, now asks that NT-Xent be better than that network. The second run of the dimension match "
+        "sees the same images and views in the same order and differs in its starting weights. Dimensions are picked "
+        "by mean |activation| on the training images and read by a logistic regression."
     ),
 )

@@ -31,16 +31,14 @@ class BYOL:
     m: float
 
     def init(self, model: nn.Module, data: Any) -> dict[str, Any]:
-        return {"target": MomentumPair(model, self.m), "started": False}
+        return {"target": MomentumPair(model, self.m)}
 
     def loss(self, state: dict[str, Any], model: nn.Module, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        if state["started"]:
-            state["target"].update()
-        state["started"] = True
-        state["target"].train(model.training)
+        target = state["target"].train(model.training)
+        target.update()  # for the step before; nothing changes before the first
         views = batch["views"].transpose(0, 1).flatten(0, 1)
         p1, p2 = model.extra["predictor"](model(views)).chunk(2)
-        z1, z2 = state["target"](views).chunk(2)
+        z1, z2 = target(views).chunk(2)
         return {"byol": (views_mse(p1, z2) + views_mse(p2, z1)) / 2}
 
 
@@ -91,7 +89,7 @@ claim = Claim(
     ),
     arms={name: arm(name) for name in ARMS},
     expects=[
-        expect("plain mse").at_most(2.0, on=RANK),
+        expect("plain mse").below("untrained", on=f"{RANK}, centred", by=DIM / 4),
         expect("w-mse 2").at_least(DIM / 2, on=RANK),
         expect("w-mse 4").at_least(DIM / 2, on=RANK),
         expect("w-mse 4").above("w-mse 2", on="kNN accuracy", by=-0.002),
@@ -100,23 +98,33 @@ claim = Claim(
         expect("w-mse 4").above("simclr", on="linear probe", by=-0.005),
         expect("w-mse 4, half the rows").above("w-mse 2", on="linear probe", by=-0.002),
         expect("w-mse 4, half the rows").above("simclr", on="linear probe", by=-0.005),
-        given("simclr").at_least(0.7, on="kNN accuracy"),
+        given("simclr").above("untrained", on="linear probe", by=0.02),
     ],
+    seeds=range(110, 115),
     settings={
-        "trial": DigitsTrial(100, batch_size=BATCH, out_dim=DIM, hidden=HIDDEN),
+        "trial": DigitsTrial(110, batch_size=BATCH, out_dim=DIM, hidden=HIDDEN),
         "views and rows a batch": {name: (views, rows) for name, (_, views, rows) in ARMS.items()},
         "temperature": TEMPERATURE,
         "momentum": M,
-        "slices": "2 x 32 rows, cut once a step, eps 0, cosine distance",
-        "tried": "Nothing: all arms run at the trial's learning rate, which was set before, without a search.",
+        "slices": "64 rows: two slices of a batch of 128, one of a batch of 64; cut once a step, eps 0, by cosine",
+        "tried": (
+            "Nothing was searched for: all arms run at the trial's learning rate, which was set before. What is "
+            "expected of plain MSE was changed after a run on seeds 100 to 104, so the verdict is on new seeds."
+        ),
     },
     notes=(
         "The network is a small CNN on 8 x 8 digits, projections have 32 dimensions instead of 64 and 400 steps "
         "instead of 1,000 epochs are taken. At equal steps four views cost twice the time of two; with half the "
         "rows a batch, as the paper takes them, as many views go through the network as with two. The effective "
-        "rank is that of the test rows' projections as they are, not centred, so that equal rows have rank 1; "
-        "an untrained network is near that too, because its outputs share a large mean, and so the untrained arm and "
-        "the centred rank stand beside it. BYOL's momentum is fixed at 0.99, where the paper lets it rise to 1. "
-        "Digits are easy: all methods that do not collapse come near the top of the scale, and differences are small."
+        "rank is that of the test rows' projections; not centred, equal rows have rank 1. The first run expected "
+        "plain MSE to have a rank of at most 2, not centred. An untrained network, whose outputs share a large mean, "
+        "met that better (1.47) than plain MSE (1.68), so that it said nothing of training; centred, where the common "
+        "mean is taken off, training had brought the rank from 19.8 down to 2.8, and this is what is expected now. "
+        "The precondition, an accuracy that an untrained network reaches as well, now asks that SimCLR be better than "
+        "that network. The paper's three points (collapse, four views against two, against other methods) are taken "
+        "apart into nine expectations, and Holm's correction for nine is stricter than for three. Equal time is "
+        "judged by the linear probe; its kNN accuracy is shown beside it. BYOL's momentum is fixed at 0.99, where the "
+        "paper lets it rise to 1. Digits are easy: all methods that do not collapse come near the top of the scale, "
+        "and differences are small."
     ),
 )
