@@ -7,7 +7,7 @@ that ships with Python. Activations are those of one chunk (`GradCache`), and th
 scores (`info_nce`). Printed are the loss and the seconds of each step, the peak memory beyond the model, its gradients
 and the optimizer, and how often a crop of a held-out sentence finds the other one before and after.
 
-A step of 8,192 pairs takes some minutes on a processor.
+A step of 8,192 pairs takes ten minutes on two processor cores, and 722 MiB.
 """
 
 from __future__ import annotations
