@@ -1,6 +1,10 @@
 """Bad pair mining against a plain version, its limits, and a world with known bad pairs."""
 
+import json
 import math
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -8,6 +12,7 @@ import torch
 from scipy.stats import norm
 from torch import nn
 from torch.nn import functional as F
+from training import losses_while_training
 
 from palimpsest.contrast.dbpm import DBPM, PairMemory, bad_pairs, nt_xent_per_sample, pair_weights
 from palimpsest.contrast.info_nce import nt_xent
@@ -38,6 +43,8 @@ def test_nt_xent_per_sample():
     torch.testing.assert_close(nt_xent_per_sample(z1[order], z2[order], 0.3), found[order])
     with pytest.raises(ValueError, match="equally many rows"):
         nt_xent_per_sample(z1, z2[:3])
+    with pytest.raises(ValueError, match="at least 2 pairs, got 1"):
+        nt_xent_per_sample(z1[:1], z2[:1])
 
 
 def plain_run(losses, epochs, warm, b_np, b_fp, cap):
@@ -91,6 +98,27 @@ def test_weights():
     assert pair_weights(loss, flagged, loss[0].detach(), std / 100, cap=None)[0] > 70
     with pytest.raises(ValueError, match=r"\[batch\] each"):
         pair_weights(loss, flagged[:2], mean, std)
+    with pytest.raises(TypeError, match=r"torch\.int64"):
+        pair_weights(loss, flagged.long(), mean, std)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
+def test_weights_where_all_summaries_are_the_same(dtype):
+    loss, flagged = torch.tensor([1.0, 2.0], dtype=dtype), torch.tensor([True, True])
+    assert pair_weights(loss, flagged, torch.tensor(1.0), torch.tensor(0.0)).tolist() == [1, 0]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision(dtype):
+    loss, index = (3 * torch.rand(300, generator=torch.Generator().manual_seed(0))).to(dtype), torch.arange(300)
+    found, wide = bad_pairs(loss, 1, 1), bad_pairs(loss.float(), 1, 1)
+    assert torch.equal(found.flagged, wide.flagged)
+    assert found.std.item() == wide.std.item()
+    mining, values = DBPM(2, warmup=0.5, b_np=1, b_fp=1), {}
+    for x in (loss, loss.float()):
+        memory = mining.init(nn.Identity(), index)
+        values[x.dtype] = [float(mining.step(memory, x, index)) for _ in range(2)]
+    assert values[dtype] == pytest.approx(values[torch.float32], rel=1e-2)
 
 
 def test_gradient_is_the_weighted_mean_and_weights_are_constants():
@@ -122,6 +150,10 @@ def test_bad_pairs_edges():
         bad_pairs(torch.ones(3), 1, 0)
     with pytest.raises(ValueError, match=r"\[pairs\]"):
         bad_pairs(torch.ones(3, 2))
+    with pytest.raises(ValueError, match=r"floats, got .* of torch\.int64"):
+        bad_pairs(torch.arange(3))
+    with pytest.raises(ValueError, match="summary must be finite, got inf"):
+        bad_pairs(torch.tensor([1.0, 2.0, math.inf]))
 
 
 def test_wide_thresholds_or_a_long_warmup_are_the_plain_loss():
@@ -158,8 +190,16 @@ def test_memory_has_nothing_to_train_and_comes_back_from_its_state():
 def test_memory_refuses():
     memory = PairMemory(3, 2)
     ones = torch.ones(2)
-    with pytest.raises(ValueError, match="epoch must be from 0 to 1, got 2"):
-        memory.record(ones, torch.tensor([0, 1]), 2)
+    for epoch in (2, -1, 0.5):
+        with pytest.raises(ValueError, match=f"epoch must be a whole number from 0 to 1, got {epoch}"):
+            memory.record(ones, torch.tensor([0, 1]), epoch)
+    for epoch in (-1, 99):
+        with pytest.raises(ValueError, match=f"from 0 to 2, got {epoch}"):
+            memory.summary(epoch)
+    with pytest.raises(ValueError, match=r"one pair at least, got \[0\]"):
+        DBPM(2).step(memory, ones[:0], torch.arange(0))
+    with pytest.raises(TypeError, match=r"whole numbers, got torch\.float32"):
+        memory.record(ones, ones, 0)
     with pytest.raises(ValueError, match="index must be from 0 to 2"):
         memory.record(ones, torch.tensor([0, 3]), 0)
     with pytest.raises(ValueError, match=r"\[batch\] each"):
@@ -174,6 +214,79 @@ def test_memory_refuses():
 def test_method_refuses(bad):
     with pytest.raises(ValueError, match=next(iter(bad))):
         DBPM(**{"epochs": 3, **bad})
+
+
+def test_a_batch_over_the_seam_belongs_to_the_first_epoch():
+    memory, mining = PairMemory(3, 4), DBPM(4)
+    mining.step(memory, torch.tensor([1.0, 2.0]), torch.tensor([0, 1]))
+    mining.step(memory, torch.tensor([3.0, 4.0]), torch.tensor([2, 0]))
+    mining.step(memory, torch.tensor([5.0, 6.0]), torch.tensor([1, 2]))
+    expected = torch.tensor([[4.0, math.nan], [2.0, 5.0], [3.0, 6.0]])
+    torch.testing.assert_close(memory.losses[:, :2], expected, equal_nan=True)
+    assert memory.epoch == 2
+    torch.testing.assert_close(memory.summary(2), torch.tensor([4 / 4, (2 / 4 + 5 * 2 / 4) / 2, (3 / 4 + 6 / 2) / 2]))
+
+
+def test_epochs_that_leave_rows_out_are_counted_by_the_batches():
+    """5 of 7 rows an epoch, as a loader does that drops the last batch."""
+    rows = waveforms(0, train=7).train
+    epochs, begun = 4, {}
+    for told in (True, False):
+        mining = DBPM(epochs, warmup=0.5, b_np=0.5, b_fp=0.5)
+        memory = mining.init(nn.Identity(), rows)
+        model = small_model()
+        for epoch in range(epochs):
+            order = torch.randperm(7, generator=torch.Generator().manual_seed(epoch))[:5]
+            batch = {"views": torch.cat([rows.x[order, None]] * 2, 1), "index": order}
+            mining.loss(memory, model, {**batch, "epoch": torch.tensor(epoch)} if told else batch)
+            assert not told or memory.losses[order, epoch].isfinite().all()
+        begun[told] = int((~memory.losses.isnan()).any(0).nonzero().max())
+    assert begun == {True: epochs - 1, False: epochs - 2}
+
+
+RANK = """
+import json, os, sys
+import torch
+import torch.distributed as dist
+from palimpsest.contrast.dbpm import DBPM
+rank, losses = int(sys.argv[1]), torch.tensor(json.loads(sys.argv[3]))
+dist.init_process_group("gloo", init_method="file://" + sys.argv[2], rank=rank, world_size=2)
+mining = DBPM(len(losses), warmup=0.5, b_np=0.7, b_fp=0.7)
+memory, values = mining.init(torch.nn.Identity(), losses[0]), []
+for epoch in losses:
+    for index in torch.arange(8).split(4):
+        mine = index[2 * rank : 2 * rank + 2]
+        values.append(mining.step(memory, epoch[mine], mine).item())
+print(json.dumps([values, memory.losses.tolist(), memory.epoch]))
+dist.destroy_process_group()
+"""
+
+
+def test_two_processes_are_one(tmp_path):
+    losses = torch.rand(4, 8, generator=torch.Generator().manual_seed(0)) + torch.arange(8) / 2
+    arguments = [str(tmp_path / "store"), json.dumps(losses.tolist())]
+    running = [
+        subprocess.Popen(
+            [sys.executable, "-c", RANK, str(rank), *arguments],
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    try:
+        found = [json.loads(process.communicate(timeout=240)[0]) for process in running]
+    finally:
+        for process in running:
+            process.kill()
+    mining = DBPM(4, warmup=0.5, b_np=0.7, b_fp=0.7)
+    memory = mining.init(nn.Identity(), losses[0])
+    joint = [float(mining.step(memory, epoch[index], index)) for epoch in losses for index in torch.arange(8).split(4)]
+    assert joint[-1] < losses[-1, 4:].mean() - 0.1
+    assert [sum(both) / 2 for both in zip(found[0][0], found[1][0], strict=True)] == pytest.approx(joint, rel=1e-5)
+    for _, kept, epoch in found:
+        torch.testing.assert_close(torch.tensor(kept), memory.losses)
+        assert epoch == memory.epoch == 4
 
 
 def small_model():
@@ -192,23 +305,18 @@ def test_as_an_objective_it_trains_and_within_the_warmup_is_simclr():
     assert history.steps[-1]["contrast"] < history.steps[0]["contrast"] - 0.5
     with pytest.raises(ValueError, match="views"):
         DBPM(2).loss(PairMemory(4, 2), first, {"views": torch.ones(4, 3, 64), "index": torch.arange(4)})
+    with pytest.raises(ValueError, match="a batch needs index, got views"):
+        DBPM(2).loss(PairMemory(4, 2), first, {"views": torch.ones(4, 2, 64)})
+    with pytest.raises(TypeError, match=r"data=rows\), got None"):
+        fit(first, DBPM(2), batches, steps=1, progress=False)
 
 
 def test_in_a_plain_loop():
-    rows = waveforms(0, train=32).train
-    model, mining = small_model(), DBPM(20, warmup=0.5)
-    memory = mining.init(model, rows)
-    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
-    values = []
-    for epoch in range(20):
-        batch = view_batches(rows, 32)(epoch)
-        loss = nt_xent_per_sample(model(batch["views"][:, 0]), model(batch["views"][:, 1]))
-        value = mining.step(memory, loss, batch["index"], epoch)
-        optimizer.zero_grad()
-        value.backward()
-        optimizer.step()
-        values.append(value.item())
-    assert values[-1] < values[0] / 2
+    mining, index = DBPM(60, warmup=0.5), torch.arange(32)
+    memory = mining.init(nn.Identity(), index)
+    values = losses_while_training(lambda z1, z2: mining.step(memory, nt_xent_per_sample(z1, z2), index))
+    assert values[-1] < values[0] - 1
+    assert memory.epoch == 60
 
 
 def test_resumed_training_takes_the_same_bits(tmp_path):

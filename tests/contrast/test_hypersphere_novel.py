@@ -3,6 +3,7 @@
 import math
 from itertools import product
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -98,6 +99,52 @@ def test_added_classes_are_recognised_and_old_logits_stay():
             add_classes(head, e, torch.tensor(bad))
 
 
+def test_add_classes_takes_over_what_the_head_is_and_draws_nothing():
+    head = NormSoftmax(5, 3, sigma=0.3).double().eval()
+    head.weight.requires_grad_(False)
+    e, _ = data(n=4, seed=1)
+    state = torch.get_rng_state()
+    wider = add_classes(head, e, torch.tensor([3, 4, 3, 4]))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert not wider.weight.requires_grad
+    assert not wider.training
+    head.weight.requires_grad_(True)
+    assert add_classes(head, e, torch.tensor([3, 4, 3, 4])).weight.requires_grad
+    assert add_classes(head.bfloat16(), e.bfloat16(), torch.tensor([3, 4, 3, 4])).weight.dtype == torch.bfloat16
+
+
+def test_opposite_examples_have_no_direction():
+    opposite = torch.tensor([[0.3, 0.7], [-0.6, -1.4], [1.0, 0.0]])
+    vectors, _ = novel_weights(opposite, torch.tensor([2, 2, 3]))
+    assert vectors.tolist() == [[0, 0], [1, 0]]
+    with pytest.raises(ValueError, match="label 2 cancel out"):
+        add_classes(NormSoftmax(2, 2), opposite, torch.tensor([2, 2, 3]))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision(dtype):
+    x, y = data(n=12, dtype=dtype)
+    x[0] = 0
+    head = NormSoftmax(5, 3).to(dtype)
+    logits = head(x)
+    assert logits.dtype == torch.float32
+    torch.testing.assert_close(logits, NormSoftmax.forward(add_classes(head.float(), x, y + 3), x)[:, :3])
+    assert (logits[0] == 0).all()
+    assert head.loss(x, y).isfinite()
+    for mode in ("prototype", "knn"):
+        assert torch.equal(classify(x[1:], x[1:], y[1:], mode, 3), classify(*[x[1:].float()] * 2, y[1:], mode, 3))
+
+
+def test_under_autocast_logits_are_as_without():
+    x, _ = data(dtype=torch.float32)
+    head = NormSoftmax(5, 3)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        torch.testing.assert_close(head(x), NormSoftmax.forward(head, x), rtol=0, atol=0)
+        inside = head(x)
+        assert head(x.bfloat16()).dtype == torch.float32  # what a network gives there
+    torch.testing.assert_close(inside, head(x))
+
+
 def test_prototypes_of_class_vectors_are_the_head():
     x, _ = data(n=30)
     head = NormSoftmax(5, 4).double()
@@ -123,6 +170,24 @@ def test_knn(k):
     assert torch.equal(classify(x, support, labels, "knn", k), plain_knn(x, support, labels, k))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_knn_ties_go_to_the_nearer_one(dtype):
+    angle = torch.tensor([0.3, 0.2], dtype=torch.float64)  # cosines .955 and .980
+    support = torch.stack([angle.cos(), angle.sin()], 1).to(dtype)
+    assert classify(torch.tensor([[1.0, 0.0]], dtype=dtype), support, torch.tensor([0, 1]), "knn", 2).item() == 1
+    many = support.repeat_interleave(1000, 0)
+    many[:999] = many[1000:1999]  # one of a thousand differs
+    labels = torch.arange(2000) // 1000
+    assert classify(torch.tensor([[1.0, 0.0]], dtype=dtype), many, labels, "knn", 2000).item() == 1
+
+
+def test_knn_nearness_never_outweighs_a_vote():
+    support = torch.cat([torch.tensor([[1.0, 0.0]]).expand(20_000, 2), torch.tensor([[-1.0, 0.0]]).expand(20_001, 2)])
+    labels = torch.arange(40_001) // 20_000
+    labels[-1] = 1
+    assert classify(torch.tensor([[1.0, 0.0]]), support, labels, "knn", 40_001).item() == 1
+
+
 def test_candidates():
     support, labels = data(n=20, classes=4)
     x, _ = data(n=25, seed=2)
@@ -139,12 +204,14 @@ def test_candidates():
 def test_novel_accuracy_counts():
     support, labels = torch.eye(4), torch.arange(4)
     x = torch.eye(4)[[0, 0, 1, 0, 2, 3, 0, 2]]
-    truth = torch.tensor([0, 0, 1, 1, 2, 3, 3, 3])
+    truth = torch.tensor([0, 0, 1, 1, 2, 3, 2, 3])
     found = novel_accuracy(x, truth, support, labels, seen=(0, 1))
     assert found["seen"] == 0.75
     assert found["novel"] == 0.5
     assert found["joint"] == pytest.approx(0.6)
-    assert found["disjoint"] in (0.5, 0.75)  # the row that looks like class 0 is a tie
+    assert found["disjoint"] == 0.75  # the row that looks like class 0 is a tie: the first of 2 and 3 is taken
+    for same in (torch.tensor([0, 1]), range(2), np.array([0, 1])):
+        assert novel_accuracy(x, truth, support, labels, seen=same) == found
     none = novel_accuracy(torch.eye(4)[[1, 0, 0, 1]], torch.arange(4), support, labels, seen=(0, 1))
     assert none["joint"] == 0
     with pytest.raises(ValueError, match="seen and of novel"):
@@ -158,6 +225,27 @@ def test_refuses():
         NormSoftmax(3, 0)
     with pytest.raises(ValueError, match="same width"):
         NormSoftmax(3, 2)(torch.ones(1, 4))
+    for sigma in (1e-45, math.inf):
+        with pytest.raises(ValueError, match=f"sigma .* got {sigma}"):
+            NormSoftmax(3, 2, sigma)
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [torch.tensor([-100, -100]), torch.tensor([0, -100]), torch.tensor([0, 2]), torch.zeros(0, dtype=torch.long)],
+)
+def test_loss_refuses_labels_that_are_no_classes(labels):
+    with pytest.raises(ValueError, match="at least one, from 0 to 1, got"):
+        NormSoftmax(3, 2).loss(torch.ones(len(labels), 3), labels)
+
+
+def test_loss_wants_whole_numbers():
+    head, x = NormSoftmax(3, 2), torch.ones(2, 3)
+    with pytest.raises(TypeError, match=r"whole numbers, got torch\.float32"):
+        head.loss(x, torch.tensor([0.0, 1.0]))
+    with pytest.raises(ValueError, match="one a row"):
+        head.loss(x, torch.tensor([0]))
+    assert head.loss(x, torch.tensor([0, 1], dtype=torch.uint8)) == head.loss(x, torch.tensor([0, 1]))
 
 
 def blobs(classes=5, seed=0):

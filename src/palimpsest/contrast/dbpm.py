@@ -19,12 +19,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sized
 from dataclasses import dataclass
+from numbers import Integral
 
 import torch
+import torch.distributed as dist
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from palimpsest.contrast.checks import check_finite, check_pairs, check_positive
+from palimpsest.contrast.distributed import gather_rows
 from palimpsest.contrast.info_nce import nt_xent
 
 
@@ -50,7 +53,7 @@ def nt_xent_per_sample(
     >>> nt_xent_per_sample(torch.eye(3), torch.eye(3), 0.5)  # -2 + log(e^2 + 4), each
     tensor([0.4327, 0.4327, 0.4327])
     """
-    check_pairs(z1=z1, z2=z2)
+    check_pairs(least=2, z1=z1, z2=z2)
     return nt_xent(z1, z2, tau, reduction="none").view(2, -1).mean(0)
 
 
@@ -69,11 +72,13 @@ def bad_pairs(summary: Float[Tensor, " pairs"], b_np: float = 2.0, b_fp: float =
     """
     check_positive(b_np, "b_np")
     check_positive(b_fp, "b_fp")
-    if summary.ndim != 1:
-        raise ValueError(f"summary must be [pairs], got {list(summary.shape)}")
+    if summary.ndim != 1 or not summary.is_floating_point():
+        raise ValueError(f"summary must be [pairs] of floats, got {list(summary.shape)} of {summary.dtype}")
+    summary = _wide(summary)
     known = summary[~summary.isnan()]
     if not len(known):
         raise ValueError("no pair has been seen yet: record losses first")
+    check_finite(known, "summary")
     mean, std = known.mean(), known.std(unbiased=False)
     differs = known.max() > known.min()
     return BadPairs(
@@ -89,15 +94,18 @@ def pair_weights(
     cap: float | None = 1.0,
 ) -> Float[Tensor, " batch"]:
     """1 for normal pairs; for flagged ones the density of N(mean, std^2) at their present loss, at most `cap`. Without
-    gradient.
+    gradient, in float32 at least.
 
     >>> pair_weights(torch.tensor([1.0, 1.0, 4.0]), torch.tensor([False, True, True]), torch.ones(()), torch.ones(()))
     tensor([1.0000, 0.3989, 0.0044])
     """
     if loss.ndim != 1 or loss.shape != flagged.shape:
         raise ValueError(f"loss and flagged must be [batch] each, got {list(loss.shape)} and {list(flagged.shape)}")
-    std = std.clamp(min=torch.finfo(loss.dtype).tiny)
-    density = torch.exp(-(((loss.detach() - mean) / std) ** 2) / 2) / (std * math.sqrt(2 * math.pi))
+    if not loss.is_floating_point() or flagged.dtype != torch.bool:
+        raise TypeError(f"loss must be of floats and flagged boolean, got {loss.dtype} and {flagged.dtype}")
+    loss = _wide(loss.detach())
+    mean, std = mean.to(loss), std.to(loss).clamp(min=torch.finfo(loss.dtype).tiny)
+    density = torch.exp(-(((loss - mean) / std) ** 2) / 2) / (std * math.sqrt(2 * math.pi))
     return torch.where(flagged, density if cap is None else density.clamp(max=cap), torch.ones_like(density))
 
 
@@ -131,26 +139,32 @@ class PairMemory(nn.Module):
 
     @property
     def epoch(self) -> int:
-        """The epoch at hand, where every pair is visited once in each: rows recorded so far, over pairs."""
+        """The epoch at hand, where every pair is visited once in each: rows recorded so far, over pairs. A batch that
+        runs on over the seam between two epochs belongs to the first."""
         return int(self.seen) // len(self.losses)
 
     def record(self, loss: Float[Tensor, " batch"], index: Int[Tensor, " batch"], epoch: int) -> None:
         """Writes down the losses of pairs (without weights); a second visit in an epoch replaces the first."""
         n, epochs = self.losses.shape
-        if loss.ndim != 1 or loss.shape != index.shape:
-            raise ValueError(f"loss and index must be [batch] each, got {list(loss.shape)} and {list(index.shape)}")
-        if not 0 <= epoch < epochs:
-            raise ValueError(f"epoch must be from 0 to {epochs - 1}, got {epoch}")
-        if index.numel() and (index.min() < 0 or index.max() >= n):
+        if loss.ndim != 1 or loss.shape != index.shape or not len(loss):
+            raise ValueError(
+                f"loss and index must be [batch] each, of one pair at least, got {list(loss.shape)} and"
+                f" {list(index.shape)}"
+            )
+        if index.dtype == torch.bool or index.is_floating_point():
+            raise TypeError(f"index must be whole numbers, got {index.dtype}")
+        if index.min() < 0 or index.max() >= n:
             raise ValueError(f"index must be from 0 to {n - 1}, got {index.min().item()} to {index.max().item()}")
+        _check_epoch(epoch, epochs - 1)
         check_finite(loss, "loss")
-        self.losses[index.to(self.losses.device), epoch] = loss.detach().to(self.losses)
+        self.losses[index.to(self.losses.device).long(), epoch] = loss.detach().to(self.losses)
         self.seen += len(loss)
         if self._found and self._found[0][0] > epoch:
             self._found = None
 
     def summary(self, epoch: int) -> Float[Tensor, " pairs"]:
         """m_i over the epochs before this one."""
+        _check_epoch(epoch, self.losses.shape[1])
         past = self.losses[:, :epoch]
         weight = torch.arange(1, past.shape[1] + 1, device=past.device) / self.losses.shape[1]
         return (past * weight).nanmean(1)
@@ -168,7 +182,11 @@ class DBPM:
     """Bad pair mining around a contrastive loss, as an objective for `palimpsest.train.fit`, or step by step.
 
     As an objective it takes batches with "views" [batch, 2, ...] and "index" [batch], the rows' numbers; `data`, handed
-    to `fit`, is what the rows are of (its length is the number of pairs).
+    to `fit`, is what the rows are of (its length is the number of pairs). Where epochs leave rows out (`drop_last`),
+    batches must say the "epoch" too, a number from 0: the memory's own count of rows falls behind.
+
+    Where torch.distributed runs with several processes, each hands in its own rows, equally many, and all keep the same
+    memory of everybody's.
 
     Attributes:
         epochs: of the whole training.
@@ -208,6 +226,10 @@ class DBPM:
         return max(1, round(self.warmup * self.epochs))
 
     def init(self, model: nn.Module, data: Sized) -> PairMemory:
+        if not hasattr(data, "__len__"):
+            raise TypeError(
+                f"data must be the rows, or anything of their number: fit(..., data=rows), got {data!r:.80}"
+            )
         device = next((p.device for p in model.parameters()), None)
         return PairMemory(len(data), self.epochs).to(device)
 
@@ -231,15 +253,33 @@ class DBPM:
             epoch: counted from 0; None takes the memory's own count.
         """
         epoch = memory.epoch if epoch is None else epoch
-        memory.record(loss, index, epoch)
+        memory.record(_of_all_processes(loss.detach()), _of_all_processes(index.to(loss.device)), epoch)
         if epoch < self.first_epoch:
             return loss.mean()
         bad = self.find(memory, epoch)
-        return (pair_weights(loss, bad.flagged[index].to(loss.device), bad.mean, bad.std, self.cap) * loss).mean()
+        flagged = bad.flagged[index.to(bad.flagged.device).long()].to(loss.device)
+        return (pair_weights(loss, flagged, bad.mean, bad.std, self.cap) * loss).mean()
 
     def loss(self, state: PairMemory, model: nn.Module, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        views = batch["views"]
+        if missing := {"views", "index"} - batch.keys():
+            raise ValueError(f"a batch needs {' and '.join(sorted(missing))}, got {', '.join(batch)}")
+        views, epoch = batch["views"], batch.get("epoch")
         if views.ndim < 3 or views.shape[1] != 2:
             raise ValueError(f'batch["views"] must be [batch, 2, ...], got {list(views.shape)}')
         z1, z2 = model(views.transpose(0, 1).flatten(0, 1)).chunk(2)
-        return {"contrast": self.step(state, self.per_sample(z1, z2), batch["index"])}
+        epoch = epoch.item() if isinstance(epoch, Tensor) and epoch.numel() == 1 else epoch
+        return {"contrast": self.step(state, self.per_sample(z1, z2), batch["index"], epoch)}
+
+
+def _of_all_processes(tensor: Tensor) -> Tensor:
+    several = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+    return gather_rows(tensor) if several else tensor
+
+
+def _wide(tensor: Tensor) -> Tensor:
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+
+
+def _check_epoch(epoch: int, last: int) -> None:
+    if not isinstance(epoch, Integral) or not 0 <= epoch <= last:
+        raise ValueError(f"epoch must be a whole number from 0 to {last}, got {epoch!r}")

@@ -14,6 +14,7 @@ paper constrains in the latent space beyond unit norms is not known here.
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Sequence
 
@@ -22,7 +23,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from palimpsest.contrast.checks import check_embeddings, check_positive
+from palimpsest.contrast.checks import check_embeddings, check_positive, without_autocast
 
 
 class NormSoftmax(nn.Module):
@@ -33,6 +34,8 @@ class NormSoftmax(nn.Module):
         classes: how many.
         sigma: temperature, above 0.
 
+    Logits are float32 at least, also of half precision and under autocast; labels are 0 to classes - 1.
+
     >>> head = NormSoftmax(dim=2, classes=2, sigma=0.5)
     >>> head.weight.data = torch.tensor([[3.0, 0.0], [0.0, 0.1]])
     >>> head(torch.tensor([[10.0, 0.0]]))
@@ -42,6 +45,8 @@ class NormSoftmax(nn.Module):
     def __init__(self, dim: int, classes: int, sigma: float = 0.1) -> None:
         super().__init__()
         check_positive(sigma, "sigma")
+        if not 1e-30 <= sigma < math.inf:  # 1 / sigma has to be a float32
+            raise ValueError(f"sigma must be finite and at least 1e-30, got {sigma}")
         for name, value in (("dim", dim), ("classes", classes)):
             if value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
@@ -49,18 +54,24 @@ class NormSoftmax(nn.Module):
         self.weight = nn.Parameter(torch.randn(classes, dim) / math.sqrt(dim))
 
     def forward(self, x: Float[Tensor, "batch dim"]) -> Float[Tensor, "batch classes"]:
-        check_embeddings(x=x, weight=self.weight)
-        return F.normalize(x, dim=1) @ F.normalize(self.weight, dim=1).T / self.sigma
+        check_embeddings(x=_wide(x), weight=_wide(self.weight))
+        return _cosines(x, self.weight) / self.sigma
 
     def loss(self, x: Float[Tensor, "batch dim"], y: Int[Tensor, " batch"]) -> Float[Tensor, ""]:
         """Cross-entropy of the logits."""
-        return F.cross_entropy(self(x), y)
+        _check_labelled(x, y)
+        if not len(y) or y.min() < 0 or y.max() >= len(self.weight):
+            found = f"{y.min().item()} to {y.max().item()}" if len(y) else "none"
+            raise ValueError(f"labels must be at least one, from 0 to {len(self.weight) - 1}, got {found}")
+        return F.cross_entropy(self(x), y.long())
 
 
 def novel_weights(
     embeddings: Float[Tensor, "n dim"], labels: Int[Tensor, " n"]
 ) -> tuple[Float[Tensor, "classes dim"], Int[Tensor, " classes"]]:
     """A unit vector for every class that occurs, unit(mean of unit(e) over its examples), and the classes in order.
+
+    In float32 at least. Examples that cancel out (two opposite ones) have no direction: theirs is a vector of zeros.
 
     >>> vectors, classes = novel_weights(torch.tensor([[2.0, 0.0], [0.0, 5.0], [0.0, 1.0]]), torch.tensor([7, 7, 3]))
     >>> vectors, classes
@@ -69,8 +80,9 @@ def novel_weights(
     """
     _check_labelled(embeddings, labels)
     classes, which = labels.unique(return_inverse=True)
-    sums = embeddings.new_zeros(len(classes), embeddings.shape[1])
-    return F.normalize(sums.index_add(0, which, F.normalize(embeddings, dim=1)), dim=1), classes
+    unit = _unit(embeddings)
+    sums = unit.new_zeros(len(classes), unit.shape[1]).index_add(0, which, unit)
+    return _unit(sums.where(sums.norm(dim=1, keepdim=True) > 1e-6, 0)), classes
 
 
 def add_classes(head: NormSoftmax, embeddings: Float[Tensor, "n dim"], labels: Int[Tensor, " n"]) -> NormSoftmax:
@@ -85,13 +97,15 @@ def add_classes(head: NormSoftmax, embeddings: Float[Tensor, "n dim"], labels: I
     torch.Size([5, 4])
     """
     vectors, classes = novel_weights(embeddings.detach(), labels)
-    known, dim = head.weight.shape
+    known = len(head.weight)
     if classes.tolist() != list(range(known, known + len(classes))):
         raise ValueError(f"new labels must be {known}, {known + 1}, ... without gaps, got {classes.tolist()}")
-    check_embeddings(embeddings=embeddings, weight=head.weight)
-    extended = NormSoftmax(dim, known + len(classes), head.sigma).to(head.weight)
-    with torch.no_grad():
-        extended.weight.copy_(torch.cat([F.normalize(head.weight, dim=1), vectors.to(head.weight)]))
+    check_embeddings(embeddings=_wide(embeddings), weight=_wide(head.weight))
+    if len(cancelled := classes[(vectors == 0).all(1)]):
+        raise ValueError(f"the examples of label {cancelled[0].item()} cancel out: their mean has no direction")
+    extended = copy.deepcopy(head)
+    weight = torch.cat([_unit(head.weight.detach()), vectors]).to(head.weight.dtype)
+    extended.weight = nn.Parameter(weight, requires_grad=head.weight.requires_grad)
     return extended
 
 
@@ -113,13 +127,15 @@ def classify(
         k: neighbours; fewer where there are not that many.
         among: the candidates; by default all labels of the support.
 
+    Cosines are float32 at least.
+
     >>> support, labels = torch.eye(3), torch.tensor([0, 1, 2])
     >>> classify(torch.tensor([[0.9, 0.5, 0.0]]), support, labels), classify(
     ...     torch.tensor([[0.9, 0.5, 0.0]]), support, labels, among=(1, 2)
     ... )
     (tensor([0]), tensor([1]))
     """
-    check_embeddings(embeddings=embeddings, support=support)
+    check_embeddings(embeddings=_wide(embeddings), support=_wide(support))
     _check_labelled(support, labels)
     if among is not None:
         kept = torch.isin(labels, torch.as_tensor(list(among), device=labels.device))
@@ -128,15 +144,15 @@ def classify(
         raise ValueError(f"no example to compare with: none has a label among {None if among is None else list(among)}")
     if mode == "prototype":
         vectors, classes = novel_weights(support, labels)
-        return classes[(F.normalize(embeddings, dim=1) @ vectors.T).argmax(1)]
+        return classes[_cosines(embeddings, vectors).argmax(1)]
     if mode != "knn":
         raise ValueError(f'mode must be "prototype" or "knn", got {mode!r}')
     if k < 1:
         raise ValueError(f"k must be at least 1, got {k}")
-    cosine = F.normalize(embeddings, dim=1) @ F.normalize(support, dim=1).T
-    near, which = cosine.topk(min(k, len(labels)), dim=1)
+    near, which = _cosines(embeddings, support).double().topk(min(k, len(labels)), dim=1)
     classes, column = labels.unique(return_inverse=True)
-    votes = cosine.new_zeros(len(embeddings), len(classes)).scatter_add_(1, column[which], 1 + 1e-4 * near)
+    votes = near.new_zeros(len(near), len(classes))
+    votes.scatter_add_(1, column[which], 1 + near / (2 * k))  # k cosines weigh less than a vote
     return classes[votes.argmax(1)]
 
 
@@ -165,7 +181,8 @@ def novel_accuracy(
     {'disjoint': 1.0, 'seen': 1.0, 'novel': 1.0, 'joint': 1.0}
     """
     _check_labelled(embeddings, truth)
-    old = torch.isin(truth, torch.as_tensor(list(seen), device=truth.device))
+    seen = torch.as_tensor(list(seen)).tolist()
+    old = torch.isin(truth, torch.tensor(seen, device=truth.device))
     if old.all() or not old.any():
         raise ValueError(
             f"there must be test rows of seen and of novel classes, got {int(old.sum())} of {len(old)} seen"
@@ -182,7 +199,23 @@ def novel_accuracy(
     }
 
 
+def _wide(tensor: Tensor) -> Tensor:
+    """Half precision as float32; anything else as it is."""
+    return tensor.float() if getattr(tensor, "dtype", None) in (torch.float16, torch.bfloat16) else tensor
+
+
+def _unit(rows: Tensor) -> Tensor:
+    return F.normalize(_wide(rows), dim=1)
+
+
+def _cosines(first: Tensor, second: Tensor) -> Tensor:
+    with without_autocast(first):
+        return _unit(first) @ _unit(second).T
+
+
 def _check_labelled(embeddings: Tensor, labels: Tensor) -> None:
     check_embeddings(embeddings=embeddings)
     if labels.shape != embeddings.shape[:1]:
         raise ValueError(f"labels must be [{len(embeddings)}], one a row, got {list(labels.shape)}")
+    if labels.dtype == torch.bool or labels.is_floating_point():
+        raise TypeError(f"labels must be whole numbers, got {labels.dtype}")

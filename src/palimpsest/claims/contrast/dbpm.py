@@ -3,41 +3,71 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from statistics import fmean
 
 import torch
 from torch import Tensor, nn
 
-from palimpsest.contrast.dbpm import DBPM, BadPairs, PairMemory
+from palimpsest.contrast.dbpm import DBPM, BadPairs, PairMemory, pair_weights
 from palimpsest.contrast.heads import Projected, projection_head
 from palimpsest.evidence import Claim, expect, given
 from palimpsest.metrics.probes import linear_probe
+from palimpsest.tasks.digits import Splits
 from palimpsest.tasks.fresh import generator
-from palimpsest.tasks.waveforms import DAMAGED, GOOD, NOISE, Windows, view_batches, waveforms, with_bad_pairs
+from palimpsest.tasks.waveforms import (
+    DAMAGED,
+    GOOD,
+    NOISE,
+    Windows,
+    series_views,
+    view_batches,
+    waveforms,
+    with_bad_pairs,
+)
 from palimpsest.train import fit
 
 TASK = {
     "train": 1024,
-    "validation": 300,
-    "test": 500,
+    "validation": 500,
+    "test": 1000,
     "length": 64,
-    "cycles": (3.0, 4.0),
+    "cycles": (3.0, 3.2),
     "loudness": (0.8, 1.2),
     "noise": 0.1,
 }
-BAD = {"noise": 0.1, "damaged": 0.1, "exponent": 1.0, "loudness": 3.0}
+BAD = {"noise": 0.2, "damaged": 0.2, "exponent": 1.0, "loudness": 3.0}
 VIEWS = {"noise": 0.6, "scaling": 0.4, "damaged": 0.9}
-TRAIN = {"epochs": 40, "batch_size": 128, "lr": 1e-3, "optimizer": "adamw", "weight decay": 1e-4, "schedule": "cosine"}
+PROBE = {"labels": 50, "draws": 10}  # of the validation rows, one view of each, as of the test rows
+TRAIN = {
+    "epochs": 40,
+    "batch_size": 128,
+    "lr": 4e-3,
+    "optimizer": "adamw",
+    "weight decay": 1e-4,
+    "schedule": "constant",
+}
 MODEL = {"width": 32, "hidden": 64, "out_dim": 32}
-MINING = {"warmup": 5 / 8, "b_np": 1.0, "b_fp": 2.0, "cap": 1.0}
+MINING = {"warmup": 5 / 8, "b_np": 1.0, "b_fp": 1.0, "cap": 1.0}
 TRIED = {
-    "simclr's learning rate, by linear probe on seeds 0-2": {"1e-3": 0.916, "2e-3": 0.911, "4e-3": 0.913},
-    "dbpm's thresholds (b_np, b_fp), likewise, at 1e-3": {"2, 3": 0.915, "2, 2": 0.915, "1, 2": 0.916},
-    "the world, on seed 0, SimCLR and oracle removal, 20 epochs": (
-        "cycles 2 to 5 and loudness 0.5 to 1.5, jitter 0.1, 0.3, 0.5, noise of three colours as loud as the waves, "
-        "kept positions: shared noise was easier to align by 0.1 at most; narrower cycles with noise once or "
-        "twice as loud, jitter 0.3 and 0.6; wide ones with noise three times as loud (easier by 0.7, removal +0.008). "
-        "Taken: narrow, jitter 0.6, where removal gained 0.024 on that seed, with noise three times as loud"
+    "scored on": "test rows of seeds 0-4; every seed generates its own rows, so the verdict's were never seen",
+    "the world, by untrained, SimCLR and oracle removal on seeds 0 and 1, without mining": (
+        "cycles 2 to 5, 3 to 4, 3 to 3.2; shares of bad pairs 0.1 and 0.2; views with noise 0.6 and 1; probes on clean "
+        "and on jittered windows, linear and kNN, 50 and 300 labels. On clean windows an untrained network was as good "
+        "as SimCLR everywhere. Taken: one in which SimCLR gains 0.1 over it and removal 0.03 over SimCLR"
     ),
+    "simclr's learning rate, constant, seeds 0-1": {"1e-3": 0.572, "2e-3": 0.589, "4e-3": 0.599},
+    "the same with a cosine schedule, by which mining comes when the rate is low; its thresholds made no difference": {
+        "1e-3": 0.554,
+        "2e-3": 0.577,
+        "4e-3": 0.591,
+        "8e-3": 0.593,
+        "dbpm at 1e-3, three pairs of thresholds": (0.555, 0.555, 0.556),
+    },
+    "dbpm's thresholds (b_np, b_fp), constant rate 4e-3, seeds 0-1": {
+        "1, 1": 0.609,
+        "1, 1.5": 0.606,
+        "1.5, 1.5": 0.608,
+    },
 }
 
 
@@ -85,9 +115,19 @@ def precision(flags: Tensor, truth: Tensor) -> float:
     return float((flags & truth).sum() / flags.sum().clamp(min=1))
 
 
-def features(model: Projected, windows: Windows) -> Tensor:
-    with torch.no_grad():
-        return model.eval().features(windows.x)
+def probed(model: Projected, task: Splits[Windows], seed: int) -> float:
+    """Accuracy on one view of every test row, by a few labelled views; the mean over draws of these."""
+    draws = generator(seed, "test", 1)
+
+    def features(windows: Windows) -> Tensor:
+        views = series_views(windows.x, draws, n=1, noise=VIEWS["noise"], scaling=VIEWS["scaling"])
+        with torch.no_grad():
+            return model.eval().features(views[:, 0])
+
+    known, test = features(task.validation), features(task.test)
+    y = task.validation.y
+    parts = torch.arange(len(y)).split(PROBE["labels"])[: PROBE["draws"]]
+    return fmean(linear_probe(known[part], y[part], test, task.test.y) for part in parts)
 
 
 def run(name: str, seed: int, smoke: bool) -> dict[str, float]:
@@ -96,54 +136,56 @@ def run(name: str, seed: int, smoke: bool) -> dict[str, float]:
     trained = rows[rows.pair == GOOD] if name == "oracle removal" else rows
     size = min(TRAIN["batch_size"], len(trained) // 2)
     epochs = 4 if smoke else TRAIN["epochs"]
-    kind = {"dbpm": DBPM, "random flags": AtRandom}.get(name, Plain)
-    mining = kind(epochs, **MINING)
-    kept: dict[str, PairMemory] = {}
-
-    @dataclass(frozen=True)
-    class Kept(kind):  # the memory is read after training
-        def init(self, model: nn.Module, data: Windows) -> PairMemory:
-            kept["memory"] = super().init(model, data)
-            return kept["memory"]
-
+    steps = epochs * len(rows) // size  # as many for every arm, also with fewer rows
+    batches = view_batches(trained, size, seed=seed, **VIEWS)
     model = encoder(seed).train()
+    if name == "untrained":
+        with torch.no_grad():  # the statistics of batch norm
+            for step in range(len(rows) // size):
+                model(batches(step)["views"].flatten(0, 1))
+        return {"linear probe": probed(model, task, seed)}
+
+    mining = {"dbpm": DBPM, "random flags": AtRandom}.get(name, Plain)(epochs, **MINING)
+    memory = mining.init(model, rows)
     fit(
         model,
-        Kept(**vars(mining)),
-        view_batches(trained, size, seed=seed, **VIEWS),
-        steps=epochs * len(trained) // size,
+        lambda model, batch: mining.loss(memory, model, batch),  # not as an objective: the memory is read below
+        batches,
+        steps=steps,
         lr=TRAIN["lr"],
         optimizer=TRAIN["optimizer"],
         weight_decay=TRAIN["weight decay"],
         schedule=TRAIN["schedule"],
-        data=trained,
         seed=seed,
         progress=False,
     )
-    memory, last = kept["memory"], epochs - 1
-    flags = DBPM.find(mining, memory, last) if kind is Plain else mining.find(memory, last)
-    loss = memory.losses[:, last]
-    metrics = {
-        "linear probe": linear_probe(
-            features(model, task.validation), task.validation.y, features(model, task.test), task.test.y
-        )
+    metrics = {"linear probe": probed(model, task, seed)}
+    return metrics if trained is not rows else metrics | found(mining, memory, rows)
+
+
+def found(mining: DBPM, memory: PairMemory, rows: Windows) -> dict[str, float]:
+    """What is flagged in the last epoch, or would be, and what that weighs."""
+    last = mining.epochs - 1
+    flags = DBPM.find(mining, memory, last) if isinstance(mining, Plain) else mining.find(memory, last)
+    loss, noisy, damaged = memory.losses[:, last], rows.pair == NOISE, rows.pair == DAMAGED
+    weights = pair_weights(loss, flags.flagged, flags.mean, flags.std, mining.cap)
+    good = float(loss[rows.pair == GOOD].nanmean())
+
+    def weight(of: Tensor) -> float:
+        return float(weights[of].nanmean()) if of.any() else 1.0
+
+    return {
+        "precision of noisy flags": precision(flags.noisy, noisy),
+        "precision of faulty flags": precision(flags.faulty, damaged),
+        "recall of noisy pairs": precision(noisy, flags.noisy),
+        "recall of faulty pairs": precision(damaged, flags.faulty),
+        "noisy flags": float(flags.noisy.sum()),
+        "faulty flags": float(flags.faulty.sum()),
+        "weight of noisy flags": weight(flags.noisy),
+        "weight of faulty flags": weight(flags.faulty),
+        "noise pairs easier by": good - float(loss[noisy].nanmean()),
+        "damaged pairs harder by": float(loss[damaged].nanmean()) - good,
     }
-    if name != "oracle removal":
-        noisy, damaged = rows.pair == NOISE, rows.pair == DAMAGED
-        metrics |= {
-            "precision of noisy flags": precision(flags.noisy, noisy),
-            "precision of faulty flags": precision(flags.faulty, damaged),
-            "recall of noisy pairs": precision(noisy, flags.noisy),
-            "recall of faulty pairs": precision(damaged, flags.faulty),
-            "noisy flags": float(flags.noisy.sum()),
-            "faulty flags": float(flags.faulty.sum()),
-        }
-        good = float(loss[rows.pair == GOOD].nanmean())
-        metrics |= {
-            "noise pairs easier by": good - float(loss[noisy].nanmean()),
-            "damaged pairs harder by": float(loss[damaged].nanmean()) - good,
-        }
-    return metrics
 
 
 def arm(name: str):
@@ -153,35 +195,44 @@ def arm(name: str):
 claim = Claim(
     paper="dbpm",
     question=(
-        "A tenth of the windows are noise that both views share, of another tenth one view is damaged: does mining "
+        "A fifth of the windows are noise that both views share, of another fifth one view is damaged: does mining "
         "find them by their losses, and are features better for it?"
     ),
-    arms={name: arm(name) for name in ("simclr", "dbpm", "random flags", "oracle removal")},
+    arms={name: arm(name) for name in ("untrained", "simclr", "dbpm", "random flags", "oracle removal")},
     expects=[
-        expect("dbpm").at_least(0.3, on="precision of noisy flags"),
-        expect("dbpm").at_least(0.3, on="precision of faulty flags"),
+        expect("dbpm").at_least(0.6, on="precision of noisy flags"),
+        expect("dbpm").at_least(0.6, on="precision of faulty flags"),
         expect("dbpm").above("simclr", on="linear probe", by=0.01),
         expect("random flags").below("simclr", on="linear probe", by=-0.01),
-        given("simclr").at_least(0.8, on="linear probe"),
+        given("simclr").above("untrained", on="linear probe", by=0.03),
+        given("oracle removal").above("simclr", on="linear probe"),
         given("simclr").at_least(0.2, on="noise pairs easier by"),
         given("simclr").at_least(0.2, on="damaged pairs harder by"),
     ],
+    seeds=range(110, 115),
     settings={
         "task": TASK,
         "bad pairs": BAD,
         "views": VIEWS,
+        "probe": PROBE,
         "training": TRAIN,
         "encoder": MODEL,
         "mining": MINING,
         "tried": TRIED,
     },
     notes=(
-        "Generated waves of five kinds instead of ECG and other recordings, and 1-D convolutions of three layers. "
-        "Flags are those of the last epoch. The probe is fitted on 300 clean windows and scored on 500. Noise is three "
-        "times as loud as the waves: only then is it the easier thing to align, which is what the paper starts from "
-        "(a precondition here). In the pilots the removal of all bad pairs gained less than 0.01 over SimCLR, so that "
-        "there is hardly room for mining to gain its 0.01 in this world, however well it finds them. With a tenth of "
-        "the pairs far above the rest an outlier reaches three deviations at most, so the authors' b_fp = 3 flags "
-        "few here. The weight is capped at 1, which the authors' code does not do."
+        "Generated waves of five kinds instead of ECG and other recordings, 1-D convolutions of three layers, and a "
+        "constant learning rate, as in the authors' code. The probe is fitted on 50 good windows, ten times anew, and "
+        "scored on 1000 others; all are seen through one view, with the noise that training teaches to ignore. A fifth "
+        "of the pairs is bad in either way, not a tenth: with tenths the removal of all bad pairs gained 0.009 and "
+        "0.026 over SimCLR on two seeds. The precision that is asked for is three times that share. Noise is three "
+        "times as loud as the waves: only then is it the easier thing to align, which is what the paper starts from. "
+        "That, a gain of SimCLR over an untrained network and a gain of removal over SimCLR are preconditions. With a "
+        "fifth of the pairs far above the rest an outlier reaches two deviations at most, so the authors' b_fp = 3 "
+        "would flag none. The weight is capped at 1, which the authors' code does not do. The noisy half acts weakly: "
+        "mu lies below the losses, so flagged noisy pairs keep about half of their weight at the end of training, and "
+        "flagged faulty ones nearly nothing (a metric). Flags and weights are those of the last epoch. "
+        "A first run, on seeds 100 to 104, had tenths of bad pairs and a probe on clean windows: dbpm was 0.001 below "
+        "SimCLR. An untrained network does as well there, so that it said nothing; hence the other world and the arm."
     ),
 )
