@@ -1,5 +1,6 @@
 """AMCL against NT-Xent, a naive version and the likelihood that it comes from."""
 
+import gc
 import math
 
 import pytest
@@ -7,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from palimpsest.contrast import Projected, Views
+from palimpsest.contrast import Momentum, Projected, Views
 from palimpsest.contrast.amcl import (
     AMCL,
     MultiHead,
@@ -66,10 +67,11 @@ def test_heads_are_summed():
     )
 
 
+@pytest.mark.parametrize("form", ["product", "concatenated"])
 @pytest.mark.parametrize("beta", [0.0, 0.1])
 @pytest.mark.parametrize("rows", [512, 3])
-def test_it_is_the_naive_loss_with_its_gradients(beta, rows):
-    functions = temperatures(2, 4)
+def test_it_is_the_naive_loss_with_its_gradients(beta, rows, form):
+    functions = temperatures(2, 4, form=form)
     found, expected = [], []
     for collected, loss in (
         (found, lambda a, b: amcl_loss(a, b, functions, beta, rows=rows)),
@@ -82,12 +84,34 @@ def test_it_is_the_naive_loss_with_its_gradients(beta, rows):
         torch.testing.assert_close(one, other)
 
 
-def test_gradcheck():
-    functions = temperatures(2, 3)
+@pytest.mark.parametrize("form", ["product", "concatenated"])
+def test_gradcheck(form):
+    functions = temperatures(2, 3, form=form)
     z1, z2 = draw(4, 2, 3).requires_grad_(), draw(4, 2, 3, seed=1).requires_grad_()
     queue = draw(5, 2, 3, seed=2)
     assert torch.autograd.gradcheck(lambda a, b: amcl_loss(a, b, functions), (z1, z2))
+    assert torch.autograd.gradgradcheck(lambda a, b: amcl_loss(a, b, functions), (z1, z2))
     assert torch.autograd.gradcheck(lambda a, b: amcl_queue_loss(a, b, queue, functions), (z1, z2))
+
+
+def test_no_strip_of_pairs_is_held_until_the_backward_pass():
+    torch.manual_seed(0)
+    z1, z2 = torch.randn(32, 1, 4, requires_grad=True), torch.randn(32, 1, 4)
+    loss = amcl_loss(z1, z2, [PairTemperature(4)], rows=8)
+    assert not [held for held in gc.get_objects() if isinstance(held, torch.Tensor) and held.shape == (8, 64)]
+    loss.backward()
+    assert z1.grad.any()
+
+
+def test_tensors_may_be_the_temperature_and_learn():
+    z1, z2 = draw(6, 2, 4), draw(6, 2, 4, seed=1)
+    one, each = torch.tensor(0.3, requires_grad=True), torch.tensor([0.2, 0.5])
+    loss = amcl_loss(z1, z2, one)
+    torch.testing.assert_close(loss, amcl_loss(z1, z2, 0.3), check_dtype=False)
+    loss.backward()
+    assert one.grad != 0
+    single = [amcl_loss(z1[:, [h]], z2[:, [h]], each[h].item()) for h in range(2)]
+    torch.testing.assert_close(amcl_loss(z1, z2, each), sum(single))
 
 
 def test_samples_may_be_permuted_and_views_exchanged():
@@ -130,6 +154,17 @@ def test_temperatures_stay_in_range_start_where_asked_and_are_symmetric():
     torch.testing.assert_close(
         pair_temperature(z, torch.zeros_like, 0.1, 0.9, bias=start_bias(0.1, 0.9, 0.4)), 0 * tau + 0.4
     )
+
+
+def test_concatenated_temperatures_are_one_network_of_both(monkeypatch):
+    z, other = draw(5, 4), draw(3, 4, seed=1)
+    (function,) = temperatures(1, 4, lo=0.1, hi=0.9, form="concatenated")
+    both = torch.cat([z[:, None].expand(5, 3, 4), other.expand(5, 3, 4)], 2)
+    expected = 0.1 + 0.8 * torch.sigmoid(function.phi(both)[..., 0] + function.bias)
+    torch.testing.assert_close(function(z, other), expected)
+    monkeypatch.setattr("palimpsest.contrast.amcl.ELEMENTS", 2 * 3 * 6)
+    torch.testing.assert_close(function(z, other), expected)
+    assert not torch.allclose(function(z), function(z).T)
 
 
 def test_a_start_outside_the_range_is_its_middle():
@@ -197,12 +232,55 @@ def test_training_lowers_the_loss_and_moves_the_temperatures():
         assert not torch.equal(old, new)
 
 
+def test_a_queue_of_heads_side_by_side():
+    torch.manual_seed(0)
+    amcl = AMCL(4, heads=3)
+    model = Projected(nn.Linear(8, 8), nn.Sequential(MultiHead(8, 4, heads=3), nn.Flatten(1)), {"amcl": amcl})
+
+    def compare(*sides):
+        return amcl_queue_loss(*(side.unflatten(1, (3, 4)) for side in sides), amcl.temperatures)
+
+    batches = [{"views": torch.randn(16, 1, 8) + 0.1 * torch.randn(16, 2, 8)} for _ in range(8)]
+    history = fit(model, Momentum(compare, size=64, dim=12), batches, steps=40, lr=1e-2, progress=False)
+    assert history.steps[-1]["contrast"] < history.steps[4]["contrast"]  # since the queue was full
+
+
 def test_half_precision_is_summed_in_float32():
     z = draw(5, 2, 4).bfloat16()
     assert amcl_loss(z, z, 0.2).dtype == torch.float32
 
 
+@pytest.mark.parametrize("form", ["product", "concatenated"])
+@pytest.mark.parametrize("of_module", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("of_embeddings", [torch.bfloat16, torch.float64])
+def test_module_and_embeddings_may_differ_in_precision(form, of_module, of_embeddings):
+    torch.manual_seed(0)
+    module = AMCL(4, 2, form=form)
+    z = draw(2, 5, 2, 4).bfloat16()
+    expected = module(*z)
+    torch.testing.assert_close(
+        module.to(of_module)(*z.to(of_embeddings)), expected, rtol=0.02, atol=0, check_dtype=False
+    )
+
+
+@pytest.mark.parametrize("form", ["product", "concatenated"])
+def test_mixed_precision_changes_nothing(form):
+    torch.manual_seed(0)
+    module, found = AMCL(4, 2, form=form), []
+    for mixed in (False, True):
+        z1, z2 = draw(5, 2, 4).float().requires_grad_(), draw(5, 2, 4, seed=1).float()
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=mixed):
+            loss = amcl_loss(z1, z2, module.temperatures, rows=4)
+        found.append([loss, *torch.autograd.grad(loss, [z1, *module.parameters()])])
+    for exact, mixed in zip(*found, strict=True):
+        torch.testing.assert_close(mixed, exact)
+
+
 Z = torch.eye(3)[:, None]
+
+
+def of_shape(*shape):
+    return [lambda query, key: torch.ones(shape)]
 
 
 @pytest.mark.parametrize(
@@ -210,22 +288,50 @@ Z = torch.eye(3)[:, None]
     [
         (lambda: MultiHead(4, heads=0), "heads must be at least 1, got 0"),
         (lambda: PairTemperature(4, lo=0.0), "lo 0.0"),
+        (lambda: PairTemperature(4, hi=math.inf), "hi inf"),
+        (lambda: PairTemperature(4, 0), "at least 1, got 4 and 0"),
+        (lambda: PairTemperature(4, form="sum"), "'sum'"),
+        (lambda: PairTemperature(4)(torch.eye(3)), r"must be \[rows, 4\], got \[3, 3\]"),
         (lambda: pair_temperature(torch.eye(2), torch.zeros_like, 0.5, 0.2), "hi 0.2"),
         (lambda: pair_temperature(torch.ones(2), torch.zeros_like), r"\[rows, d\]"),
         (lambda: temperature_penalty(torch.tensor([0.0]), 2), "tau must be above 0"),
         (lambda: temperature_penalty(torch.tensor([1.0]), 0), "dim"),
         (lambda: amcl_loss(Z[:, 0], Z[:, 0], 0.5), r"\[batch, heads, d\]"),
-        (lambda: amcl_loss(Z, Z[:2], 0.5), r"\[2, 1, 3\]"),
+        (lambda: amcl_loss(Z, Z[:2], 0.5), r"\[3, 2\]"),
+        (lambda: amcl_loss(Z, torch.ones(3, 2, 3), 0.5), r"got \[3, 2, 3\] as z2"),
         (lambda: amcl_loss(Z[:1], Z[:1], 0.5), "at least 2 pairs, got 1"),
         (lambda: amcl_loss(Z, Z, 0.0), "temperature must be above 0"),
-        (lambda: amcl_loss(Z, Z, 0.5, beta=-1.0), "beta"),
+        (lambda: amcl_loss(Z, Z, math.inf, 0.0), "temperature must be finite, got inf"),
+        (lambda: amcl_loss(Z, Z, torch.tensor([0.1, 0.2])), r"each of 1 heads, got \[2\]"),
+        (lambda: amcl_loss(Z, Z, of_shape(6)), r"must be \[6, 6\], one a pair, got \[6\]"),
+        (lambda: amcl_loss(Z, Z, of_shape(1, 6)), r"got \[1, 6\]"),
+        (lambda: amcl_loss(Z, Z, of_shape(6, 5)), r"got \[6, 5\]"),
+        (lambda: amcl_loss(Z, Z, 0.5, beta=-1.0), "beta must be finite and not negative, got -1"),
+        (lambda: amcl_loss(Z, Z, 0.5, beta=math.inf), "got inf"),
         (lambda: amcl_loss(Z, Z, 0.5, rows=0), "rows"),
+        (lambda: amcl_loss(Z, Z, 0.5, rows=2.5), "got 2.5"),
         (lambda: amcl_loss(Z, Z, [PairTemperature(3)] * 2), "each of 1 heads, got 2"),
         (lambda: amcl_loss(Z, Z * torch.nan, 0.5), "nan"),
-        (lambda: amcl_queue_loss(Z, Z, Z[:0], 0.5), "not empty"),
-        (lambda: amcl_queue_loss(Z, Z, Z[:, 0], 0.5), "queue must be"),
+        (lambda: amcl_queue_loss(Z[:0], Z[:0], Z, 0.5), "at least 1 pair, got 0"),
+        (lambda: amcl_queue_loss(Z, Z, Z[:0], 0.5), "not be empty"),
+        (lambda: amcl_queue_loss(Z, Z, Z[:, 0], 0.5), r"got \[3, 3\] as queue"),
+        (lambda: amcl_queue_loss(Z, Z, Z * torch.nan, 0.5), "queue must be finite"),
     ],
 )
 def test_refuses(call, word):
     with pytest.raises(ValueError, match=word):
+        call()
+
+
+@pytest.mark.parametrize(
+    ("call", "word"),
+    [
+        (lambda: amcl_loss([[1.0]], Z, 0.5), "got list"),
+        (lambda: amcl_loss(Z, Z.double(), 0.5), "float64"),
+        (lambda: amcl_loss(Z, Z, [0.5]), "one function a head, got list"),
+        (lambda: amcl_loss(Z, Z, PairTemperature(3)), "one function a head, got PairTemperature"),
+    ],
+)
+def test_refuses_types(call, word):
+    with pytest.raises(TypeError, match=word):
         call()

@@ -210,6 +210,32 @@ def test_baseline_with_stopped_keys_has_the_same_value_and_another_gradient():
     assert not torch.allclose(free.grad, stopped.grad)
 
 
+def test_the_generator_says_where_negatives_are_drawn(monkeypatch):
+    drawn, rand = [], torch.rand
+
+    def noted(*shape, **options):
+        drawn.append(options.pop("device"))
+        return rand(*shape, **options)
+
+    generator = torch.Generator().manual_seed(0)
+    monkeypatch.setattr(torch, "rand", noted)
+    groco_loss(draw(2, 6, 4), 2, preorder=False, generator=generator)
+    assert drawn == [generator.device] * 2
+
+
+@pytest.mark.parametrize("preorder", [True, False])
+def test_mixed_precision_changes_nothing(preorder):
+    near = torch.ones(2, 12, 8) + 0.1 * draw(2, 12, 8).float()  # cosines near 1, which bfloat16 does not tell apart
+    found = []
+    for mixed in (False, True):
+        z = near.clone().requires_grad_()
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=mixed):
+            loss = groco_loss(z, 4, preorder=preorder, generator=torch.Generator().manual_seed(0))
+        found.append([loss, *torch.autograd.grad(loss, z)])
+    for exact, mixed in zip(*found, strict=True):
+        torch.testing.assert_close(mixed, exact, rtol=0, atol=0)
+
+
 def test_half_precision_is_summed_in_float32():
     z = draw(2, 6, 4).bfloat16()
     assert groco_loss(z, 3).dtype == torch.float32
@@ -237,11 +263,14 @@ def test_training_lowers_it(loss):
         (lambda: diff_sort(torch.ones(3, 2, dtype=torch.long)), TypeError, "int64"),
         (lambda: diff_sort(torch.tensor([[1.0, torch.nan]])), ValueError, "nan"),
         (lambda: diff_sort(torch.ones(3, 2), steepness=0), ValueError, "steepness"),
+        (lambda: diff_sort(torch.ones(3, 2), steepness=math.inf), ValueError, "steepness must be .* finite, got inf"),
         (lambda: diff_sort(torch.ones(3, 2), art=1.0), ValueError, "art"),
-        (lambda: top_probability(torch.ones(3, 2), 2), ValueError, "k must be from 1 to 1, got 2"),
+        (lambda: top_probability(torch.ones(3, 2), 2), ValueError, "k must be a whole number from 1 to 1, got 2"),
+        (lambda: top_probability(torch.ones(3, 5), 2.5), ValueError, "got 2.5"),
         (lambda: groco_loss([torch.ones(3, 2)]), TypeError, "stack the views"),
         (lambda: groco_loss(torch.ones(1, 3, 2), 1), ValueError, "at least 2 views"),
-        (lambda: groco_loss(torch.ones(2, 3, 2)), ValueError, "k_neg must be from 1 to 2 for a batch of 3, got 10"),
+        (lambda: groco_loss(torch.ones(2, 3, 2)), ValueError, "from 1 to 2 for a batch of 3, got 10"),
+        (lambda: groco_loss(torch.ones(2, 3, 2), 2.0), ValueError, "k_neg must be a whole number .* got 2.0"),
         (lambda: groco_loss(torch.ones(2, 3, 2).fill_(torch.inf), 1), ValueError, "inf"),
         (lambda: views_nt_xent(torch.ones(4, 2)), ValueError, "views, batch, d"),
         (lambda: views_nt_xent(torch.ones(2, 3, 2), 0.0), ValueError, "temperature"),

@@ -1,6 +1,8 @@
 import pytest
 import torch
+from torch.utils.checkpoint import checkpoint
 
+from palimpsest.contrast import info_nce
 from palimpsest.contrast.streaming import Pairs, logsumexp, reference_logsumexp, strip_rows, weighted_logsumexp
 
 KEEP = torch.tensor([[True, False, True], [False, False, False], [True, True, True], [True, False, False]])
@@ -53,6 +55,17 @@ def test_against_a_positive_and_beside_extra_scores() -> None:
     found, _ = logsumexp(q, k, p, None, extra, rows=3)
     torch.testing.assert_close(found, scores.logsumexp(1) - p)
     assert torch.autograd.gradcheck(lambda *a: logsumexp(a[0], a[1], a[2], None, extra, rows=3)[0], (q, k, p))
+
+
+def test_a_checkpoint_may_hand_each_tensor_over_only_once() -> None:
+    q, k = inputs()
+
+    def loss(key):
+        return info_nce(q[:3], key, 0.2, reduction="none")
+
+    found = torch.autograd.grad(checkpoint(loss, k, use_reentrant=False).sum(), (q, k))
+    for got, want in zip(found, torch.autograd.grad(loss(k).sum(), (q, k)), strict=True):
+        torch.testing.assert_close(got, want)
 
 
 def test_strips_fit_the_cache() -> None:

@@ -92,7 +92,7 @@ def test_uniformity_and_tolerance_are_means_over_pairs(monkeypatch) -> None:
 
 def test_few_labels_are_the_probes_of_drawn_rows() -> None:
     (train, y), (test, test_y) = blobs(noise=0.6), blobs(noise=0.6, seed=1)
-    found = few_label_accuracy(train, y, test, test_y, shots=2, draws=3, seed=5)
+    found = few_label_accuracy(train, y, test, test_y, shots=2, draws=3, neighbours=3, seed=5)
     generator = torch.Generator().manual_seed(5)
     linear, nearest = [], []
     for _ in range(3):
@@ -100,8 +100,8 @@ def test_few_labels_are_the_probes_of_drawn_rows() -> None:
         drawn = [[i for i in order if y[i] == label][:2] for label in range(3)]
         rows = torch.tensor(drawn).flatten()
         linear.append(linear_probe(train[rows], y[rows], test, test_y))
-        nearest.append(knn_accuracy(train[rows], y[rows], test, test_y, k=1))
-    assert found == pytest.approx({"linear probe": sum(linear) / 3, "nearest": sum(nearest) / 3})
+        nearest.append(knn_accuracy(train[rows], y[rows], test, test_y, k=3))
+    assert found == pytest.approx({"linear probe": sum(linear) / 3, "kNN accuracy": sum(nearest) / 3})
     with pytest.raises(ValueError, match=r"shots must be from 1 to 20.* got 21 and 20"):
         few_label_accuracy(train, y, test, test_y, shots=21)
 

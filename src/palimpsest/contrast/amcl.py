@@ -13,14 +13,17 @@ is d/2 log tau + 1/tau - s/tau and a constant: the second term is what the simil
 tau from growing, its 1/tau from vanishing; alone it is least at tau = 2/d.
 
 The authors' published code is not complete: it makes temperatures for the positive pair only, between 1e-5 and 2, by an
-MLP on both embeddings side by side (so that tau_ij is not tau_ji). The symmetric form here, lo = 0.05 and the start at
-0.2 are of this library; beta = 0.1, hi = 2 and three heads are as in that code.
+MLP on both embeddings side by side, so that tau_ij is not tau_ji. `PairTemperature(..., form="concatenated")` is that
+MLP, for all pairs. The symmetric form above, lo = 0.05 and the start at 0.2 are of this library; beta = 0.1, hi = 2 and
+three heads are as in that code.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -28,13 +31,20 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from palimpsest.contrast.checks import check_embeddings, check_pairs, check_positive
+from palimpsest.contrast.checks import (
+    check_embeddings,
+    check_finite,
+    check_pairs,
+    check_positive,
+)
 from palimpsest.contrast.heads import projection_head
 from palimpsest.contrast.info_nce import info_nce
+from palimpsest.contrast.precision import without_autocast
 
 Heads = Float[Tensor, "batch heads d"]
-# tau of every pair of two lists of embeddings, one function a head; or one number for all.
-Temperatures = Sequence[Callable[[Tensor, Tensor], Tensor]] | float
+# tau of every pair of two lists of embeddings, one function a head; or a number a head, or one for all.
+Temperatures = Sequence[Callable[[Tensor, Tensor], Tensor]] | float | Tensor
+ELEMENTS = 2**20  # numbers of a hidden layer of pairs that are held at a time
 
 
 class MultiHead(nn.Module):
@@ -107,28 +117,60 @@ def start_bias(lo: float, hi: float, start: float = 0.2) -> float:
 
 
 class PairTemperature(nn.Module):
-    """`pair_temperature` with a two-layer phi and b to be learned, for one head.
+    """The learned temperature of one head's pairs: [n, d] and [m, d] -> [n, m]; one argument is paired with itself.
 
     Args:
         dim: of the embeddings.
-        hidden: of both layers.
+        hidden: width of phi's hidden layer, and of what it gives in the first form.
         lo, hi: the range.
         start: tau is near it at first.
+        form: "product" is `pair_temperature` with a two-layer phi. "concatenated" has phi([z_i, z_j]) + b, one number,
+            in the sigmoid: a like pair can then get a lower tau than an unlike one. It costs a hidden layer a pair,
+            which is made `ELEMENTS` numbers at a time, and once more for the gradient.
 
-    >>> tau = PairTemperature(16)(F.normalize(torch.randn(5, 16)))
+    >>> tau = PairTemperature(16, form="concatenated")(F.normalize(torch.randn(5, 16)))
     >>> tau.shape, bool(((tau > 0.1) & (tau < 0.4)).all())
     (torch.Size([5, 5]), True)
     """
 
-    def __init__(self, dim: int, hidden: int = 32, *, lo: float = 0.05, hi: float = 2.0, start: float = 0.2) -> None:
+    def __init__(
+        self,
+        dim: int,
+        hidden: int = 32,
+        *,
+        lo: float = 0.05,
+        hi: float = 2.0,
+        start: float = 0.2,
+        form: str = "product",
+    ) -> None:
         super().__init__()
         _check_range(lo, hi)
-        self.lo, self.hi = lo, hi
-        self.phi = nn.Sequential(nn.Linear(dim, hidden), nn.ReLU(), nn.Linear(hidden, hidden, bias=False))
+        if form not in ("product", "concatenated"):
+            raise ValueError(f'form must be "product" or "concatenated", got {form!r}')
+        if min(dim, hidden) < 1:
+            raise ValueError(f"dim and hidden must be at least 1, got {dim} and {hidden}")
+        self.dim, self.lo, self.hi, self.form = dim, lo, hi, form
+        wide, out = (dim, hidden) if form == "product" else (2 * dim, 1)
+        self.phi = nn.Sequential(nn.Linear(wide, hidden), nn.ReLU(), nn.Linear(hidden, out, bias=False))
         self.bias = nn.Parameter(torch.tensor(start_bias(lo, hi, start)))
 
     def forward(self, z: Float[Tensor, "batch d"], other: Float[Tensor, "others d"] | None = None) -> Tensor:
-        return pair_temperature(z, self.phi, self.lo, self.hi, other=other, bias=self.bias)
+        z, other = (side.to(self.bias.dtype) for side in (z, z if other is None else other))
+        check_embeddings(z=z, other=other)
+        if z.shape[1] != self.dim:
+            raise ValueError(f"embeddings must be [rows, {self.dim}], got {list(z.shape)}")
+        if self.form == "product":
+            return pair_temperature(z, self.phi, self.lo, self.hi, other=other, bias=self.bias)
+        # The first layer of phi([z_i, z_j]) is a sum of z_i's part and of z_j's.
+        first, rest = self.phi[0], self.phi[1:]
+        mine, theirs = F.linear(z, first.weight[:, : self.dim], first.bias), other @ first.weight[:, self.dim :].T
+
+        def strip(part: Tensor) -> Tensor:
+            return rest(part[:, None] + theirs)[..., 0]
+
+        parts = mine.split(max(1, ELEMENTS // max(1, theirs.numel())))
+        found = strip(mine) if len(parts) == 1 else torch.cat([_again(strip, part) for part in parts])
+        return self.lo + (self.hi - self.lo) * torch.sigmoid(found + self.bias)
 
 
 def temperature_penalty(tau: Float[Tensor, "*pairs"], dim: int) -> Float[Tensor, "*pairs"]:
@@ -148,13 +190,14 @@ def amcl_loss(
 ) -> Float[Tensor, ""]:
     """L above for two views: for each head NT-Xent with a temperature a pair, and beta times its penalty.
 
-    Pairs are visited `rows` queries at a time, and made once more for the gradient where that is not all of them, so
-    that no array of the batch by the batch is held.
+    Pairs are visited `rows` queries at a time, and made once more for the gradient where that is not all of them: no
+    more than [rows, 2 batch] of them are held. Sums are in float32 or wider, under autocast too.
 
     Args:
         z1, z2: two views' heads, brought to norm 1 here.
         temperatures: one function (embeddings [n, d], others [m, d]) -> tau [n, m] a head, such as `PairTemperature`;
-            or a number: then it is the sum of the heads' NT-Xent and a constant.
+            or a number, or a tensor with one or with one a head: then it is the sum of the heads' NT-Xent and a
+            constant times beta.
         beta: weight of the penalty, not negative.
         rows: queries at a time.
 
@@ -166,18 +209,9 @@ def amcl_loss(
     >>> amcl_loss(z, z, 0.5, beta=0.0).item()  # -2 + log(e^2 + 4)
     0.4326...
     """
-    _check(beta, rows, z1=z1, z2=z2)
-    if len(z1) < 2:
-        raise ValueError(
-            f"a batch needs at least 2 pairs, got {len(z1)}: there are no negatives without another sample"
-        )
-    row = torch.arange(2 * len(z1), device=z1.device)
-    total = z1.new_zeros((), dtype=torch.promote_types(z1.dtype, torch.float32))
-    for of_head, temperature in zip(_unit(torch.cat([z1, z2])), _each(temperatures, z1.shape[1]), strict=True):
-        total = total + _summed(
-            of_head, of_head, temperature, beta, row.roll(len(z1)), lambda part: row[part, None] != row, rows
-        )
-    return total
+    z = torch.cat(_units(2, z1=z1, z2=z2), 1)
+    row = torch.arange(z.shape[1], device=z.device)
+    return _summed(z, z, temperatures, beta, rows, row.roll(len(z1)), lambda part: row[part, None] != row)
 
 
 def amcl_queue_loss(
@@ -199,19 +233,25 @@ def amcl_queue_loss(
     >>> z = torch.eye(2)[:, None]
     >>> amcl_queue_loss(z, z, -z, 1.0, beta=0.0).item()  # log(1 + e^-1 (e^-1 + 1))
     0.4076...
+
+    `Momentum` and its queue know one vector a sample, so heads travel side by side:
+
+    >>> from palimpsest.contrast import Momentum, Projected
+    >>> from palimpsest.train import fit
+    >>> amcl = AMCL(4, heads=3)
+    >>> model = Projected(nn.Linear(8, 8), nn.Sequential(MultiHead(8, 4, heads=3), nn.Flatten(1)), {"amcl": amcl})
+    >>> def compare(*sides):
+    ...     return amcl_queue_loss(*(side.unflatten(1, (3, 4)) for side in sides), amcl.temperatures, amcl.beta)
+    >>> batches = [{"views": torch.randn(16, 1, 8) + 0.1 * torch.randn(16, 2, 8)} for _ in range(8)]
+    >>> history = fit(model, Momentum(compare, size=64, dim=12), batches, steps=40, lr=1e-2)
+    >>> history.steps[-1]["contrast"] < history.steps[4]["contrast"]  # since the queue was full
+    True
     """
-    _check(beta, rows, query=query, key=key)
-    if queue.ndim != 3 or queue.shape[1:] != key.shape[1:] or not len(queue):
-        raise ValueError(f"queue must be [size, {key.shape[1]}, {key.shape[2]}], not empty, got {list(queue.shape)}")
-    own = torch.arange(len(query), device=query.device)
-    counted = torch.cat([own, own.new_full((len(queue),), -1)])
-    total = query.new_zeros((), dtype=torch.promote_types(query.dtype, torch.float32))
-    heads = zip(_unit(query), _unit(torch.cat([key, queue])), _each(temperatures, query.shape[1]), strict=True)
-    for mine, theirs, temperature in heads:
-        total = total + _summed(
-            mine, theirs, temperature, beta, own, lambda part: (own[part, None] == counted) | (counted < 0), rows
-        )
-    return total
+    query, key, queue = _units(1, query=query, key=key, queue=queue)
+    own = torch.arange(query.shape[1], device=query.device)
+    known = torch.cat([own, own.new_full((queue.shape[1],), -1)])
+    keys = torch.cat([key, queue], 1)
+    return _summed(query, keys, temperatures, beta, rows, own, lambda part: (own[part, None] == known) | (known < 0))
 
 
 def multi_head_loss(loss: Callable[[Tensor, Tensor], Tensor], z1: Heads, z2: Heads) -> Float[Tensor, ""]:
@@ -222,7 +262,7 @@ def multi_head_loss(loss: Callable[[Tensor, Tensor], Tensor], z1: Heads, z2: Hea
     >>> multi_head_loss(barlow_twins_loss, z, z) < multi_head_loss(barlow_twins_loss, z, z.roll(1, 0))
     tensor(True)
     """
-    _check(0.0, 1, z1=z1, z2=z2)
+    _units(1, z1=z1, z2=z2)
     return torch.stack([loss(z1[:, head], z2[:, head]) for head in range(z1.shape[1])]).sum()
 
 
@@ -235,7 +275,7 @@ class AMCL(nn.Module):
         dim: of a head's embeddings.
         heads: how many.
         beta: weight of the penalty.
-        hidden, lo, hi, start: of `PairTemperature`.
+        options: hidden, lo, hi, start and form of `PairTemperature`.
 
     >>> from palimpsest.contrast import Projected, Views
     >>> from palimpsest.train import fit
@@ -246,76 +286,96 @@ class AMCL(nn.Module):
     True
     """
 
-    def __init__(
-        self,
-        dim: int = 16,
-        heads: int = 3,
-        beta: float = 0.1,
-        *,
-        hidden: int = 32,
-        lo: float = 0.05,
-        hi: float = 2.0,
-        start: float = 0.2,
-    ) -> None:
+    def __init__(self, dim: int = 16, heads: int = 3, beta: float = 0.1, **options: Any) -> None:
         super().__init__()
         self.beta = beta
-        self.temperatures = nn.ModuleList(PairTemperature(dim, hidden, lo=lo, hi=hi, start=start) for _ in range(heads))
+        self.temperatures = nn.ModuleList(PairTemperature(dim, **options) for _ in range(heads))
 
     def forward(self, z1: Heads, z2: Heads) -> Float[Tensor, ""]:
         return amcl_loss(z1, z2, self.temperatures, self.beta)
 
 
 def _summed(
-    query: Tensor,
-    key: Tensor,
-    temperature: Callable[[Tensor, Tensor], Tensor],
+    queries: Float[Tensor, "heads n d"],
+    keys: Float[Tensor, "heads m d"],
+    temperatures: Temperatures,
     beta: float,
+    rows: int,
     targets: Tensor,
     counted: Callable[[slice], Tensor],
-    rows: int,
 ) -> Tensor:
-    """One head: mean over queries of the contrast, and beta times the mean over counted pairs of the penalty."""
+    """Over heads: the contrast's mean over queries, and beta times the penalty's mean over counted pairs."""
+    if not 0 <= beta < math.inf:
+        raise ValueError(f"beta must be finite and not negative, got {beta}")
+    if not isinstance(rows, int) or rows < 1:
+        raise ValueError(f"rows must be a whole number of at least 1, got {rows}")
+    functions = _each(temperatures, len(queries))
+    n = queries.shape[1]
+    pairs = n * int(counted(slice(0, 1)).sum())  # every query has as many
 
-    def strip(query: Tensor, key: Tensor, part: slice) -> tuple[Tensor, Tensor, int]:
-        tau, counts = temperature(query, key), counted(part)
-        contrast = info_nce(query, key, tau, targets=targets[part], mask=counts, reduction="sum")
-        penalty = temperature_penalty(tau, query.shape[1]).masked_fill(~counts, 0).sum()
-        return contrast, penalty, int(counts.sum())
+    def strip(head: int, part: slice) -> Tensor:
+        query, key = queries[head, part], keys[head]
+        tau = functions[head](query, key)
+        if tau.shape != (len(query), len(key)):
+            raise ValueError(f"temperatures must be [{len(query)}, {len(key)}], one a pair, got {list(tau.shape)}")
+        tau = tau.to(query)
+        # A checkpoint drops what autograd saves, but not a mask that is a tensor, nor the gradients that a reduction
+        # makes in the forward pass.
+        contrast = info_nce(
+            query, key, tau, targets=targets[part], mask=lambda inner, _: counted(part)[inner], reduction="none"
+        ).sum()
+        penalty = temperature_penalty(tau, query.shape[1]).masked_fill(~counted(part), 0).sum()
+        return contrast / n + beta * penalty / pairs
 
-    parts = [slice(start, min(start + rows, len(query))) for start in range(0, len(query), rows)]
-    if len(parts) == 1:
-        found = [strip(query, key, parts[0])]
-    else:
-        found = [checkpoint(strip, query[part], key, part, use_reentrant=False) for part in parts]
-    contrast, penalty, pairs = (sum(values) for values in zip(*found, strict=True))
-    return contrast / len(query) + beta * penalty / pairs
+    parts = [slice(start, min(start + rows, n)) for start in range(0, n, rows)]
+    each = [(head, part) for head in range(len(queries)) for part in parts]
+    with without_autocast(queries):
+        return sum((strip if len(parts) == 1 else partial(_again, strip))(*which) for which in each)
 
 
-def _unit(z: Heads) -> Float[Tensor, "heads rows d"]:
-    return F.normalize(z.to(torch.promote_types(z.dtype, torch.float32)), dim=2).transpose(0, 1)
+def _again(strip: Callable[..., Tensor], *which: Any) -> Tensor:
+    """A strip that is not held until the backward pass, but made there once more."""
+    return checkpoint(strip, *which, use_reentrant=False)
 
 
 def _each(temperatures: Temperatures, heads: int) -> Sequence[Callable[[Tensor, Tensor], Tensor]]:
-    if isinstance(temperatures, (int, float)):
+    if isinstance(temperatures, (int, float, Tensor)):
         check_positive(temperatures, "temperature")
-        return [lambda query, key: query.new_full((len(query), len(key)), temperatures)] * heads
+        tau = torch.as_tensor(temperatures)
+        check_finite(tau, "temperature")
+        if tau.ndim > 1 or tau.numel() not in (1, heads):
+            raise ValueError(
+                f"temperature must have one element or one for each of {heads} heads, got {list(tau.shape)}"
+            )
+        each = tau.reshape(-1).expand(heads)
+        return [lambda query, key, own=own: own.to(query).expand(len(query), len(key)) for own in each]
+    if not isinstance(temperatures, (Sequence, nn.ModuleList)) or not all(map(callable, temperatures)):
+        raise TypeError(f"temperatures must be a number or one function a head, got {type(temperatures).__name__}")
     if len(temperatures) != heads:
         raise ValueError(f"there must be a temperature function for each of {heads} heads, got {len(temperatures)}")
     return temperatures
 
 
-def _check(beta: float, rows: int, **views: Tensor) -> None:
-    (name, first), (other, second) = views.items()
-    if first.ndim != 3 or first.shape != second.shape:
-        shapes = f"{list(first.shape)} and {list(second.shape)}"
-        raise ValueError(f"{name} and {other} must be [batch, heads, d] and alike, got {shapes}")
-    check_pairs(**{name: z.flatten(1) for name, z in views.items()})
-    if not beta >= 0:
-        raise ValueError(f"beta must not be negative, got {beta}")
-    if rows < 1:
-        raise ValueError(f"rows must be at least 1, got {rows}")
+def _units(least: int, *, queue: Tensor | None = None, **pair: Tensor) -> list[Float[Tensor, "heads rows d"]]:
+    """The checked embeddings at norm 1, in float32 or wider, head by head."""
+    views = pair if queue is None else {**pair, "queue": queue}
+    like = next(iter(views.values()))
+    for name, z in views.items():
+        if not isinstance(z, Tensor):
+            raise TypeError(f"{name} must be a tensor [batch, heads, d], got {type(z).__name__}")
+        if z.ndim != 3 or z.shape[1:] != like.shape[1:]:
+            raise ValueError(
+                f"{' and '.join(views)} must be [batch, heads, d] and alike, got {list(z.shape)} as {name}"
+            )
+    flat = {name: z.flatten(1) for name, z in views.items()}
+    check_embeddings(**flat)
+    check_pairs(least=least, **{name: flat[name] for name in pair})
+    if queue is not None and not len(queue):
+        raise ValueError("queue must not be empty: its keys are the negatives")
+    wide = torch.promote_types(like.dtype, torch.float32)
+    return [F.normalize(z.to(wide), dim=2).transpose(0, 1) for z in views.values()]
 
 
 def _check_range(lo: float, hi: float) -> None:
-    if not 0 < lo <= hi:
-        raise ValueError(f"temperatures need 0 < lo <= hi, got lo {lo} and hi {hi}")
+    if not 0 < lo <= hi < math.inf:
+        raise ValueError(f"temperatures need 0 < lo <= hi, both finite, got lo {lo} and hi {hi}")

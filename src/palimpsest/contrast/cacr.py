@@ -29,7 +29,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
-from palimpsest.contrast.checks import check_embeddings, without_autocast
+from palimpsest.contrast.checks import check_embeddings
+from palimpsest.contrast.precision import without_autocast
 from palimpsest.contrast.streaming import Pairs, weighted_logsumexp
 
 

@@ -141,8 +141,3 @@ def one_number(value: Any, name: str) -> Any:
     if value.numel() != 1:
         raise ValueError(f"{name} must have one element, got {list(value.shape)}")
     return value.reshape(())
-
-
-def without_autocast(tensor: Tensor) -> torch.autocast:
-    """A context in which sums stay in the dtype they are written in: losses widen half precision by themselves."""
-    return torch.autocast(tensor.device.type if isinstance(tensor, Tensor) else "cpu", enabled=False)

@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from palimpsest.contrast.checks import check_finite, check_pairs, check_positive
 from palimpsest.contrast.distributed import gather_rows
 from palimpsest.contrast.info_nce import nt_xent
+from palimpsest.contrast.precision import widened
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,7 +75,7 @@ def bad_pairs(summary: Float[Tensor, " pairs"], b_np: float = 2.0, b_fp: float =
     check_positive(b_fp, "b_fp")
     if summary.ndim != 1 or not summary.is_floating_point():
         raise ValueError(f"summary must be [pairs] of floats, got {list(summary.shape)} of {summary.dtype}")
-    summary = _wide(summary)
+    summary = widened(summary)
     known = summary[~summary.isnan()]
     if not len(known):
         raise ValueError("no pair has been seen yet: record losses first")
@@ -103,7 +104,7 @@ def pair_weights(
         raise ValueError(f"loss and flagged must be [batch] each, got {list(loss.shape)} and {list(flagged.shape)}")
     if not loss.is_floating_point() or flagged.dtype != torch.bool:
         raise TypeError(f"loss must be of floats and flagged boolean, got {loss.dtype} and {flagged.dtype}")
-    loss = _wide(loss.detach())
+    loss = widened(loss.detach())
     mean, std = mean.to(loss), std.to(loss).clamp(min=torch.finfo(loss.dtype).tiny)
     density = torch.exp(-(((loss - mean) / std) ** 2) / 2) / (std * math.sqrt(2 * math.pi))
     return torch.where(flagged, density if cap is None else density.clamp(max=cap), torch.ones_like(density))
@@ -274,10 +275,6 @@ class DBPM:
 def _of_all_processes(tensor: Tensor) -> Tensor:
     several = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
     return gather_rows(tensor) if several else tensor
-
-
-def _wide(tensor: Tensor) -> Tensor:
-    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
 def _check_epoch(epoch: int, last: int) -> None:

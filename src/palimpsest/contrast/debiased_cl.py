@@ -30,6 +30,7 @@ from torch.nn import functional as F
 from palimpsest.contrast import streaming
 from palimpsest.contrast.checks import check_pairs, check_positive, one_number
 from palimpsest.contrast.info_nce import nt_xent
+from palimpsest.contrast.precision import wide_dtype
 from palimpsest.contrast.streaming import Pairs
 
 
@@ -117,7 +118,7 @@ def oracle_loss(
     factor = torch.ones(len(y), dtype=torch.float64, device=y.device)
     if rescaled:
         factor = (len(y) - 2) / _others(y).clamp(min=1).double()
-    factor = factor.to(torch.promote_types(z1.dtype, torch.float32))
+    factor = factor.to(wide_dtype(z1))
     return nt_xent(z1, z2, temperature, pair_weights=lambda part, _: (y[part, None] != y) * factor[part, None])
 
 
@@ -199,7 +200,7 @@ def _terms(z1, z2, tau_plus, temperature, more, beta, rows) -> tuple[Tensor, Ten
     temperature = one_number(temperature, "temperature")
     if not 0 <= tau_plus < 1:
         raise ValueError(f"tau_plus must be from 0 to below 1, got {tau_plus}")
-    wide = torch.promote_types(z1.dtype, torch.float32)
+    wide = wide_dtype(z1)
     z = F.normalize(torch.cat([z1, z2]).to(wide), dim=1)
     scaled = z / temperature
     own = torch.arange(len(z), device=z.device)

@@ -21,6 +21,7 @@ from torch.nn import functional as F
 
 from palimpsest.contrast.checks import check_embeddings, check_pairs, check_positive, one_number
 from palimpsest.contrast.info_nce import info_nce, nt_xent
+from palimpsest.contrast.precision import widened
 
 
 def dcl_loss(
@@ -123,5 +124,4 @@ def dcl_queue_loss(
 
 
 def _cosines(z1: Tensor, z2: Tensor) -> Float[Tensor, " batch"]:
-    wide = torch.promote_types(z1.dtype, torch.float32)
-    return F.cosine_similarity(z1.to(wide), z2.to(wide))
+    return F.cosine_similarity(widened(z1), widened(z2))

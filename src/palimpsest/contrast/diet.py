@@ -24,7 +24,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from palimpsest.contrast.checks import check_embeddings, without_autocast
+from palimpsest.contrast.checks import check_embeddings
+from palimpsest.contrast.precision import wide_dtype, without_autocast
 from palimpsest.models.last_layer import linear_logprobs
 
 
@@ -67,7 +68,7 @@ def diet_loss(
     if len(outside):
         raise ValueError(f"index must be in [0, {len(weight)}), the rows of the head, got {outside[0].item()}")
     _check_smoothing(smoothing)
-    index, wide = index.long(), torch.promote_types(h.dtype, torch.float32)
+    index, wide = index.long(), wide_dtype(h)
     with without_autocast(h):
         chosen = linear_logprobs(h, weight, index, block=block)
     if not smoothing:

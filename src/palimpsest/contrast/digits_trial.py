@@ -6,7 +6,7 @@ nearest-neighbour probe read its features, fitted on the training rows, scored o
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -93,12 +93,45 @@ class DigitsTrial:
         rows = self._probed(model, split)
         return {"kNN accuracy": knn_accuracy(*rows, k=min(20, len(rows[0]))), "linear probe": linear_probe(*rows)}
 
+    def few_labels(
+        self, model: Projected, split: str = "test", *, shots: int = 1, draws: int = 20, neighbours: int = 1
+    ) -> dict[str, float]:
+        """The same of probes that see a few labelled rows of each class, which are far from their ceiling; see
+        `few_label_accuracy`. A smoke trial draws them once."""
+        options = {"shots": shots, "draws": 1 if self.smoke else draws, "neighbours": neighbours}
+        return few_label_accuracy(*self._probed(model, split), **options, seed=self.seed)
+
     def one_label(self, model: Projected, split: str = "test") -> dict[str, float]:
-        """The same of probes that see one labelled row of each class, which are far from their ceiling; see
-        `few_label_accuracy`."""
-        found = few_label_accuracy(*self._probed(model, split), seed=self.seed)
-        return {f"{probe}, one label a class": accuracy for probe, accuracy in found.items()}
+        """`few_labels` of one, with names that say so."""
+        names = {"linear probe": "linear probe, one label a class", "kNN accuracy": "nearest, one label a class"}
+        return {names[probe]: accuracy for probe, accuracy in self.few_labels(model, split).items()}
 
     def _probed(self, model: Projected, split: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         train, other = self.splits.train, getattr(self.splits, split)
         return self.features(model, train), train.y, self.features(model, other), other.y
+
+
+def over(
+    trials: Mapping[str, dict[str, Any]], run: Callable[[str, DigitsTrial], dict[str, float]], **shared: Any
+) -> Callable[..., dict[str, float]]:
+    """An arm that runs on several trials: its metrics are named "label: metric".
+
+    Args:
+        trials: what each label's trial has of its own.
+        run: called with the label and its trial.
+        shared: what all trials have in common.
+
+    A smoke run trains once, and takes that for all.
+    """
+
+    def arm(seed: int, budget: str = "full") -> dict[str, float]:
+        metrics: dict[str, float] = {}
+        found: dict[str, float] = {}
+        for label, own in trials.items():
+            trial = DigitsTrial(seed, budget == "smoke", **shared, **own)
+            if not found or not trial.smoke:
+                found = run(label, trial)
+            metrics |= {f"{label}: {metric}": value for metric, value in found.items()}
+        return metrics
+
+    return arm

@@ -14,7 +14,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
-from palimpsest.contrast.checks import check_embeddings, check_labels, without_autocast
+from palimpsest.contrast.checks import check_embeddings, check_labels
+from palimpsest.contrast.precision import widened, without_autocast
 from palimpsest.metrics.probes import linear_probe
 
 
@@ -148,7 +149,7 @@ def _unit_rows(features: Tensor) -> Tensor:
     check_embeddings(features=features)
     if not len(features):
         raise ValueError("features must have at least one row, got 0")
-    return F.normalize(features.detach().to(torch.promote_types(features.dtype, torch.float32)), dim=1)
+    return F.normalize(widened(features.detach()), dim=1)
 
 
 def _active(features: Tensor, eps: float) -> Tensor:

@@ -27,8 +27,9 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from palimpsest.contrast.checks import check_embeddings, check_finite, check_positive
+from palimpsest.contrast.checks import check_embeddings, check_finite
 from palimpsest.contrast.info_nce import info_nce
+from palimpsest.contrast.precision import without_autocast
 
 ROWS = 512  # anchors whose similarities are held at a time
 
@@ -45,7 +46,8 @@ def diff_sort(
             differences decide more.
 
     Returns:
-        The relaxed sorted values, and P, whose rows and columns sum to 1; P[i, r] is input i's share of rank r.
+        The relaxed sorted values, and P, whose rows and columns sum to 1 (up to the rounding of s's dtype); P[i, r] is
+        input i's share of rank r.
 
     Raises:
         ValueError, TypeError: shapes, dtypes, values that are not finite, parameters out of range.
@@ -73,8 +75,8 @@ def top_probability(
     tensor([[0.2500, 0.7500]])
     """
     _, layers = _sort(s, steepness, art)
-    if not 1 <= k < s.shape[1]:
-        raise ValueError(f"k must be from 1 to {s.shape[1] - 1}, got {k}")
+    if not isinstance(k, int) or not 1 <= k < s.shape[1]:
+        raise ValueError(f"k must be a whole number from 1 to {s.shape[1] - 1}, got {k}")
     top = (torch.arange(s.shape[1], device=s.device) >= k).to(s).expand_as(s)
     for first, keep in reversed(layers):  # every layer's matrix is symmetric
         top = _swapped(top, first, keep)
@@ -93,7 +95,7 @@ def groco_loss(
 ) -> Float[Tensor, ""]:
     """The ordering loss of every view as anchor: its partners in the other views above k_neg samples of its own view.
 
-    Similarities are held `ROWS` anchors at a time.
+    Similarities are held `ROWS` anchors at a time, in float32 or wider, under autocast too.
 
     Args:
         z: at least two views of the same samples, in the same order; brought to norm 1 here.
@@ -116,15 +118,15 @@ def groco_loss(
     _check_negatives(k_neg, batch - 1, batch)
     others = z.detach() if stop_grad else z
     apart = ~torch.eye(views, dtype=torch.bool, device=z.device)
-    positives = torch.einsum("vbd,wbd->bvw", z, others)[:, apart].unflatten(1, (views, views - 1)).transpose(0, 1)
-    if preorder:
-        positives = positives.sort(-1).values
-    negatives = [
-        _negatives(anchors, theirs, k_neg, preorder, generator) for anchors, theirs in zip(z, others, strict=True)
-    ]
-    s = torch.cat([torch.stack(negatives), positives], 2).flatten(0, 1)
-    q = top_probability(s, k_neg, steepness, art)
-    return F.binary_cross_entropy(q, (torch.arange(s.shape[1], device=s.device) >= k_neg).to(s).expand_as(s))
+    with without_autocast(z):
+        positives = torch.einsum("vbd,wbd->bvw", z, others)[:, apart].unflatten(1, (views, -1)).transpose(0, 1)
+        if preorder:
+            positives = positives.sort(-1).values
+        both = zip(z, others, strict=True)
+        negatives = torch.stack([_negatives(*sides, k_neg, preorder, generator) for sides in both])
+        s = torch.cat([negatives, positives], 2).flatten(0, 1)
+        q = top_probability(s, k_neg, steepness, art)
+        return F.binary_cross_entropy(q, (torch.arange(s.shape[1], device=s.device) >= k_neg).to(s).expand_as(s))
 
 
 def views_nt_xent(
@@ -178,7 +180,8 @@ def _sort(s: Tensor, steepness: float, art: float) -> tuple[Tensor, list[tuple[i
     if not s.is_floating_point():
         raise TypeError(f"s must be floating point, got {s.dtype}")
     check_finite(s, "s")
-    check_positive(steepness, "steepness")
+    if not 0 < steepness < math.inf:
+        raise ValueError(f"steepness must be above 0 and finite, got {steepness}")
     if not 0 <= art < 1:
         raise ValueError(f"art must be at least 0 and below 1, got {art}")
     layers = []
@@ -209,13 +212,13 @@ def _swapped(x: Tensor, first: int, keep: Tensor) -> Tensor:
 def _negatives(
     anchors: Tensor, others: Tensor, k: int, preorder: bool, generator: torch.Generator | None
 ) -> Float[Tensor, "batch k"]:
-    found = []
+    found, device = [], None if generator is None else generator.device
     for own in torch.arange(len(anchors), device=anchors.device)[:, None].split(ROWS):
         cosines = anchors[own[:, 0]] @ others.T
         if preorder:
             found.append(cosines.scatter(1, own, -torch.inf).topk(k, 1).values.flip(1))
         else:
-            drawn = torch.rand(len(own), len(others) - 1, generator=generator).topk(k, 1).indices.to(own)
+            drawn = torch.rand(len(own), len(others) - 1, generator=generator, device=device).topk(k, 1).indices.to(own)
             found.append(cosines.gather(1, drawn + (drawn >= own)))
     return torch.cat(found)
 
@@ -231,5 +234,5 @@ def _checked(z: Tensor) -> Tensor:
 
 
 def _check_negatives(k_neg: int, most: int, batch: int) -> None:
-    if not 1 <= k_neg <= most:
-        raise ValueError(f"k_neg must be from 1 to {most} for a batch of {batch}, got {k_neg}")
+    if not isinstance(k_neg, int) or not 1 <= k_neg <= most:
+        raise ValueError(f"k_neg must be a whole number from 1 to {most} for a batch of {batch}, got {k_neg}")

@@ -23,7 +23,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from palimpsest.contrast.checks import check_embeddings, check_positive, without_autocast
+from palimpsest.contrast.checks import check_embeddings, check_positive
+from palimpsest.contrast.precision import widened, without_autocast
 
 
 class NormSoftmax(nn.Module):
@@ -54,7 +55,7 @@ class NormSoftmax(nn.Module):
         self.weight = nn.Parameter(torch.randn(classes, dim) / math.sqrt(dim))
 
     def forward(self, x: Float[Tensor, "batch dim"]) -> Float[Tensor, "batch classes"]:
-        check_embeddings(x=_wide(x), weight=_wide(self.weight))
+        check_embeddings(x=widened(x), weight=widened(self.weight))
         return _cosines(x, self.weight) / self.sigma
 
     def loss(self, x: Float[Tensor, "batch dim"], y: Int[Tensor, " batch"]) -> Float[Tensor, ""]:
@@ -100,7 +101,7 @@ def add_classes(head: NormSoftmax, embeddings: Float[Tensor, "n dim"], labels: I
     known = len(head.weight)
     if classes.tolist() != list(range(known, known + len(classes))):
         raise ValueError(f"new labels must be {known}, {known + 1}, ... without gaps, got {classes.tolist()}")
-    check_embeddings(embeddings=_wide(embeddings), weight=_wide(head.weight))
+    check_embeddings(embeddings=widened(embeddings), weight=widened(head.weight))
     if len(cancelled := classes[(vectors == 0).all(1)]):
         raise ValueError(f"the examples of label {cancelled[0].item()} cancel out: their mean has no direction")
     extended = copy.deepcopy(head)
@@ -135,7 +136,7 @@ def classify(
     ... )
     (tensor([0]), tensor([1]))
     """
-    check_embeddings(embeddings=_wide(embeddings), support=_wide(support))
+    check_embeddings(embeddings=widened(embeddings), support=widened(support))
     _check_labelled(support, labels)
     if among is not None:
         kept = torch.isin(labels, torch.as_tensor(list(among), device=labels.device))
@@ -199,13 +200,8 @@ def novel_accuracy(
     }
 
 
-def _wide(tensor: Tensor) -> Tensor:
-    """Half precision as float32; anything else as it is."""
-    return tensor.float() if getattr(tensor, "dtype", None) in (torch.float16, torch.bfloat16) else tensor
-
-
 def _unit(rows: Tensor) -> Tensor:
-    return F.normalize(_wide(rows), dim=1)
+    return F.normalize(widened(rows), dim=1)
 
 
 def _cosines(first: Tensor, second: Tensor) -> Tensor:

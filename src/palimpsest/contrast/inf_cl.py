@@ -25,6 +25,7 @@ from torch import Tensor
 
 from palimpsest.contrast.checks import check_finite, check_pairs, check_positive
 from palimpsest.contrast.distributed import OneProcess, Processes, visits
+from palimpsest.contrast.precision import wide_dtype
 
 SAFE = 40.0  # exponentials of such scores, and of minus them, lose nothing in float32, even divided by a large batch
 
@@ -110,7 +111,7 @@ def _nce(
         check_pairs(q=own, k=keys)
         if own.shape != q[0].shape or own.dtype != q[0].dtype:
             raise ValueError(f"shards must be alike, got {list(q[0].shape)} and {list(own.shape)}")
-    scale = torch.as_tensor(scale, dtype=torch.promote_types(q[0].dtype, torch.float32), device=q[0].device)
+    scale = torch.as_tensor(scale, dtype=wide_dtype(q[0]), device=q[0].device)
     if scale.numel() != 1:
         raise ValueError(f"scale must have one element, got {list(scale.shape)}")
     check_finite(scale, "scale")

@@ -28,9 +28,9 @@ from palimpsest.contrast.checks import (
     check_of_pairs,
     check_pairs,
     check_positive,
-    without_autocast,
 )
 from palimpsest.contrast.distributed import gather_rows, position
+from palimpsest.contrast.precision import without_autocast
 from palimpsest.contrast.streaming import OfPairs, Pairs
 
 Labels = Int[Tensor, " queries"] | tuple[Int[Tensor, " queries"], Int[Tensor, " keys"]]

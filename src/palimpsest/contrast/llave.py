@@ -27,10 +27,10 @@ from palimpsest.contrast.checks import (
     check_positive,
     check_unit,
     one_number,
-    without_autocast,
 )
 from palimpsest.contrast.distributed import gather_rows
 from palimpsest.contrast.info_nce import info_nce
+from palimpsest.contrast.precision import widened, without_autocast
 
 # Cosines of all pairs, or the reward model's own embeddings of queries and keys.
 Reward = Float[Tensor, "batch batch"] | tuple[Float[Tensor, "batch r"], Float[Tensor, "batch r"]]
@@ -119,8 +119,7 @@ def gradient_share(
     scale = _checked(scale, alpha)
     if not 0 < hardest <= 1:
         raise ValueError(f"hardest must be above 0 and at most 1, got {hardest}")
-    wide = torch.promote_types(q.dtype, torch.float32)
-    cosines = negatives(q.to(wide), k.to(wide))
+    cosines = negatives(widened(q), widened(k))
     count = max(1, round(hardest * cosines.shape[1]))
     shares = [(a * cosines).softmax(1).topk(count, dim=1).values.sum(1).mean().item() for a in (scale, scale + alpha)]
     return shares[0], shares[1]

@@ -25,6 +25,7 @@ from torch.nn import functional as F
 
 from palimpsest.contrast.checks import check_embeddings, check_pairs, check_positive
 from palimpsest.contrast.info_nce import nt_xent
+from palimpsest.contrast.precision import widened
 from palimpsest.metrics.probes import tolerance, uniformity
 
 
@@ -35,8 +36,7 @@ def alignment(z1: Float[Tensor, "batch d"], z2: Float[Tensor, "batch d"]) -> Flo
     tensor(0.5000)
     """
     check_pairs(z1=z1, z2=z2)
-    wide = torch.promote_types(z1.dtype, torch.float32)
-    return F.cosine_similarity(z1.detach().to(wide), z2.detach().to(wide)).mean()
+    return F.cosine_similarity(widened(z1.detach()), widened(z2.detach())).mean()
 
 
 def adaptive_tau(

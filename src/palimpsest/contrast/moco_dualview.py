@@ -24,8 +24,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from palimpsest.contrast.checks import check_embeddings, check_pairs, check_positive, check_unit, without_autocast
+from palimpsest.contrast.checks import check_embeddings, check_pairs, check_positive, check_unit
 from palimpsest.contrast.info_nce import info_nce
+from palimpsest.contrast.precision import widened, without_autocast
 from palimpsest.contrast.streaming import OfPairs
 
 
@@ -114,7 +115,7 @@ def queue_nce(
 
 def _unit(z: Tensor) -> Tensor:
     """Rows of norm 1, in float32 at least: in half precision norms are off by up to 1%, and many cosines are equal."""
-    return F.normalize(z.to(torch.promote_types(z.dtype, torch.float32)))
+    return F.normalize(widened(z))
 
 
 def dual_view_loss(

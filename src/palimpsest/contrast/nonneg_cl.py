@@ -24,8 +24,9 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from palimpsest.contrast.checks import check_embeddings, check_finite, check_labels, check_pairs, without_autocast
+from palimpsest.contrast.checks import check_embeddings, check_finite, check_labels, check_pairs
 from palimpsest.contrast.info_nce import nt_xent
+from palimpsest.contrast.precision import widened, without_autocast
 
 
 def nonneg(z: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
@@ -80,7 +81,7 @@ def ncl_loss(
     check_pairs(z1=z1, z2=z2)
     if not eps > 0:
         raise ValueError(f"eps must be above 0, got {eps}")
-    both = [activation(_wide(z)) for z in (z1, z2)]
+    both = [activation(widened(z)) for z in (z1, z2)]
     lifted = [f + (f.norm(dim=1, keepdim=True) < eps) * (eps / f.shape[1] ** 0.5) for f in both]
     return nt_xent(*lifted, temperature, **options)
 
@@ -101,7 +102,7 @@ def spectral_loss(
     """
     check_pairs(least=2, z1=z1, z2=z2)
     with without_autocast(z1):
-        f1, f2 = (activation(_wide(z)) for z in (z1, z2))
+        f1, f2 = (activation(widened(z)) for z in (z1, z2))
         own = (f1 * f2).sum(1)
         squares = ((f1.T @ f1) * (f2.T @ f2)).sum() - own.square().sum()
     return -2 * own.mean() + squares / (len(f1) * (len(f1) - 1))
@@ -128,7 +129,7 @@ def nonneg_ce(
     check_embeddings(z=z, weight=weight)
     labels = check_labels(labels, len(z), len(weight))
     with without_autocast(z):
-        return F.cross_entropy(nonneg_logits(_wide(z), _wide(weight)), labels)
+        return F.cross_entropy(nonneg_logits(widened(z), widened(weight)), labels)
 
 
 def population_loss(features: Float[Tensor, "n k"], cooccurrence: Float[Tensor, "n n"]) -> Float[Tensor, ""]:
@@ -142,7 +143,7 @@ def population_loss(features: Float[Tensor, "n k"], cooccurrence: Float[Tensor, 
     tensor(-2.)
     """
     check_embeddings(features=features)
-    features = _wide(features)
+    features = widened(features)
     a = _cooccurrence(cooccurrence).to(features)
     if len(features) != len(a):
         raise ValueError(f"features must have a row for each of the {len(a)} of cooccurrence, got {len(features)}")
@@ -196,11 +197,6 @@ def semi_nmf_check(cooccurrence: Float[Tensor, "n n"], k: int, *, steps: int = 2
     size = target.square().sum()
     left = ((target - f @ f.T).square().sum() / size).item()
     return Factors(f / d.sqrt()[:, None], left, float(np.square(target.numpy() - w @ h).sum() / size.item()))
-
-
-def _wide(z: Tensor) -> Tensor:
-    """In float32 at least: sums of products of half-precision features overflow."""
-    return z.to(torch.promote_types(z.dtype, torch.float32))
 
 
 def _cooccurrence(a: Tensor) -> Tensor:

@@ -24,6 +24,7 @@ from torch.autograd.function import once_differentiable
 from palimpsest.contrast.checks import check_finite, check_pairs, check_unit, one_number
 from palimpsest.contrast.distributed import OneProcess, Processes, visits
 from palimpsest.contrast.info_nce import info_nce
+from palimpsest.contrast.precision import wide_dtype, widened
 from palimpsest.contrast.sigmoid import sigmoid_nce
 from palimpsest.contrast.streaming import OfPairs
 from palimpsest.metrics.probes import zero_shot as zero_shot
@@ -101,7 +102,7 @@ def chunked_sigmoid_loss(
         check_pairs(img=img, txt=txt)
         check_unit(img=img, txt=txt)
     ring.check(img_shards[0])
-    numbers = (torch.as_tensor(value, dtype=_wide(img), device=img.device) for value in (t_prime, b))
+    numbers = (torch.as_tensor(value, dtype=wide_dtype(img), device=img.device) for value in (t_prime, b))
     return _Ring.apply(ring, *numbers, *img_shards, *txt_shards)
 
 
@@ -146,8 +147,8 @@ def softmax_loss(
     """
     check_pairs(img=img, txt=txt)
     check_unit(img=img, txt=txt)
-    scale = torch.as_tensor(one_number(t, "t"), dtype=_wide(img), device=img.device).exp()
-    check_finite(scale, f"the scale e^t of t = {float(t):g}")
+    scale = torch.as_tensor(one_number(t, "t"), dtype=wide_dtype(img), device=img.device).exp()
+    check_finite(scale, "the scale e^t")
     return info_nce(img, txt, 1 / scale, symmetric=True)
 
 
@@ -217,13 +218,9 @@ def keep_negatives(
         device = img.device if generator is None else generator.device
         order = torch.rand(n, n, generator=generator, device=device).to(img.device)
     else:
-        scores = img.to(_wide(img)) @ txt.to(_wide(txt)).T
+        scores = widened(img) @ widened(txt).T
         order = scores if mode == "hard" else -scores
     kept = order.fill_diagonal_(-torch.inf).flatten().topk(round(ratio * n)).indices
     mask = torch.eye(n, dtype=torch.bool, device=img.device)
     mask.view(-1)[kept] = True
     return mask
-
-
-def _wide(tensor: Tensor) -> torch.dtype:
-    return torch.promote_types(tensor.dtype, torch.float32)

@@ -396,8 +396,9 @@ def _save(ctx, inputs: tuple, scale: OfPairs | None, *more: Tensor) -> None:
 
 
 def _saved(ctx) -> tuple:
-    *inputs, scale = ctx.saved_tensors[:INPUTS]
-    return ((*inputs, ctx.function if scale is None else scale), *ctx.saved_tensors[INPUTS:])
+    saved = ctx.saved_tensors  # once: a checkpoint hands each tensor over only once
+    *inputs, scale = saved[:INPUTS]
+    return ((*inputs, ctx.function if scale is None else scale), *saved[INPUTS:])
 
 
 def _plain_gradients(outputs: tuple, grads: tuple, inputs: tuple, needs: tuple[bool, ...]) -> list[Tensor | None]:

@@ -23,7 +23,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from palimpsest.contrast.checks import check_pairs, without_autocast
+from palimpsest.contrast.checks import check_pairs
+from palimpsest.contrast.precision import widened, without_autocast
 
 # The share of a dimension's variance that earlier ones do not explain must be above this. Of dependent dimensions, rows
 # rounded to float32 mostly leave less (about 1e-12); of independent ones twice as many rows leave more (about 1e-3).
@@ -152,7 +153,7 @@ def _stacked(views: tuple[Tensor, ...]) -> Float[Tensor, "views batch d"]:
         raise ValueError(f"at least two views are compared, each an argument of its own, got {len(views)}")
     check_pairs(**{f"view {number}": view for number, view in enumerate(views, 1)})
     stacked = torch.stack(views)
-    return stacked.to(torch.promote_types(stacked.dtype, torch.float32))
+    return widened(stacked)
 
 
 def _distance(z: Float[Tensor, "views batch d"], norm: bool) -> Float[Tensor, ""]:

@@ -93,6 +93,7 @@ def few_label_accuracy(
     *,
     shots: int = 1,
     draws: int = 20,
+    neighbours: int = 1,
     seed: int = 0,
 ) -> dict[str, float]:
     """Test accuracy of probes that see the labels of a few training rows only, the mean over draws of these.
@@ -103,14 +104,15 @@ def few_label_accuracy(
     Args:
         shots: labelled rows of each class; every class must have that many.
         draws: of the labelled rows.
+        neighbours: of the nearest-neighbour probe.
         seed: of the draws: the same rows for features of the same training rows.
 
     Returns:
-        "linear probe": `linear_probe` of the drawn rows; "nearest": the class of the nearest by cosine.
+        "linear probe" and "kNN accuracy", as `linear_probe` and `knn_accuracy` of the drawn rows.
 
     >>> x, y = torch.eye(2).repeat(5, 1), torch.arange(10) % 2
     >>> few_label_accuracy(x, y, x, y)
-    {'linear probe': 1.0, 'nearest': 1.0}
+    {'linear probe': 1.0, 'kNN accuracy': 1.0}
     """
     _check_both(train, train_labels, test, test_labels)
     classes, count = train_labels.unique(return_counts=True)
@@ -120,13 +122,13 @@ def few_label_accuracy(
             f" got {shots} and {draws}"
         )
     generator = torch.Generator().manual_seed(seed)
-    found: dict[str, list[float]] = {"linear probe": [], "nearest": []}
+    found: dict[str, list[float]] = {"linear probe": [], "kNN accuracy": []}
     for _ in range(draws):
         order = torch.randperm(len(train), generator=generator).to(train_labels.device)
         drawn = torch.cat([order[train_labels[order] == label][:shots] for label in classes])
         rows = (train[drawn], train_labels[drawn], test, test_labels)
         found["linear probe"].append(linear_probe(*rows))
-        found["nearest"].append(knn_accuracy(*rows, k=1))
+        found["kNN accuracy"].append(knn_accuracy(*rows, k=neighbours))
     return {probe: fmean(accuracies) for probe, accuracies in found.items()}
 
 
