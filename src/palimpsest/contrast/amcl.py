@@ -39,7 +39,7 @@ from palimpsest.contrast.checks import (
 )
 from palimpsest.contrast.heads import projection_head
 from palimpsest.contrast.info_nce import info_nce
-from palimpsest.contrast.precision import without_autocast
+from palimpsest.contrast.precision import widened, without_autocast
 
 Heads = Float[Tensor, "batch heads d"]
 # tau of every pair of two lists of embeddings, one function a head; or a number a head, or one for all.
@@ -341,7 +341,7 @@ def _again(strip: Callable[..., Tensor], *which: Any) -> Tensor:
 def _each(temperatures: Temperatures, heads: int) -> Sequence[Callable[[Tensor, Tensor], Tensor]]:
     if isinstance(temperatures, (int, float, Tensor)):
         check_positive(temperatures, "temperature")
-        tau = torch.as_tensor(temperatures)
+        tau = temperatures if isinstance(temperatures, Tensor) else torch.tensor(temperatures, dtype=torch.float64)
         check_finite(tau, "temperature")
         if tau.ndim > 1 or tau.numel() not in (1, heads):
             raise ValueError(
@@ -372,8 +372,7 @@ def _units(least: int, *, queue: Tensor | None = None, **pair: Tensor) -> list[F
     check_pairs(least=least, **{name: flat[name] for name in pair})
     if queue is not None and not len(queue):
         raise ValueError("queue must not be empty: its keys are the negatives")
-    wide = torch.promote_types(like.dtype, torch.float32)
-    return [F.normalize(z.to(wide), dim=2).transpose(0, 1) for z in views.values()]
+    return [F.normalize(widened(z), dim=2).transpose(0, 1) for z in views.values()]
 
 
 def _check_range(lo: float, hi: float) -> None:

@@ -29,7 +29,7 @@ from torch.nn import functional as F
 
 from palimpsest.contrast.checks import check_embeddings, check_finite
 from palimpsest.contrast.info_nce import info_nce
-from palimpsest.contrast.precision import without_autocast
+from palimpsest.contrast.precision import widened, without_autocast
 
 ROWS = 512  # anchors whose similarities are held at a time
 
@@ -230,7 +230,7 @@ def _checked(z: Tensor) -> Tensor:
     if z.ndim != 3 or len(z) < 2:
         raise ValueError(f"z must be [views, batch, d] with at least 2 views, got {list(z.shape)}")
     check_embeddings(z=z.flatten(0, 1))
-    return F.normalize(z.to(torch.promote_types(z.dtype, torch.float32)), dim=2)
+    return F.normalize(widened(z), dim=2)
 
 
 def _check_negatives(k_neg: int, most: int, batch: int) -> None:
