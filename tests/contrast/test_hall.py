@@ -22,8 +22,21 @@ from palimpsest.contrast import (
     sigmoid_nce,
     spherical_kmeans,
 )
+from palimpsest.contrast.amcl import amcl_loss
+from palimpsest.contrast.cacr import multi_view_cacr
 from palimpsest.contrast.checks import check_embeddings, check_pairs, check_unit
+from palimpsest.contrast.dbpm import nt_xent_per_sample
+from palimpsest.contrast.debiased_cl import debiased_loss, hard_debiased_loss
+from palimpsest.contrast.decoupled_cl import dcl_loss, dclw_loss
 from palimpsest.contrast.digits_trial import DigitsTrial
+from palimpsest.contrast.groco import groco_loss
+from palimpsest.contrast.inf_cl import tiled_nce
+from palimpsest.contrast.llave import hardness_nce
+from palimpsest.contrast.macl import macl_loss
+from palimpsest.contrast.nonneg_cl import ncl_loss, spectral_loss
+from palimpsest.contrast.siglip import SigmoidLoss
+from palimpsest.contrast.w_mse import w_mse
+from palimpsest.losses import barlow_twins_loss
 from palimpsest.train import fit
 
 
@@ -216,29 +229,57 @@ class Lookup(nn.Embedding):
         return {"sentence_embedding": super().forward(features["ids"])}
 
 
-@pytest.mark.parametrize(
-    "compare",
-    [
-        lambda q, k: info_nce(q, k, 0.1, symmetric=True, normalize=True),
-        lambda q, k: sigmoid_nce(q, k, 2.3, -3.0, normalize=True),
-    ],
-)
-def test_losses_inside_the_protocol_of_sentence_transformers(compare) -> None:
+def unit(loss):
+    return lambda *z: loss(*(F.normalize(each, dim=1) for each in z))
+
+
+# Every loss of this family that takes two embeddings a row and nothing else.
+OF_PAIRS = {
+    "info_nce": lambda q, k: info_nce(q, k, 0.1, symmetric=True, normalize=True),
+    "sigmoid_nce": lambda q, k: sigmoid_nce(q, k, 2.3, -3.0, normalize=True),
+    "nt_xent": nt_xent,
+    "siglip": unit(SigmoidLoss()),
+    "inf_cl": unit(lambda q, k: tiled_nce(q, k, 10.0, tile=4)),
+    "llave": unit(lambda q, k: hardness_nce(q, k, 10.0)),
+    "decoupled_cl": dcl_loss,
+    "decoupled_cl, weighted": dclw_loss,
+    "debiased_cl": debiased_loss,
+    "debiased_cl, hard": hard_debiased_loss,
+    "macl": macl_loss,
+    "nonneg_cl": ncl_loss,
+    "nonneg_cl, spectral": spectral_loss,
+    "w_mse": w_mse,
+    "cacr": lambda q, k: multi_view_cacr(torch.stack([q, k], 1)),
+    "groco": lambda q, k: groco_loss(torch.stack([q, k]), k_neg=3),
+    "amcl": lambda q, k: amcl_loss(q[:, None], k[:, None], 0.2),
+    "dbpm": lambda q, k: nt_xent_per_sample(q, k).mean(),
+    "barlow twins": barlow_twins_loss,
+}
+
+
+@pytest.mark.parametrize("name", OF_PAIRS)
+def test_losses_inside_the_protocol_of_sentence_transformers(name) -> None:
     torch.manual_seed(0)
-    model = Lookup(12, 4)
-    loss = SentenceLoss(model, compare)
+    model = Lookup(24, 4)
+    loss = SentenceLoss(model, OF_PAIRS[name])
     optimizer = torch.optim.Adam(loss.parameters(), lr=0.05)
-    columns = [{"ids": torch.arange(6)}, {"ids": torch.arange(6, 12)}]
-    values = []
-    for _ in range(30):
+    columns = [{"ids": torch.arange(12)}, {"ids": torch.arange(12, 24)}]
+    values, near = [], []
+    for _ in range(60):
         optimizer.zero_grad()
         value = loss(columns, torch.empty(0))
         value.backward()
         optimizer.step()
         values.append(value.item())
-    assert values[-1] < 0.5 * values[0]
+        pairs = model.weight.detach().view(2, 12, 4)
+        near.append(F.cosine_similarity(*pairs, dim=1).mean())
+    assert sum(values[-5:]) < sum(values[:5])
+    assert near[-1] > near[0] + 0.2
+
+
+def test_one_column_of_texts_is_not_enough() -> None:
     with pytest.raises(ValueError, match="at least two columns of texts, got 1"):
-        loss(columns[:1])
+        SentenceLoss(Lookup(12, 4), nt_xent)([{"ids": torch.arange(6)}])
 
 
 def test_a_real_sentence_encoder_learns_from_pairs() -> None:
