@@ -4,7 +4,6 @@ import dataclasses
 
 import pytest
 import torch
-from torch.nn import functional as F
 
 from palimpsest.contrast.captions_trial import (
     LENGTH,
@@ -111,25 +110,13 @@ def test_batches_hold_scenes_then_their_near_duplicates():
     assert torch.equal(batch["tokens"], encode([rows.captions[row] for row in batch["index"].tolist()]))
 
 
-def test_near_duplicates_differ_in_the_concepts_asked_for():
-    trial = CaptionsTrial(0, smoke=True, batch_size=8, near=1, concepts=("colour",))
+def test_near_duplicates_differ_in_one_concept():
+    trial = CaptionsTrial(0, smoke=True, batch_size=8, near=1)
     n = len(trial.splits.train)
     one, other = trial.pairs[:n], trial.pairs[n:]
-    assert torch.equal(one.digit, other.digit)
-    assert torch.equal(one.place, other.place)
-    assert ((one.colour != other.colour).sum(1) == 1).all()
+    changed = [(getattr(one, concept) != getattr(other, concept)).any(1) for concept in ("digit", "colour", "place")]
+    assert (torch.stack(changed).sum(0) == 1).all()
     assert len(trial.gallery) == 2 * len(trial.splits.test)
-
-
-def test_moved_captions_are_known():
-    trial = CaptionsTrial(0, smoke=True, batch_size=8, near=1, mismatch=0.5)
-    n = len(trial.splits.train)
-    assert int((~trial.own).sum()) == n // 2
-    assert trial.own[n:].all()
-    for row, own in enumerate(trial.own[:n].tolist()):
-        if own:
-            assert trial.pairs.captions[row] == trial.splits.train.captions[row]
-    assert trial.gallery.captions[: len(trial.splits.test)] == trial.splits.test.captions
 
 
 def test_test_scenes_share_no_glyph_with_training():
@@ -163,20 +150,6 @@ def test_a_run_learns():
     assert learned["R@1"] > before["R@1"] + 0.2
     assert set(learned) == {"zero-shot digit accuracy", "R@1", "image to text R@1", "text to image R@1"}
     assert learned["R@1"] == pytest.approx((learned["image to text R@1"] + learned["text to image R@1"]) / 2)
-
-
-def test_the_loss_may_see_the_batch_and_the_model():
-    trial = CaptionsTrial(0, smoke=True, batch_size=8)
-    model, seen = trial.model(), []
-
-    def compare(images, texts, *, batch, model):
-        seen.append((batch["index"], model))
-        return F.mse_loss(images, texts)
-
-    trial.fit(Captioned(compare, with_batch=True), model)
-    assert len(seen) == 3
-    assert seen[0][1] is model
-    assert torch.equal(seen[1][0], trial.batches(1)["index"])
 
 
 def test_the_weights_depend_on_the_seed_alone():

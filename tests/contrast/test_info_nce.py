@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from palimpsest.contrast import info_nce, nt_xent, reference_info_nce
-from palimpsest.contrast.info_nce import without_positive
 
 
 def unit(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> torch.Tensor:
@@ -84,7 +83,6 @@ def test_labels_are_supcon() -> None:
     with pytest.warns(UserWarning, match="1 of 8"):
         each = info_nce(z, z, t, labels=labels, exclude_self=True, reduction="none")
     assert each[5] == 0
-    assert without_positive(labels, exclude_self=True).tolist() == [False] * 5 + [True, False, False]
 
 
 def test_weights_masks_and_temperatures_of_pairs() -> None:

@@ -30,7 +30,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from palimpsest.contrast.checks import check_embeddings
-from palimpsest.contrast.precision import without_autocast
+from palimpsest.contrast.precision import widened, without_autocast
 from palimpsest.contrast.streaming import Pairs, weighted_logsumexp
 
 
@@ -220,5 +220,4 @@ def _features(
             raise ValueError(f"left_out names column {int(outside[0])}, of {len(negatives)} negatives")
     if len(negatives) <= out:
         raise ValueError(f"no negatives are left: there are {len(negatives)}, and {out} are left out")
-    wide = torch.float64 if query.dtype == torch.float64 else torch.float32
-    return tuple(F.normalize(e.to(wide), dim=-1) for e in (query, positives, negatives))
+    return tuple(F.normalize(widened(e), dim=-1) for e in (query, positives, negatives))

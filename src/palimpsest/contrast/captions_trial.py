@@ -24,7 +24,6 @@ from palimpsest.metrics.probes import zero_shot
 from palimpsest.tasks.digits import CLASSES, Splits, digits
 from palimpsest.tasks.digits_scenes import (
     COLOURS,
-    CONCEPTS,
     PLACES,
     WORDINGS,
     Scenes,
@@ -33,7 +32,6 @@ from palimpsest.tasks.digits_scenes import (
     digits_captions,
     draw_scenes,
     minimal_pairs,
-    mismatched,
 )
 from palimpsest.tasks.fresh import generator
 from palimpsest.train import fit
@@ -41,7 +39,8 @@ from palimpsest.train.order import shuffled
 
 WORDS = {word: number for number, word in enumerate(caption_words(), start=1)}  # 0 is padding
 LENGTH = 17  # words of the longest caption
-NEAR, WRONG, SINGLE = 121, 122, 123  # random streams of this file
+TEXT = 32  # width of the text tower
+NEAR, SINGLE = 121, 123  # random streams of this file
 SMOKE = {"train": 64, "test": 24}
 PART = 512  # scenes embedded at a time
 
@@ -169,20 +168,17 @@ class Captioned:
     Attributes:
         compare: called with the embeddings of images and captions [batch, dim], unit-norm; its value is the term
             "contrast".
-        with_batch: also hand over the batch, as `batch=`, and the model, as `model=`.
 
     A batch has "images", "tokens" and "index", see `CaptionsTrial.batches`.
     """
 
     compare: Callable[..., Tensor]
-    with_batch: bool = False
 
     def init(self, model: nn.Module, data: Any) -> None:
         return None
 
     def loss(self, state: None, model: nn.Module, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        more = {"batch": batch, "model": model} if self.with_batch else {}
-        return {"contrast": self.compare(*model(batch["images"], batch["tokens"]), **more)}
+        return {"contrast": self.compare(*model(batch["images"], batch["tokens"]))}
 
 
 @dataclass(frozen=True)
@@ -198,11 +194,6 @@ class CaptionsTrial:
         objects, style, wordings, colours: as in `digits_captions`.
         near: near-duplicates a scene: scenes with their captions that differ from it in one concept, drawn once. They
             stand beside it in every batch (batch_size counts them), and beside the test scenes in the gallery.
-        concepts: in which concepts near-duplicates differ.
-        mismatch: share of the training captions that are moved to other scenes.
-        dim: of the common sphere.
-        width: channels of the image tower's first convolution.
-        text_width, text_layers: of the text tower.
 
     >>> trial = CaptionsTrial(0, smoke=True, batch_size=16, near=1)
     >>> {name: tuple(value.shape) for name, value in trial.batches(0).items()}
@@ -221,12 +212,6 @@ class CaptionsTrial:
     wordings: int = WORDINGS
     colours: int = len(COLOURS)
     near: int = 0
-    concepts: tuple[str, ...] = CONCEPTS
-    mismatch: float = 0.0
-    dim: int = 32
-    width: int = 24
-    text_width: int = 32
-    text_layers: int = 1
 
     def __post_init__(self) -> None:
         if self.near < 0:
@@ -238,7 +223,7 @@ class CaptionsTrial:
 
     @cached_property
     def splits(self) -> Splits[Scenes]:
-        """The scenes, before near-duplicates are added and captions moved."""
+        """The scenes, before near-duplicates are added."""
         sizes = SMOKE if self.smoke else {"train": self.train, "test": self.test}
         options = {"objects": self.objects, "style": self.style, "wordings": self.wordings, "colours": self.colours}
         return digits_captions(self.seed, **sizes, **options)
@@ -246,15 +231,7 @@ class CaptionsTrial:
     @cached_property
     def pairs(self) -> Scenes:
         """All that is trained on: the training scenes, then `near` times as many near-duplicates, in their order."""
-        scenes = self.splits.train
-        captioned, _ = mismatched(scenes, self.mismatch, generator(self.seed, "train", WRONG))
-        return _together([captioned, *self._near_duplicates(scenes, "train")])
-
-    @cached_property
-    def own(self) -> Bool[Tensor, " n"]:
-        """Which of the training scenes have kept their own caption; near-duplicates all have."""
-        _, own = mismatched(self.splits.train, self.mismatch, generator(self.seed, "train", WRONG))
-        return torch.cat([own, own.new_ones(self.near * len(own))])
+        return _together([self.splits.train, *self._near_duplicates(self.splits.train, "train")])
 
     @cached_property
     def gallery(self) -> Scenes:
@@ -286,8 +263,8 @@ class CaptionsTrial:
         """Two towers, not trained; `extra` holds modules of the loss that are trained with them."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
-            image, text = SceneTower(self.width), CaptionTower(self.text_width, self.text_layers)
-            return TwoTowers(image, text, image[-2].out_features, self.text_width, self.dim, extra)
+            image, text = SceneTower(), CaptionTower(TEXT)
+            return TwoTowers(image, text, image[-2].out_features, TEXT, extra=extra)
 
     def fit(self, objective: Any, model: TwoTowers | None = None, **options: Any) -> TwoTowers:
         """Trains a model (a new one by default) on the captioned scenes; options go to `palimpsest.train.fit`."""
@@ -329,8 +306,7 @@ class CaptionsTrial:
 
     def _near_duplicates(self, scenes: Scenes, split: str) -> list[Scenes]:
         pool, drawn = getattr(digits(self.seed), split), generator(self.seed, split, NEAR)
-        options = {"concepts": self.concepts, "colours": self.colours}
-        return [minimal_pairs(scenes, pool, drawn, **options)[0] for _ in range(self.near)]
+        return [minimal_pairs(scenes, pool, drawn, colours=self.colours)[0] for _ in range(self.near)]
 
 
 def fits(scenes: Scenes) -> Bool[Tensor, "n n"]:

@@ -28,7 +28,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from palimpsest.contrast import streaming
-from palimpsest.contrast.checks import check_pairs, check_positive, one_number
+from palimpsest.contrast.checks import check_labels, check_pairs, check_positive, one_number
 from palimpsest.contrast.info_nce import nt_xent
 from palimpsest.contrast.precision import wide_dtype
 from palimpsest.contrast.streaming import Pairs
@@ -114,7 +114,7 @@ def oracle_loss(
     True
     """
     check_pairs(least=2, z1=z1, z2=z2)
-    y = _labels(labels, z1)
+    y = check_labels(labels, len(z1)).to(z1.device).repeat(2)  # of both views
     factor = torch.ones(len(y), dtype=torch.float64, device=y.device)
     if rescaled:
         factor = (len(y) - 2) / _others(y).clamp(min=1).double()
@@ -158,7 +158,7 @@ def bias_gap(
     True
     """
     check_pairs(least=2, z1=z1, z2=z2)
-    y = _labels(labels, z1)
+    y = check_labels(labels, len(z1)).to(z1.device).repeat(2)  # of both views
     others = _others(y)
     if not others.any():
         raise ValueError(f"bias_gap needs samples of two classes, got only {int(y[0])}")
@@ -230,13 +230,6 @@ def _terms(z1, z2, tau_plus, temperature, more, beta, rows) -> tuple[Tensor, Ten
     left = log_share < 0
     corrected = total + (-torch.expm1(log_share.where(left, -torch.inf))).log() - math.log(1 - tau_plus)
     return positive, torch.maximum(corrected.where(left, -torch.inf), floor)
-
-
-def _labels(labels: Tensor, z: Tensor) -> Tensor:
-    """The class of both views, or an error."""
-    if labels.is_floating_point() or labels.shape != (len(z),):
-        raise ValueError(f"labels must be {len(z)} whole numbers, got {list(labels.shape)} of {labels.dtype}")
-    return torch.cat([labels, labels]).to(z.device)
 
 
 def _others(y: Tensor) -> Tensor:

@@ -23,7 +23,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from palimpsest.contrast.checks import check_embeddings, check_positive
+from palimpsest.contrast.checks import check_embeddings, check_labels, check_positive
 from palimpsest.contrast.precision import widened, without_autocast
 
 
@@ -60,11 +60,7 @@ class NormSoftmax(nn.Module):
 
     def loss(self, x: Float[Tensor, "batch dim"], y: Int[Tensor, " batch"]) -> Float[Tensor, ""]:
         """Cross-entropy of the logits."""
-        _check_labelled(x, y)
-        if not len(y) or y.min() < 0 or y.max() >= len(self.weight):
-            found = f"{y.min().item()} to {y.max().item()}" if len(y) else "none"
-            raise ValueError(f"labels must be at least one, from 0 to {len(self.weight) - 1}, got {found}")
-        return F.cross_entropy(self(x), y.long())
+        return F.cross_entropy(self(x), check_labels(y, len(x), len(self.weight)))
 
 
 def novel_weights(
@@ -79,7 +75,8 @@ def novel_weights(
     (tensor([[0.0000, 1.0000],
             [0.7071, 0.7071]]), tensor([3, 7]))
     """
-    _check_labelled(embeddings, labels)
+    check_embeddings(embeddings=embeddings)
+    check_labels(labels, len(embeddings))
     classes, which = labels.unique(return_inverse=True)
     unit = _unit(embeddings)
     sums = unit.new_zeros(len(classes), unit.shape[1]).index_add(0, which, unit)
@@ -137,7 +134,8 @@ def classify(
     (tensor([0]), tensor([1]))
     """
     check_embeddings(embeddings=widened(embeddings), support=widened(support))
-    _check_labelled(support, labels)
+    check_embeddings(support=support)
+    check_labels(labels, len(support))
     if among is not None:
         kept = torch.isin(labels, torch.as_tensor(list(among), device=labels.device))
         support, labels = support[kept], labels[kept]
@@ -181,7 +179,8 @@ def novel_accuracy(
     >>> novel_accuracy(x, y, x, y, seen=(0, 1))
     {'disjoint': 1.0, 'seen': 1.0, 'novel': 1.0, 'joint': 1.0}
     """
-    _check_labelled(embeddings, truth)
+    check_embeddings(embeddings=embeddings)
+    check_labels(truth, len(embeddings))
     seen = torch.as_tensor(list(seen)).tolist()
     old = torch.isin(truth, torch.tensor(seen, device=truth.device))
     if old.all() or not old.any():
@@ -207,11 +206,3 @@ def _unit(rows: Tensor) -> Tensor:
 def _cosines(first: Tensor, second: Tensor) -> Tensor:
     with without_autocast(first):
         return _unit(first) @ _unit(second).T
-
-
-def _check_labelled(embeddings: Tensor, labels: Tensor) -> None:
-    check_embeddings(embeddings=embeddings)
-    if labels.shape != embeddings.shape[:1]:
-        raise ValueError(f"labels must be [{len(embeddings)}], one a row, got {list(labels.shape)}")
-    if labels.dtype == torch.bool or labels.is_floating_point():
-        raise TypeError(f"labels must be whole numbers, got {labels.dtype}")

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -30,7 +30,7 @@ from palimpsest.contrast.checks import (
     check_positive,
 )
 from palimpsest.contrast.distributed import gather_rows, position
-from palimpsest.contrast.precision import without_autocast
+from palimpsest.contrast.precision import wide_dtype, without_autocast
 from palimpsest.contrast.streaming import OfPairs, Pairs
 
 Labels = Int[Tensor, " queries"] | tuple[Int[Tensor, " queries"], Int[Tensor, " keys"]]
@@ -134,18 +134,6 @@ def nt_xent(
     z = torch.cat([z1, z2])
     partner = torch.arange(len(z), device=z.device).roll(len(z1))
     return info_nce(z, z, temperature, targets=partner, exclude_self=True, normalize=True, **options)
-
-
-def without_positive(labels: Labels, *, exclude_self: bool = False) -> Bool[Tensor, " queries"]:
-    """Which queries no key shares the label with.
-
-    >>> without_positive(torch.tensor([0, 1, 0]), exclude_self=True)
-    tensor([False,  True, False])
-    """
-    of_query, of_key = labels if isinstance(labels, tuple) else (labels, labels)
-    _, which, count = torch.cat([of_key, of_query]).unique(return_inverse=True, return_counts=True)
-    queries = torch.bincount(which[len(of_key) :], minlength=len(count))
-    return (count - queries)[which[len(of_key) :]] - int(exclude_self) < 1
 
 
 _DEFAULTS: dict[str, Any] = {
@@ -258,7 +246,7 @@ def _problem(
     queue = negatives if negatives is not None and negatives.ndim == 2 else None
     hard = negatives if negatives is not None and negatives.ndim != 2 else None
     _check_options(query, key, queue, hard, symmetric, targets, labels, in_batch, exclude_self, reduction, start)
-    wide = torch.float64 if query.dtype == torch.float64 else torch.float32
+    wide = wide_dtype(query)
     query, key, queue, hard = (
         None if e is None else (F.normalize(e.to(wide), dim=-1) if normalize else e.to(wide))
         for e in (query, key, queue, hard)

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from palimpsest.contrast.checks import check_embeddings, check_finite, check_of_pairs, one_number
+from palimpsest.contrast.precision import widened
 from palimpsest.contrast.streaming import OfPairs, of_pairs, strip_rows
 
 
@@ -87,7 +88,7 @@ def _prepared(query, key, log_scale, bias, positives, normalize) -> tuple[Tensor
         raise ValueError(f"query and key must have rows, got {len(query)} and {len(key)}")
     if positives and len(query) != len(key):
         raise ValueError(f"query and key must have equally many rows, got {len(query)} and {len(key)}")
-    query, key = (e.to(torch.float64 if e.dtype == torch.float64 else torch.float32) for e in (query, key))
+    query, key = widened(query), widened(key)
     if normalize:
         query, key = F.normalize(query, dim=1), F.normalize(key, dim=1)
     numbers = []
