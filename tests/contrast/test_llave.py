@@ -5,16 +5,10 @@ import math
 import pytest
 import torch
 from torch.nn import functional as F
-from training import losses_while_training
+from training import losses_while_training, pairs
 
 from palimpsest.contrast.info_nce import info_nce
 from palimpsest.contrast.llave import gather, gradient_share, hardness_nce, negatives, overlap
-
-
-def pairs(n=6, d=3, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    made = F.normalize(torch.randn(2, n, d, generator=generator, dtype=torch.float64), dim=2)
-    return made[0].clone().requires_grad_(), made[1].clone().requires_grad_()
 
 
 def naive(q, k, scale, alpha, reward=None):

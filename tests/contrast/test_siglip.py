@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
+from training import pairs
 
 from palimpsest.contrast.siglip import (
     SigmoidLoss,
@@ -16,12 +17,6 @@ from palimpsest.contrast.siglip import (
     softmax_loss,
     zero_shot,
 )
-
-
-def pairs(n=5, d=4, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    made = F.normalize(torch.randn(2, n, d, generator=generator, dtype=torch.float64), dim=2)
-    return made[0].clone().requires_grad_(), made[1].clone().requires_grad_()
 
 
 def naive(img, txt, t_prime, b, mask=None):

@@ -2,6 +2,7 @@
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 
 def losses_while_training(compare, steps=60):
@@ -26,3 +27,10 @@ def views(n=5, d=3, seed=0, noise=0.7):
     z1 = torch.randn(n, d, generator=generator, dtype=torch.float64)
     z2 = z1 + noise * torch.randn(n, d, generator=generator, dtype=torch.float64)
     return z1.requires_grad_(), z2.requires_grad_()
+
+
+def pairs(n=6, d=3, seed=0):
+    """Unit-norm rows that go together, which ask for a gradient."""
+    generator = torch.Generator().manual_seed(seed)
+    made = F.normalize(torch.randn(2, n, d, generator=generator, dtype=torch.float64), dim=2)
+    return made[0].clone().requires_grad_(), made[1].clone().requires_grad_()
