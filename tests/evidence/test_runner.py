@@ -217,6 +217,21 @@ def draw(seed, budget):
     }
 
 
+@pytest.mark.parametrize("asked", [None, "false"])
+def test_arms_train_on_the_processor_and_leave_the_choice_as_it_was(tmp_path, monkeypatch, asked):
+    name = "ACCELERATE_USE_CPU"
+    monkeypatch.delenv(name, raising=False) if asked is None else monkeypatch.setenv(name, asked)
+
+    def where(seed, budget):
+        from accelerate import Accelerator
+
+        return {"m": float(os.environ[name] == "true"), "cpu": float(Accelerator().device.type == "cpu")}
+
+    outcome = run(make({"a": where}), tmp_path / "1.sqlite")
+    assert all(job.metrics == {"m": 1.0, "cpu": 1.0} for job in outcome.jobs)
+    assert os.environ.get(name) == asked
+
+
 def test_one_worker_or_two_give_the_same_numbers_on_one_thread_each(tmp_path):
     arms = {"a": draw, "b": lambda seed, budget: draw(seed, budget)}
     claim = make(arms)
