@@ -160,6 +160,32 @@ def test_an_interrupt_keeps_what_is_finished(store, calls):
     assert calls() == Counter(f"a-{seed}" for seed in SEEDS)
 
 
+@pytest.mark.parametrize("stop", [KeyboardInterrupt, OSError("disk full")])
+def test_what_stops_the_keeping_of_results_stops_the_jobs_under_way(store, calls, monkeypatch, stop):
+    """Else Python's own exit waits for them, and a second press of the keys is needed."""
+
+    def arm(seed, budget):
+        if seed == 100:
+            with open(calls.path, "a") as file:
+                file.write(f"{os.getpid()}\n")
+            time.sleep(600)
+        while not calls():
+            time.sleep(0.01)
+        return {"m": 1.0}
+
+    def add(job):
+        raise stop
+
+    monkeypatch.setattr(store, "add", add)
+    with pytest.raises((KeyboardInterrupt, OSError)) as raised:  # its traceback keeps the frames, as at Python's exit
+        run(make({"a": arm}), store, workers=2, progress=True)
+    (worker,) = calls()
+    until = time.monotonic() + 20
+    while os.path.exists(f"/proc/{worker}/stat"):
+        assert time.monotonic() < until, f"the worker goes on after {raised.value!r}"
+        time.sleep(0.02)
+
+
 # --- jobs that fail -------------------------------------------------------------------------------------------------
 
 

@@ -6,7 +6,7 @@ import json
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -231,10 +231,11 @@ def _run(
     first = next(iter(claim.arms))
     order = sorted(pairs, key=lambda pair: (pair[0] != first, pair[1] if pair[0] != first else 0))
     todo = [Job(*key, arm, seed) for arm, seed in order if (arm, seed) not in kept]
-    finished = run_jobs(claim.arms, todo, workers=workers, ray=ray) if todo else ()
-    for job in _watched(finished, claim.paper, len(pairs), len(todo), progress):
-        store.add(job)
-        kept[job.arm, job.seed] = job
+    # Closed at once where a key is pressed or the store fails: else the exit of Python waits for the jobs under way.
+    with closing(run_jobs(claim.arms, todo, workers=workers, ray=ray)) as finished:
+        for job in _watched(finished, claim.paper, len(pairs), len(todo), progress):
+            store.add(job)
+            kept[job.arm, job.seed] = job
     jobs = tuple(kept[pair] for pair in pairs)
     outcome = Outcome(claim, prereg, standing, seeds, jobs, ())
     outcome = replace(outcome, verdicts=judge(claim, outcome.values, seeds))

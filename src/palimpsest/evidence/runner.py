@@ -13,8 +13,9 @@ import platform
 import sys
 import time
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+import warnings
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
 from typing import Any
@@ -55,8 +56,8 @@ def run_job(run: Arm, job: Job) -> Job:
 
 def run_jobs(
     arms: Mapping[str, Arm], jobs: Sequence[Job], *, workers: int | None = None, ray: bool | str = False
-) -> Iterator[Job]:
-    """Yield every job as soon as it is finished, in any order.
+) -> Generator[Job]:
+    """Yield every job as soon as it is finished, in any order. Closing the generator ends the jobs under way.
 
     Args:
         arms: the functions by name.
@@ -74,10 +75,10 @@ def run_jobs(
                 dumps(arms[name])
             except Exception as error:
                 raise UserError(f"arm {name!r} cannot be sent to a worker process: {error}") from None
-    return _on_ray(arms, jobs, workers, ray) if ray else _here(arms, jobs, workers)
+    return _on_ray(arms, jobs, workers, ray) if ray and jobs else _here(arms, jobs, workers)
 
 
-def _here(arms: Mapping[str, Arm], jobs: Sequence[Job], workers: int | None) -> Iterator[Job]:
+def _here(arms: Mapping[str, Arm], jobs: Sequence[Job], workers: int | None) -> Generator[Job]:
     """After a worker has died, the jobs without a result are run one by one until the culprit is found."""
     left, together = list(jobs), True
     while left:
@@ -86,17 +87,21 @@ def _here(arms: Mapping[str, Arm], jobs: Sequence[Job], workers: int | None) -> 
         with parallel_config(backend="loky", inner_max_num_threads=1):
             pool = Parallel(n_jobs=count, batch_size=1, pre_dispatch="n_jobs", return_as="generator_unordered")
         try:
-            with closing(pool(delayed(run_job)(arms[job.arm], job) for job in batch)) as finished:
+            finished = pool(delayed(run_job)(arms[job.arm], job) for job in batch)
+            try:
                 for job in finished:
                     left = [other for other in left if (other.arm, other.seed) != (job.arm, job.seed)]
                     yield job
+            finally:
+                with warnings.catch_warnings(action="ignore"):  # that jobs under way are cancelled, which is asked
+                    finished.close()
         except BrokenProcessPool as error:
             if not together:
                 yield _died(left.pop(0), error)
             together = not together
 
 
-def _on_ray(arms: Mapping[str, Arm], jobs: Sequence[Job], workers: int | None, address: bool | str) -> Iterator[Job]:
+def _on_ray(arms: Mapping[str, Arm], jobs: Sequence[Job], workers: int | None, address: bool | str) -> Generator[Job]:
     """A task of one processor for every job. Ray starts a task again once where its worker or its machine is lost."""
     ray = _joined(address)
     task = ray.remote(num_cpus=1, max_retries=1)(run_job)
