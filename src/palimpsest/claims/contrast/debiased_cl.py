@@ -86,7 +86,7 @@ claim = Claim(
         given(ORACLE).above("NT-Xent", on=f"10 classes: {PROBE}", by=0.005),
         given(ORACLE).above("NT-Xent", on=f"3 classes: {PROBE}", by=0.01),
     ],
-    seeds=range(110, 115),
+    seeds=range(120, 140),
     settings={
         "trial": DigitsTrial(0),
         "temperature": TEMPERATURE,
@@ -108,6 +108,7 @@ claim = Claim(
         "and lets the others stand for all N. The bias gap is of the mean negative term over two views of the test "
         "images, taken on the arm's own projections, relative to the term of true negatives; the arms without a prior "
         "of their own are corrected by the true one. Priors of half and of twice the true one are 0.05 and 0.2 on ten "
-        "classes, 1/6 and 2/3 on three."
+        "classes, 1/6 and 2/3 on three. "
+        "On seeds 110 to 114, one label a class, three of the four comparisons were open; hence twenty new seeds."
     ),
 )

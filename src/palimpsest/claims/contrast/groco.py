@@ -116,7 +116,8 @@ claim = Claim(
         "Negatives of the ordering loss come from the anchor's own view. The arm without pre-ordering draws its ten "
         "negatives at random. Best values at the edge of what was tried (steepness 0.1 and 10, with four views) differ "
         "from their neighbours by less than the noise of two seeds and 200 rows. In the pilots "
-        "the ordering loss was behind NT-Xent with two and with four views."
+        "the ordering loss was behind NT-Xent with two and with four views. "
+        "On seeds 110 to 114 the kNN accuracy less the linear probe was open; hence twenty new seeds."
     ),
-    seeds=range(110, 115),
+    seeds=range(120, 140),
 )

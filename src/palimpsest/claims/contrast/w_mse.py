@@ -100,7 +100,7 @@ claim = Claim(
         expect("w-mse 4, half the rows").above("simclr", on="linear probe", by=-0.005),
         given("simclr").above("untrained", on="linear probe", by=0.02),
     ],
-    seeds=range(110, 115),
+    seeds=range(120, 140),
     settings={
         "trial": DigitsTrial(110, batch_size=BATCH, out_dim=DIM, hidden=HIDDEN),
         "views and rows a batch": {name: (views, rows) for name, (_, views, rows) in ARMS.items()},
@@ -125,6 +125,7 @@ claim = Claim(
         "apart into nine expectations, and Holm's correction for nine is stricter than for three. Equal time is "
         "judged by the linear probe; its kNN accuracy is shown beside it. BYOL's momentum is fixed at 0.99, where the "
         "paper lets it rise to 1. Digits are easy: all methods that do not collapse come near the top of the scale, "
-        "and differences are small."
+        "and differences are small. "
+        "On seeds 110 to 114 six of the nine were open, with intervals of 0.01 to each side; hence twenty new seeds."
     ),
 )
