@@ -169,8 +169,8 @@ claim = Claim(
         "the sigmoid of phi(z_i) . phi(z_j) + b, learned temperatures hardly told pairs apart in the pilots: means "
         "over positives and over negatives were within 0.005 of each other, near 0.18, with positives above. The "
         "concatenated form is that of the authors' code, which has it for positive pairs only; its temperatures moved "
-        "to between 0.10 and 0.13, positives below negatives by up to 0.004. "
-        "On seeds 110 to 114 every comparison was open, with intervals of up to 0.03 to each side; hence twenty new seeds."
+        "to between 0.10 and 0.13, positives below negatives by up to 0.004. On seeds 110 to 114 every comparison was "
+        "open, with intervals of up to 0.03 to each side; hence twenty new seeds."
     ),
     seeds=range(120, 140),
 )
