@@ -127,6 +127,15 @@ def test_test_scenes_share_no_glyph_with_training():
     assert (trial.singles.count == 1).all()
 
 
+def test_settings_are_chosen_on_glyphs_that_no_test_scene_has():
+    test = CaptionsTrial(0, smoke=True, batch_size=8, near=1)
+    validation = dataclasses.replace(test, searched="validation")
+    glyphs = [set(torch.cat([t.gallery.index, t.singles.index]).unique().tolist()) - {-1} for t in (test, validation)]
+    assert not glyphs[0] & glyphs[1]
+    assert len(validation.gallery) == 2 * len(validation.splits.validation)
+    assert torch.equal(test.pairs.x, validation.pairs.x)
+
+
 def test_prompts_are_the_captions_of_single_digits():
     trial = CaptionsTrial(0, smoke=True, colours=2, wordings=1)
     assert [len(prompts) for prompts in trial.prompts] == [8] * 10
@@ -160,7 +169,7 @@ def test_the_weights_depend_on_the_seed_alone():
     assert not torch.equal(one.images(x), third.images(x))
 
 
-@pytest.mark.parametrize(("field", "value"), [("near", -1), ("near", 2), ("batch_size", 0)])
+@pytest.mark.parametrize(("field", "value"), [("near", -1), ("near", 2), ("batch_size", 0), ("searched", "all")])
 def test_refusals(field, value):
     with pytest.raises(ValueError, match=field):
         dataclasses.replace(CaptionsTrial(0, smoke=True), **{field: value})

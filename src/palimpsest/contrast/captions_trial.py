@@ -193,7 +193,8 @@ class CaptionsTrial:
         train, test: how many scenes.
         objects, style, wordings, colours: as in `digits_captions`.
         near: near-duplicates a scene: scenes with their captions that differ from it in one concept, drawn once. They
-            stand beside it in every batch (batch_size counts them), and beside the test scenes in the gallery.
+            stand beside it in every batch (batch_size counts them), and beside their scenes in the gallery.
+        searched: the split that is measured on; "validation" to choose settings by.
 
     >>> trial = CaptionsTrial(0, smoke=True, batch_size=16, near=1)
     >>> {name: tuple(value.shape) for name, value in trial.batches(0).items()}
@@ -212,8 +213,11 @@ class CaptionsTrial:
     wordings: int = WORDINGS
     colours: int = len(COLOURS)
     near: int = 0
+    searched: str = "test"
 
     def __post_init__(self) -> None:
+        if self.searched not in ("train", "validation", "test"):
+            raise ValueError(f"searched must be train, validation or test, got {self.searched!r}")
         if self.near < 0:
             raise ValueError(f"near must not be negative, got {self.near}")
         if self.batch_size % (1 + self.near) or self.batch_size < 1:
@@ -235,15 +239,17 @@ class CaptionsTrial:
 
     @cached_property
     def gallery(self) -> Scenes:
-        """What is searched: the test scenes, then `near` times as many near-duplicates."""
-        return _together([self.splits.test, *self._near_duplicates(self.splits.test, "test")])
+        """What is searched: the scenes of one split, then `near` times as many near-duplicates."""
+        scenes = getattr(self.splits, self.searched)
+        return _together([scenes, *self._near_duplicates(scenes, self.searched)])
 
     @cached_property
     def singles(self) -> Scenes:
-        """Scenes of one digit each, made from the glyphs of the test scenes; twice as many as these."""
+        """Scenes of one digit each, made from the glyphs of the searched scenes; twice as many as test scenes."""
         n = SMOKE["test"] if self.smoke else 2 * self.test
-        drawn = generator(self.seed, "test", SINGLE)
-        return draw_scenes(digits(self.seed).test, n, drawn, objects=(1, 1), colours=self.colours)
+        drawn = generator(self.seed, self.searched, SINGLE)
+        pool = getattr(digits(self.seed), self.searched)
+        return draw_scenes(pool, n, drawn, objects=(1, 1), colours=self.colours)
 
     @cached_property
     def prompts(self) -> list[list[str]]:

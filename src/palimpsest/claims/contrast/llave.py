@@ -45,7 +45,7 @@ def arm(name: str) -> Callable:
 
 def batch_of(trial: CaptionsTrial) -> Tensor:
     """Rows of the gallery as a batch of training has them: scenes, then their near-duplicates."""
-    scenes = len(trial.splits.test)
+    scenes = len(trial.gallery) // (1 + trial.near)
     anchors = torch.arange(min(scenes, trial.batch_size // (1 + trial.near)))
     return torch.cat([anchors + copy * scenes for copy in range(1 + trial.near)])
 
