@@ -68,9 +68,9 @@ def confusion(trial: CaptionsTrial, images: Tensor, texts: Tensor) -> dict[str, 
 claim = Claim(
     paper="llave",
     question=(
-        "In batches of near-duplicates, do towers trained with hardness weights find the right caption more often than "
-        "with InfoNCE, with less overlap of positives and hardest negatives, and more often than with InfoNCE at the "
-        "temperature that is as sharp?"
+        "In batches of near-duplicates, do towers trained with hardness weights find the right caption and name digits "
+        "more often than with InfoNCE, with less overlap of positives and hardest negatives, and more often than with "
+        "InfoNCE at the temperature that is as sharp?"
     ),
     arms={name: arm(name) for name in LOSSES},
     expects=[
@@ -78,26 +78,33 @@ claim = Claim(
         expect("alpha = 9").above("InfoNCE", on="R@1", by=0.01),
         expect("alpha = 9").below("InfoNCE", on="overlap"),
         expect("alpha = 9").above("InfoNCE, scale 59", on="R@1"),
+        expect("alpha = 9").above("InfoNCE", on="zero-shot digit accuracy", by=0.01),
+        expect("alpha = 9").above("InfoNCE, scale 59", on="zero-shot digit accuracy"),
     ],
+    seeds=range(120, 140),
     settings={
         "trial": TRIAL,
         "optimizer": "AdamW, weight decay 1e-4, clip 1.0, cosine after a warm-up over a twentieth of the steps",
         "scale and alpha": LOSSES,
         "hardest share of the negatives": HARDEST,
         "tried": (
-            "learning rates 1.5e-3 and 3e-3 on seed 0, for InfoNCE, InfoNCE at scale 59 and alpha = 9: 3e-3 has the "
-            "higher R@1 for each; all arms have it"
+            "learning rates 1.5e-3, 3e-3 and 6e-3 for every arm on seeds 0 to 2, by R@1 over validation scenes: 3e-3 "
+            "is the best for each (InfoNCE 0.832, 0.846, 0.837; alpha = 9 0.843, 0.857, 0.855). Digits were named "
+            "better with hardness weights there, by 0.09 at 3e-3, which is why it is expected now"
         ),
     },
     notes=(
-        "Small towers trained from nothing on scenes of digits and their captions, where the paper fine-tunes "
-        "large vision-language models on MMEB. A quarter of a batch are scenes of the data set, the rest are three "
-        "near-duplicates of each, with one concept changed and new glyphs for new digits, drawn once; the test "
-        "gallery is made alike. A caption that is true of a scene counts as found, whoever's it is. At scale 59 "
-        "InfoNCE spreads its gradient over the negatives as alpha = 9 does at scale 50; what remains between the "
-        "two is that the positive keeps the score of scale 50, as with a margin. Two scenes of a batch may be true of "
-        "each other's captions: such false negatives get most weight. Learning rates were compared on the test gallery "
-        "of seed 0. In the paper alpha is 9 and the "
-        "scale 50, and LLaVE-7B is 6.2 points above the best model before it."
+        "Small towers trained from nothing on scenes of digits and their captions, where the paper fine-tunes large "
+        "vision-language models on MMEB. A quarter of a batch are scenes of the data set, the rest are three "
+        "near-duplicates of each, with one concept changed and new glyphs for new digits, drawn once; the test gallery "
+        "is made alike. A caption that is true of a scene counts as found, whoever's it is. At scale 59 InfoNCE "
+        "spreads its gradient over the negatives as alpha = 9 does at scale 50; what remains between the two is that "
+        "the positive keeps the score of scale 50, as with a margin. Two scenes of a batch may be true of each other's "
+        "captions: such false negatives get most weight. A first run, on seeds 100 to 104, had its learning rate from "
+        "the test gallery of seed 0 (3e-3 as well): alpha = 9 was 0.010 above InfoNCE by R@1, which five seeds could "
+        "not tell from the 0.01 asked for, and as much above InfoNCE at scale 59. Now there are twenty seeds, the "
+        "learning rate is from validation scenes, and naming digits is judged too, for classification is among the "
+        "paper's tasks. In the paper alpha is 9 and the scale 50, and LLaVE-7B is 6.2 points above the best model "
+        "before it."
     ),
 )
