@@ -78,6 +78,8 @@ def test_help_lists_every_command(argv, capsys):
 
 def test_version(capsys):
     assert called(capsys, "--version") == (0, f"palimpsest {palimpsest.__version__}\n", "")
+    as_module = subprocess.run([sys.executable, "-m", "palimpsest", "--version"], capture_output=True, text=True)
+    assert (as_module.returncode, as_module.stdout) == (0, f"palimpsest {palimpsest.__version__}\n")
 
 
 @pytest.mark.parametrize(
