@@ -21,10 +21,11 @@ from palimpsest.train.order import shuffled
 
 TAU0, ALPHA, A0 = 0.1, 0.5, 0.0
 TAUS = (0.05, 0.1, 0.3, 0.5)
-BEST_FIXED = 0.5  # of TAUS, by kNN at batch 32 on seeds 0 and 1
+BEST_FIXED = 0.5  # of TAUS, by the nearest with one label a class at batch 32, validation rows of seeds 0 and 1
 SEEN = 25_600  # samples that a run on digits sees, whatever its batch size
 BATCHES = (32, 256)
 LR, LR_AT = 2e-3, 32  # lr grows as the square root of the batch size, and is LR at this one
+NEAREST = "nearest, one label a class, batch 32"
 TEXT = {"words": 2000, "shortest": 6, "longest": 40, "width": 64, "dropout": 0.2, "batch": 64, "steps": 400, "lr": 2e-3}
 
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -45,13 +46,12 @@ def on_digits(loss: Loss, seed: int, smoke: bool, batch: int) -> dict[str, float
         return loss(z1, z2)
 
     model = trial.train(Views(compare))
-    measures = trial.measures(model)
+    measures = {**trial.measures(model), **trial.one_label(model)}
     with torch.no_grad():
         spread, close = uniformity_tolerance(model.eval()(trial.splits.test.x), trial.splits.test.y)
     last = aligned[-10:]
     return {
-        f"kNN, batch {batch}": measures["kNN accuracy"],
-        f"linear probe, batch {batch}": measures["linear probe"],
+        **{f"{probe}, batch {batch}": accuracy for probe, accuracy in measures.items()},
         f"uniformity, batch {batch}": spread,
         f"tolerance, batch {batch}": close,
         f"macl's temperature at the end, batch {batch}": float(adaptive_tau(sum(last) / len(last), TAU0, ALPHA, A0)),
@@ -125,10 +125,10 @@ def arm(name: str) -> Callable[..., dict[str, float]]:
     def run(seed: int, budget: str = "full") -> dict[str, float]:
         smoke = budget == "smoke"
         untrained = DigitsTrial(seed, smoke=smoke)
-        metrics = {"kNN, untrained": untrained.measures(untrained.model())["kNN accuracy"]}
+        metrics = {"nearest, untrained": untrained.one_label(untrained.model())["nearest, one label a class"]}
         for batch in BATCHES[:1] if smoke else BATCHES:
             metrics.update(on_digits(LOSSES[name], seed, smoke, batch))
-        metrics["kNN gained by training, batch 32"] = metrics["kNN, batch 32"] - metrics["kNN, untrained"]
+        metrics["gained by training"] = metrics[NEAREST] - metrics["nearest, untrained"]
         return {**metrics, **on_text(LOSSES[name], seed, smoke)}
 
     return run
@@ -142,11 +142,12 @@ claim = Claim(
     ),
     arms={name: arm(name) for name in LOSSES},
     expects=[
-        given(f"NT-Xent {BEST_FIXED:g}").at_least(0.02, on="kNN gained by training, batch 32"),
-        expect("macl").above(f"NT-Xent {BEST_FIXED:g}", on="kNN, batch 32", by=-0.005),
-        expect("macl").above(f"NT-Xent {TAU0:g}", on="kNN, batch 32", by=0.01),
+        given(f"NT-Xent {BEST_FIXED:g}").at_least(0.1, on="gained by training"),
+        expect("macl").above(f"NT-Xent {BEST_FIXED:g}", on=NEAREST, by=-0.005),
+        expect("macl").above(f"NT-Xent {TAU0:g}", on=NEAREST, by=0.01),
         expect("macl").above(f"NT-Xent {TAU0:g}", on="tolerance, batch 32"),
     ],
+    seeds=range(120, 130),
     settings={
         "macl": {"tau0": TAU0, "alpha": ALPHA, "A0": A0, "floor": 0.01},
         "fixed temperatures": TAUS,
@@ -158,22 +159,24 @@ claim = Claim(
         "text": TEXT,
         "trial": "DigitsTrial, its defaults otherwise",
         "tried": (
-            "the four fixed temperatures at batch 32, seeds 0 and 1, for the best by kNN: 0.969, 0.973, 0.977, 0.981. "
-            "macl, at its defaults, was run on the same two seeds: kNN 0.973, tolerance 0.62 against 0.66 for NT-Xent "
-            "at 0.1; the other arms on seed 0 alone, and NT-Xent 0.1 once on the text; nothing was changed after it. "
-            "The learning rate is the best of three for NT-Xent at temperatures 0.1, 0.25 and 0.6, and not searched "
-            "for macl; that of the text was not searched"
+            "learning rates 1e-3, 2e-3 and 4e-3 for every arm at batch 32, seeds 0 and 1, by the nearest with one "
+            "label a class on validation rows: 2e-3 is the best, or within 0.006 of it, for each, and has for the "
+            "fixed temperatures 0.771, 0.779, 0.826 and 0.842, for macl 0.781, without its reweighting 0.791, "
+            "decoupled 0.765. At batch 256 a half and twice the rule's rate change no arm by more than 0.022. macl's "
+            "own settings were not searched, nor was anything on the text"
         ),
     },
     notes=(
         "The paper trains a ResNet-50 on ImageNet, BERT on Wikipedia and graph networks; here are digits of 8 by 8 "
         "pixels with a small CNN, and the documentation of Python with an average of word vectors, whose two views are "
         "two dropout masks and whose probes look for a sentence's topic (69 of them); the text is exploratory. "
-        "Uniformity and tolerance are those of the projections of the test rows, on the sphere that the loss sees. "
-        "Whether the best fixed temperature is 0.5 on the verdict's seeds too is not given: all four are shown, and "
-        "there it is 0.05 (kNN 0.977 against 0.971). Settings were compared on the test rows of the pilot seeds, and "
-        "all seeds split the same images. The probes of the text are the nearest 20 and a regression with C = 0.1. "
-        "Reweighting multiplies the gradients of solved samples, as decoupling does, at the same temperature: the two "
-        "arms differ by macl's higher temperature and the floor."
+        "Uniformity and tolerance are those of the projections of the test rows, on the sphere that the loss sees. All "
+        "four fixed temperatures are shown, for the best of the verdict's seeds may be another. A first run, on seeds "
+        "100 to 104, chose it by probes of all labels on test rows, which are near their ceiling: macl was as good as "
+        "NT-Xent at 0.5 and 0.002 better than at 0.1 (both open), and less tolerant than at 0.1 (refuted). Now "
+        "settings are chosen on validation rows, and a probe sees one label a class, twenty times over. All seeds "
+        "split the same images. The probes of the text are the nearest 20 and a regression with C = 0.1. Reweighting "
+        "multiplies the gradients of solved samples, as decoupling does, at the same temperature: the two arms differ "
+        "by macl's higher temperature and the floor."
     ),
 )
