@@ -301,12 +301,12 @@ def test_seconds_peak_memory_and_surroundings_are_recorded(store):
     import numpy as np
 
     def arm(seed, budget):
-        time.sleep(0.2 * (seed == 100))
+        time.sleep(0.5 * (seed == 100))
         return {"m": float(np.ones(2**25 * (seed == 103)).sum())}  # 256 MiB
 
     found = {job.seed: job for job in run(make({"a": arm}), store).jobs}
-    assert 0.2 <= found[100].seconds < 2
-    assert found[101].seconds < 0.2
+    assert 0.5 <= found[100].seconds < 5
+    assert found[101].seconds < 0.5
     assert found[103].peak_bytes - found[102].peak_bytes > 200 * 2**20
     assert found[102].peak_bytes > 20 * 2**20
     if sys.platform == "linux" and os.access("/proc/self/clear_refs", os.W_OK):
