@@ -52,3 +52,4 @@ def test_what_is_on_record_is_the_claim_as_it_stands(record):
     assert shown["standing"] == "of record"
     assert shown["seeds"] == list(claim.seeds)
     assert shown["registration"]["digest"] == digest(preregister(claim))
+    assert shown["notes"] == claim.notes, "reworded since: the same command with --export writes the new ones"
