@@ -202,6 +202,8 @@ claim = Claim(
         "0). Memory is the most that tensors of one step take at once beyond weights and gradients; time is processor "
         "time, the best of three steps, each beside the whole batch's in the same process. The transformer has "
         "MiniLM's size and random weights; the retriever that is trained, with dropout too, is smaller, and the "
-        "language is invented. The paper trains BERT on passages of Wikipedia."
+        "language is invented. The paper trains BERT on passages of Wikipedia. On seeds 100 to 104 the time (1.67) and "
+        "the gain over naive accumulation (0.031) were open; hence fifteen new seeds."
     ),
+    seeds=range(120, 135),
 )
