@@ -177,6 +177,8 @@ claim = Claim(
         "settings are chosen on validation rows, and a probe sees one label a class, twenty times over. All seeds "
         "split the same images. The probes of the text are the nearest 20 and a regression with C = 0.1. Reweighting "
         "multiplies the gradients of solved samples, as decoupling does, at the same temperature: the two arms differ "
-        "by macl's higher temperature and the floor."
+        "by macl's higher temperature and the floor. On the seeds of record macl ends at a temperature of 0.14 and is "
+        "where NT-Xent is at 0.1 and its own form without reweighting is: its range does not reach the 0.5 that is "
+        "best here."
     ),
 )
