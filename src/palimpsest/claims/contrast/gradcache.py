@@ -203,7 +203,8 @@ claim = Claim(
         "time, the best of three steps, each beside the whole batch's in the same process. The transformer has "
         "MiniLM's size and random weights; the retriever that is trained, with dropout too, is smaller, and the "
         "language is invented. The paper trains BERT on passages of Wikipedia. On seeds 100 to 104 the time (1.67) and "
-        "the gain over naive accumulation (0.031) were open; hence fifteen new seeds."
+        "the gain over naive accumulation (0.031) were open; hence fifteen new seeds. There pieces of 32 alone, as in "
+        "naive accumulation, take 1.14 times as long; a second encoding of all rows is at least a third more."
     ),
     seeds=range(120, 135),
 )
