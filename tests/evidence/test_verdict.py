@@ -1,6 +1,7 @@
 """The four words, against SciPy's and statsmodels' own tests, by invariance and by simulation."""
 
 import math
+import sys
 
 import numpy as np
 import pytest
@@ -199,6 +200,7 @@ values = st.lists(st.floats(-10, 10).map(lambda x: round(x, 3)), min_size=5, max
 @settings(max_examples=40, deadline=None)
 @forall(values, values, st.floats(-5, 5), st.sampled_from((0.0, 0.5, -1.0)), st.permutations(range(5)))
 @example(list(A), list(B), 3.0, 0.5, [4, 3, 2, 1, 0])
+@example([0.0] * 5, [0.0] * 4 + [1.0], sys.float_info.min, 0.0, [0, 1, 2, 3, 4])
 def test_invariances(a, b, shift, by, order):
     d = np.subtract(a, b)
     if np.ptp(d):

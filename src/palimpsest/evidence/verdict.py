@@ -221,7 +221,7 @@ def _quantity(expectation: Expectation, values: Sequence[float]) -> float:
     if not math.isfinite(number):
         return number
     digits = 12 - math.ceil(math.log10(max(map(abs, values)) or 1.0))
-    number = round(number, digits)
+    number = round(float(number), digits)  # NumPy's own floats overflow here where values are tiny
     near = [end for end in _region(expectation) if abs(number - end) <= 10.0**-digits]
     return near[0] if near else number
 
