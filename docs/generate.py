@@ -9,7 +9,7 @@ from pathlib import Path
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
-from palimpsest.catalogue import Entry, entries, record
+from palimpsest.catalogue import Entry, Parity, entries, record
 
 SOURCE = Path(__file__).parents[1] / "src"
 LEFT_OUT = ("cli", "claims", "catalogue")
@@ -67,6 +67,8 @@ def page(entry: Entry, found: dict | None) -> str:
         parts += [found["question"], verdicts(found), f"Again: `palimpsest run {entry.id}`."]
         if found["notes"]:
             parts.append(found["notes"])
+    if entry.parity:
+        parts += ["## Parity with the authors' code", parity(entry.parity)]
     parts += ["## Limits", "\n".join(f"- {limit}" for limit in entry.limits)]
     return "\n\n".join(parts) + "\n"
 
@@ -78,6 +80,14 @@ def verdicts(found: dict) -> str:
         low, high = (f"{float(bound):.3g}" for bound in v["interval"])
         lines.append(f"| **{v['word']}** | {given}{v['expectation']} | {float(v['estimate']):.3g} | {low} to {high} |")
     return "\n".join(lines)
+
+
+def parity(found: Parity | str) -> str:
+    if isinstance(found, str):
+        return found
+    link = f"[{found.repo}](https://github.com/{found.repo}/tree/{found.commit})"
+    said = f"{found.what}: they differ by {found.largest_difference:.3g} at most ({link})."
+    return f"{said} {found.differs}".rstrip()
 
 
 def reference() -> dict[str, str]:

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 import palimpsest
-from palimpsest.catalogue import entries, entry, hall, record
+from palimpsest.catalogue import Parity, entries, entry, hall, record
+from palimpsest.catalogue.papers import _parity
 from palimpsest.errors import UserError
 from palimpsest.evidence import load_claim
 
@@ -119,6 +120,37 @@ def test_the_record_of_a_paper_is_what_was_exported(tmp_path, monkeypatch):
     (tmp_path / "forget").mkdir()
     (tmp_path / "forget" / "npo.json").write_text('{"counts": {"held": 2}}')
     assert record(entry("npo")) == {"counts": {"held": 2}}
+
+
+WHOLE = {"repo": "a/b", "commit": "0123abc", "what": "the loss on 9 tensors", "largest_difference": 2e-8}
+
+
+def test_parity_is_a_word_or_a_whole_table():
+    assert _parity("npo", None) is None
+    assert _parity("npo", "none published") == "none published"
+    assert _parity("npo", WHOLE) == Parity("a/b", "0123abc", "the loss on 9 tensors", 2e-8)
+    assert _parity("npo", WHOLE | {"differs": "it rounds"}).differs == "it rounds"
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        "",
+        7,
+        {name: value for name, value in WHOLE.items() if name != "what"},
+        WHOLE | {"note": "x"},
+        WHOLE | {"repo": "https://github.com/a/b"},
+        WHOLE | {"commit": "main"},
+        WHOLE | {"what": " "},
+        WHOLE | {"largest_difference": "2e-8"},
+        WHOLE | {"largest_difference": -1.0},
+        WHOLE | {"largest_difference": float("nan")},
+        WHOLE | {"differs": 3},
+    ],
+)
+def test_a_parity_that_is_neither_is_refused_by_the_entry_s_name(wrong):
+    with pytest.raises(ValueError, match="parity of npo: "):
+        _parity("npo", wrong)
 
 
 def test_references_between_entries_resolve():

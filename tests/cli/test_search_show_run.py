@@ -5,11 +5,12 @@ import os
 import resource
 import subprocess
 import sys
+from dataclasses import asdict, replace
 
 import pytest
 
 import palimpsest
-from palimpsest.catalogue import entries, entry
+from palimpsest.catalogue import Parity, entries, entry
 from palimpsest.cli import COMMANDS, main
 from palimpsest.errors import UserError
 from palimpsest.evidence import Claim, expect, given, run_claim
@@ -275,6 +276,28 @@ def test_show_as_json(capsys, claims, results):
     shown = json.loads(called(capsys, "show", "npo", "--json")[1])
     assert shown["record"]["counts"] == {"held": 1, "refuted": 1, "open": 0, "void": 0}
     assert "claim" not in json.loads(called(capsys, "show", "grad_ascent", "--json")[1])
+
+
+@pytest.mark.parametrize(
+    ("parity", "shown"),
+    [
+        ("none published", "none published"),
+        (
+            Parity(
+                "licong-lin/negative-preference-optimization", "d" * 40, "the loss on 9 tensors", 2e-8, "By design."
+            ),
+            "nine losses: they differ by 2e−08 at most. By design. "
+            "https://github.com/licong-lin/negative-preference-optimization at dddddddddd",
+        ),
+    ],
+)
+def test_show_says_how_it_compares_with_the_authors_code(parity, shown, capsys, monkeypatch, results):
+    monkeypatch.setattr("palimpsest.cli.show.entry", lambda name: replace(entry("npo"), parity=parity))
+    code, out, _ = called(capsys, "show", "npo")
+    assert code == 0
+    assert f"Parity with the authors' code {shown} Limits" in " ".join(out.split())
+    as_json = json.loads(called(capsys, "show", "npo", "--json")[1])["parity"]
+    assert as_json == (parity if isinstance(parity, str) else asdict(parity))
 
 
 def test_show_takes_names_of_several_words_and_offers_the_nearest(capsys):

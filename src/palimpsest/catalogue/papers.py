@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import re
 import sys
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -17,6 +19,39 @@ if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
+
+
+@dataclass(frozen=True)
+class Parity:
+    """The comparison of an entry with its authors' published code, on the same tensors.
+
+    Attributes:
+        repo: the authors' repository on GitHub, as owner/name.
+        commit: the commit that was compared, in full or its first seven digits or more.
+        what: which quantities were compared, on what.
+        largest_difference: the largest absolute difference found.
+        differs: where the two are not meant to agree, why.
+
+    Raises:
+        ValueError: for a field that is not what it should be.
+    """
+
+    repo: str
+    commit: str
+    what: str
+    largest_difference: float
+    differs: str = ""
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[\w.-]+/[\w.-]+", str(self.repo)):
+            raise ValueError(f"repo is owner/name, got {self.repo!r}")
+        if not re.fullmatch(r"[0-9a-f]{7,40}", str(self.commit)):
+            raise ValueError(f"commit is 7 to 40 hexadecimal digits, got {self.commit!r}")
+        if not (isinstance(self.what, str) and self.what.strip() and isinstance(self.differs, str)):
+            raise ValueError(f"what and differs are sentences, got {self.what!r} and {self.differs!r}")
+        number = self.largest_difference
+        if isinstance(number, bool) or not isinstance(number, (int, float)) or not 0 <= number < math.inf:
+            raise ValueError(f"largest_difference is a number from 0 up, got {number!r}")
 
 
 @dataclass(frozen=True)
@@ -40,6 +75,7 @@ class Entry:
         uses: the entries it builds on.
         arm_of: the papers whose claims measure this baseline.
         limits: what it does not do, and what to watch for.
+        parity: how it compares with the authors' own code, or a word on why it was not compared (none published).
     """
 
     id: str
@@ -59,6 +95,7 @@ class Entry:
     uses: tuple[str, ...] = ()
     arm_of: tuple[str, ...] = ()
     limits: tuple[str, ...] = ()
+    parity: Parity | str | None = None
 
     @property
     def is_paper(self) -> bool:
@@ -127,6 +164,16 @@ def _plain(name: str) -> str:
     return "".join(c for c in name.lower() if c.isalnum())
 
 
+def _parity(id: str, value: Any) -> Parity | str | None:
+    """The field as the entry holds it; a slip of who wrote it is named with the entry."""
+    if value is None or (isinstance(value, str) and value.strip()):
+        return value
+    try:
+        return Parity(**value)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"parity of {id}: {error}") from None
+
+
 @cache
 def _shelf() -> tuple[tuple[Entry, ...], dict[str, tuple[str, ...]]]:
     """All entries, and each family's hall."""
@@ -138,5 +185,6 @@ def _shelf() -> tuple[tuple[Entry, ...], dict[str, tuple[str, ...]]]:
         for id, table in tables.items():
             fields = {k: tuple(v) if isinstance(v, list) else v for k, v in table.items()}
             fields["summary"] = " ".join(fields["summary"].split())
+            fields["parity"] = _parity(id, table.get("parity"))
             found.append(Entry(id=id, family=family, **fields))
     return tuple(found), halls

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 from tyro.conf import Positional
 
-from palimpsest.catalogue import Entry, entries, entry, record
+from palimpsest.catalogue import Entry, Parity, entries, entry, record
 from palimpsest.cli.output import WORDS, counted, number, page, print_json, standing
 
 
@@ -45,6 +45,7 @@ def main(args: Arguments) -> None:
             "Good for": _bullets(e.solves),
             "Use it": _use(e),
             "Evidence": _evidence(e, result),
+            "Parity with the authors' code": _parity(e.parity),
             "Limits": _bullets(e.limits),
             "Builds on": Text(", ".join(e.uses)),
         }
@@ -93,6 +94,15 @@ def _use(e: Entry) -> RenderableType:
     code = "\n".join(e.imports) + f"\n\n{e.example.strip()}"
     python = Syntax(code, "python", theme="ansi_dark", background_color="default")
     return Group(python, Text(f"\n{e.command}", style="cyan")) if e.command else python
+
+
+def _parity(found: Parity | str | None) -> Text | None:
+    if not isinstance(found, Parity):
+        return Text(found) if found else None
+    said = Text(f"{found.what}: they differ by {number(found.largest_difference)} at most.")
+    if found.differs:
+        said.append(f"\n{found.differs}")
+    return said.append(f"\nhttps://github.com/{found.repo} at {found.commit[:10]}", style="bright_black")
 
 
 def _evidence(e: Entry, result: dict[str, Any] | None) -> RenderableType | None:
