@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import subprocess
 import sys
 import time
@@ -15,13 +16,17 @@ from transformers import AutoModelForCausalLM
 
 from palimpsest.cli import main
 from palimpsest.cli.forget import Arguments
+from palimpsest.cli.forget import digest as work_digest
 from palimpsest.cli.forget import main as forget_command
 from palimpsest.forget.baselines import IDK
 from palimpsest.forget.methods import METHODS
 from palimpsest.forget.tofu import tofu_score
+from palimpsest.locks import held
 from palimpsest.models.files import load, save
 from palimpsest.models.language import causal_lm, masked_lm
 from palimpsest.models.tokenizers import word_tokenizer
+from palimpsest.paths import home
+from palimpsest.tasks.rows import read_rows
 
 FAST = ["--steps", "12", "--lr", "5e-3", "--batch-size", "6"]
 
@@ -60,7 +65,12 @@ def test_forgets_on_a_copy_and_keeps_the_rest(trained, tmp_path, capsys):
     found = json.loads(capsys.readouterr().out)
     assert digest(trained / "model") == before
     assert found["best"] == "npo"
-    assert {p.name for p in out.iterdir()} >= {"model.safetensors", "config.json", "palimpsest.json", "report.html"}
+    assert {p.name for p in out.iterdir()} >= {
+        "model.safetensors",
+        "config.json",
+        "palimpsest.json",
+        "palimpsest.sha256",
+    }
 
     forget, retain = found["before"]["forget"], found["before"]["retain"]
     after = found["methods"]["npo"]
@@ -71,7 +81,7 @@ def test_forgets_on_a_copy_and_keeps_the_rest(trained, tmp_path, capsys):
     scores = tofu_score(out, trained / "forget.jsonl")
     assert scores.probability.mean() == pytest.approx(after["forget"]["probability"], abs=1e-5)
     assert scores.rouge.mean() == pytest.approx(after["forget"]["rouge"], abs=1e-5)
-    page = (out / "report.html").read_text()
+    page = (tmp_path / "out.html").read_text()
     assert "forgotten and kept" in page
     assert "http" not in page.replace("http-equiv", "").replace("http://www.w3.org", "")
 
@@ -96,7 +106,7 @@ def test_the_table_names_methods_and_files(trained, tmp_path, capsys):
     for word in ("before", "npo", "idk", "forgotten", "kept", "balance", "best:", "r.html"):
         assert word in shown
     assert (tmp_path / "r.html").exists()
-    assert not (tmp_path / "out" / "report.html").exists()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["home", "out", "r.html"]
 
 
 def test_a_method_that_breaks_down_is_reported_and_does_not_spoil_the_others(trained, tmp_path, capsys):
@@ -181,6 +191,70 @@ def test_existing_output_is_left_alone_unless_forced(trained, tmp_path, capsys):
     (out / "precious.txt").write_text("mine")
     refused(capsys, command(trained, out), "out")
     assert [p.name for p in out.iterdir()] == ["precious.txt"]
+
+
+def test_the_folder_holds_nothing_of_the_rows_that_were_forgotten(trained, tmp_path):
+    assert main(command(trained, tmp_path / "out", "--steps", "1", method="npo eco_prompts")) == 0
+    rows = [json.loads(line) for line in (trained / "forget.jsonl").read_text().splitlines()]
+    assert rows[0]["answer"] in (tmp_path / "out.html").read_text()
+    for path in (tmp_path / "out").iterdir():
+        content = path.read_bytes()
+        assert not [row for row in rows if row["answer"].encode() in content or row["question"].encode() in content]
+
+
+@pytest.mark.parametrize(
+    ("report", "words"),
+    [
+        ("folder", ("not a file",)),
+        ("pipe", ("not a file",)),
+        ("forget.jsonl", ("which is read",)),
+        ("out/r.html", ("published with the model",)),
+        ("out", ("published with the model",)),
+        ("forget.jsonl/r.html", ("which is read",)),
+        ("file/r.html", ("cannot be written there",)),
+        ("loop/r.html", ("cannot be a file's name",)),
+        (None, ("would replace", "out.html", "--report", "--force")),
+    ],
+)
+def test_a_report_that_cannot_be_written_is_refused_before_anything_is_computed(
+    trained, tmp_path, capsys, monkeypatch, report, words
+):
+    (tmp_path / "folder").mkdir()
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    rows = (trained / "forget.jsonl").read_text()
+    for name in ("forget.jsonl", "file", "out.html"):
+        (tmp_path / name).write_text(rows)
+    monkeypatch.setattr("palimpsest.cli.forget.compare", lambda *a, **k: pytest.fail("computed"))
+    argv = command(trained, tmp_path / "out", *(["--report", str(tmp_path / report)] if report else []))
+    argv[argv.index("--forget") + 1] = str(tmp_path / "forget.jsonl")
+    refused(capsys, argv, *words, out=tmp_path / "out")
+    assert (tmp_path / "forget.jsonl").read_text() == (tmp_path / "out.html").read_text() == rows
+
+
+def test_force_spares_a_project_with_a_config_json(trained, tmp_path, capsys):
+    project = tmp_path / "project"
+    (project / ".git").mkdir(parents=True)
+    (project / "config.json").write_text("{}")
+    (project / "forget.jsonl").write_text((trained / "forget.jsonl").read_text())
+    argv = command(trained, project, "--force")
+    refused(capsys, argv, "not just what was saved there")
+    argv[argv.index("--forget") + 1] = str(project / "forget.jsonl")
+    refused(capsys, argv, "which this reads")
+    model = command(trained, trained / "model", "--force")
+    refused(capsys, model, "which this reads")
+    assert sorted(path.name for path in project.iterdir()) == [".git", "config.json", "forget.jsonl"]
+
+
+def test_two_commands_into_one_folder_and_two_equal_ones(trained, tmp_path, capsys):
+    argv = command(trained, tmp_path / "out")
+    with held(tmp_path / "out", "writes out"):
+        refused(capsys, argv, f"another process ({os.getpid()}) writes {tmp_path / 'out'}", out=tmp_path / "out")
+    args = arguments(trained, tmp_path / "out", "npo")
+    rows = [read_rows(trained / f"{name}.jsonl") for name in ("forget", "retain")]
+    with held(home() / "forget" / work_digest(args, {"npo": args.npo}, *rows), "runs"):
+        refused(capsys, argv, f"another process ({os.getpid()}) runs the same command", out=tmp_path / "out")
+    assert main([*argv, "--steps", "1"]) == 0
 
 
 @pytest.mark.parametrize(

@@ -29,4 +29,4 @@ def test_tofu_example(tmp_path, monkeypatch):
         assert table[method]["retain P"] > 0.5 * full["retain P"]
     for name in table:
         assert (tmp_path / "work" / f"{name}-forget.html").stat().st_size > 10_000
-    assert (tmp_path / "work" / "npo" / "report.html").exists()
+    assert (tmp_path / "work" / "npo.html").exists()

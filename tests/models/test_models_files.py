@@ -1,15 +1,18 @@
+import errno
 import json
 import os
+import re
 import stat
 
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoModelForImageClassification, PreTrainedModel
 from transformers.utils import logging
 
 from palimpsest.errors import UserError
-from palimpsest.models.files import check_out, load, save
+from palimpsest.models.files import check_out, load, save, tidy
 from palimpsest.models.language import causal_lm, encoder_decoder_lm, masked_lm
 from palimpsest.models.tokenizers import word_tokenizer
 from palimpsest.models.vision import cnn, mlp, vit
@@ -300,10 +303,10 @@ def test_an_existing_folder_is_refused(folder):
 
 
 def test_force_replaces_the_whole_model(folder):
-    (folder / "stale.txt").write_text("old")
-    save(lm(seed=1), TOKENIZER, folder, force=True)
+    save(lm(seed=1), TOKENIZER, folder, force=True, extra={"card.md": "text"})
     assert same_weights(load(folder)[0], lm(seed=1))
-    assert not (folder / "stale.txt").exists()
+    save(lm(seed=2), TOKENIZER, folder, force=True)
+    assert not (folder / "card.md").exists()
     assert os.listdir(folder.parent) == ["model"]
 
 
@@ -314,12 +317,155 @@ def test_force_makes_a_new_folder_too(tmp_path):
     assert same_weights(load(tmp_path / "empty")[0], load(tmp_path / "deep" / "model")[0])
 
 
-def test_force_spares_what_is_no_model(tmp_path):
-    (tmp_path / "thesis").mkdir()
-    (tmp_path / "thesis" / "chapter.txt").write_text("years of work")
-    with pytest.raises(UserError, match="something other than a model"):
-        save(lm(), TOKENIZER, tmp_path / "thesis", force=True)
-    assert (tmp_path / "thesis" / "chapter.txt").read_text() == "years of work"
+def everything(folder):
+    return {path: path.is_dir() or path.read_bytes() for path in sorted(folder.rglob("*"))}
+
+
+@pytest.mark.parametrize(
+    ("spoil", "why"),
+    [
+        (lambda folder: (folder / "thesis.txt").write_text("years of work"), "thesis.txt was added"),
+        (lambda folder: (folder / ".git").mkdir(), ".git was added"),
+        (lambda folder: (folder / "link").symlink_to(folder.parent), "link was added"),
+        (lambda folder: (folder / "generation_config.json").write_text("{}"), "generation_config.json was changed"),
+        (lambda folder: (folder / "tokenizer.json").unlink(), "tokenizer.json is missing"),
+        (lambda folder: (folder / "palimpsest.sha256").unlink(), "it has no readable palimpsest.sha256"),
+        (lambda folder: (folder / "palimpsest.sha256").write_bytes(b"\xff"), "it has no readable palimpsest.sha256"),
+    ],
+)
+def test_force_spares_what_is_not_just_what_was_saved(folder, spoil, why):
+    spoil(folder)
+    before = everything(folder)
+    with pytest.raises(UserError, match=rf"not just what was saved there \({re.escape(why)}\)"):
+        save(lm(seed=1), TOKENIZER, folder, force=True)
+    assert everything(folder) == before
+    assert os.listdir(folder.parent) == ["model"]
+
+
+def test_what_comes_into_the_folder_while_the_model_is_written_is_spared(folder, monkeypatch):
+    real = PreTrainedModel.save_pretrained
+    monkeypatch.setattr(
+        PreTrainedModel, "save_pretrained", lambda *a, **k: (real(*a, **k), (folder / "note").write_text("new"))
+    )
+    with pytest.raises(UserError, match="note was added"):
+        save(lm(seed=1), TOKENIZER, folder, force=True)
+    assert (folder / "note").read_text() == "new"
+
+
+def test_a_link_is_not_followed(folder, tmp_path):
+    (tmp_path / "link").symlink_to(folder)
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    (tmp_path / "nowhere").symlink_to(tmp_path / "none")
+    for name in ("link", "loop", "nowhere"):
+        with pytest.raises(UserError, match="link"):
+            save(lm(), TOKENIZER, tmp_path / name, force=True)
+    with pytest.raises(UserError, match="cannot be a folder's name"):
+        check_out(tmp_path / "loop" / "model")
+    assert same_weights(load(folder)[0], lm())
+
+
+def test_what_is_read_is_not_replaced(folder, tmp_path):
+    assert check_out(folder, force=True, inputs=[tmp_path / "rows.jsonl"]) == folder
+    for needed in (folder, folder / "rows.jsonl"):
+        with pytest.raises(UserError, match="which this reads"):
+            check_out(folder, force=True, inputs=[needed])
+
+
+def test_what_killed_calls_left_is_cleared_away_and_the_old_model_comes_back(folder):
+    half = folder.with_name(f".model-{'0' * 32}")
+    half.mkdir()
+    mine = folder.with_name(".model-mine")
+    mine.mkdir()
+    folder.rename(old := folder.with_name(f".model-{'1' * 32}.old"))
+    tidy(folder)
+    assert not half.exists()
+    assert not old.exists()
+    assert mine.exists()
+    assert same_weights(load(folder)[0], lm())
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), RuntimeError("I/O: No space left on device (os 28)")]
+)
+def test_a_full_disk_is_named_and_nothing_is_left(error, tmp_path, monkeypatch):
+    def fail(*args, **kwargs):
+        raise error
+
+    monkeypatch.setattr(type(TOKENIZER), "save_pretrained", fail)
+    with pytest.raises(UserError, match=r"no space is left to write .*model"):
+        save(lm(), TOKENIZER, tmp_path / "model")
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_named(folder, adapter, value):
+    for path, name in ((adapter / "adapter_model.safetensors", "lora"), (folder / "model.safetensors", "embed_tokens")):
+        tensors = load_file(path)
+        tensors[next(key for key in tensors if name in key)].view(-1)[3] = value
+        save_file(tensors, path, metadata={"format": "pt"})
+        with pytest.raises(UserError, match=rf"not finite .* as torch.float32, the first are in .*{name}"):
+            load(adapter)
+    with pytest.raises(UserError, match="embed_tokens"):
+        load(folder)
+
+
+def test_an_index_that_names_what_would_be_unpickled_is_refused(tmp_path):
+    model, trap = lm(), tmp_path / "sprung"
+    folder = tmp_path / "model"
+    model.save_pretrained(folder, max_shard_size="8KB")
+    TOKENIZER.save_pretrained(folder)
+    index = json.loads((folder / "model.safetensors.index.json").read_text())
+    weights = index["weight_map"]
+    torch.save({"weight": Bomb(str(trap))}, folder / "pytorch_model.bin")
+    for bad, why in {"pytorch_model.bin": "nothing pickled", "../x.safetensors": "the folder itself"}.items():
+        index["weight_map"] = {**weights, min(weights): bad}
+        (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+        with pytest.raises(UserError, match=rf"names {re.escape(bad)}.*{why}"):
+            load(folder)
+    index["weight_map"] = {**weights, min(weights): "gone.safetensors"}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(UserError, match=r"lacks gone\.safetensors"):
+        load(folder)
+    (folder / "model.safetensors.index.json").write_text(json.dumps({**index, "weight_map": weights}))
+    assert same_weights(load(folder)[0], model)
+    edit_config(folder, transformers_weights="pytorch_model.bin")
+    with pytest.raises(UserError, match=r"config\.json in .* names pytorch_model\.bin"):
+        load(folder)
+    assert not trap.exists()
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "model.safetensors", "config.json"])
+def test_pointers_of_git_lfs_are_named(folder, name):
+    (folder / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 123456\n")
+    with pytest.raises(UserError, match=rf"{re.escape(name)} is a pointer of git-lfs.*git lfs pull"):
+        load(folder)
+
+
+def test_a_pipe_in_the_folder_is_not_waited_for(folder):
+    os.mkfifo(folder / "merges.txt")
+    with pytest.raises(UserError, match="neither a file nor a folder"):
+        load(folder)
+
+
+@pytest.mark.parametrize("changes", [{"num_hidden_layers": 10**9}, {"text_config": {"num_experts": 1e9}}])
+def test_a_configuration_of_endless_size_is_refused_before_anything_is_built(folder, changes):
+    edit_config(folder, **changes)
+    with pytest.raises(UserError, match=r"config\.json has num_.* 1.*, and there are \d+ weights"):
+        load(folder)
+
+
+@pytest.mark.parametrize("content", ["[" * 100_000, '{"a": ' * 100_000, '{"a": ' + "9" * 5000 + "}"])
+def test_json_that_python_cannot_read_is_named(folder, content):
+    (folder / "config.json").write_text(content)
+    with pytest.raises(UserError, match="not valid JSON"):
+        load(folder)
+
+
+def test_an_adapter_that_is_its_own_base_is_named(adapter, tmp_path):
+    for base in (".", str(adapter), f"../{adapter.name}"):
+        edit_config(adapter, "adapter_config.json", base_model_name_or_path=base)
+        with pytest.raises(UserError, match="is its own base model"):
+            load(adapter)
 
 
 def test_a_file_in_the_way(tmp_path):

@@ -9,7 +9,7 @@ from typing import Any
 import tyro
 from rich.table import Table
 
-from palimpsest.cli.model_report import MEASURES, answers, distribution, measures, page
+from palimpsest.cli.model_report import MEASURES, answers, check_report, distribution, measures, page, written
 from palimpsest.cli.output import number, print_json, terminal
 from palimpsest.errors import UserError
 from palimpsest.forget.evaluation import subsample
@@ -17,6 +17,7 @@ from palimpsest.forget.intervention import SETTINGS, load
 from palimpsest.forget.robustness import ATTACKS, Robustness, attack, fluency
 from palimpsest.forget.tofu import RowScores, tofu_score
 from palimpsest.models.files import load as load_plain
+from palimpsest.models.files import sources
 from palimpsest.tasks.rows import Row, read_rows
 
 
@@ -72,17 +73,21 @@ def main(args: Arguments) -> None:
     if not args.relearn_lr > 0:
         raise UserError(f"--relearn-lr must be above 0, got {args.relearn_lr}")
     attacks = chosen(args)
+    folders = {"model": args.model, "reference": args.reference, "before": args.before}
+    if args.report:
+        read = [args.data, args.retain, args.neighbours, args.heldout, args.text]
+        models = [source for folder in folders.values() if folder for source in sources(folder)]
+        html = check_report(args.report, [*filter(None, read), *models])
     rows = subsample(read_rows(args.data), args.max_rows, args.seed)
     other = {name: rows_of(getattr(args, name), args) for name in ("retain", "neighbours", "heldout")}
     text = pieces(args.text) if args.text else []
-    folders = {"model": args.model, "reference": args.reference, "before": args.before}
     audited = {name: audit(folder, rows, other, text, attacks, args) for name, folder in folders.items() if folder}
     found = {name: {**measures(scores), **more} for name, (scores, more, _) in audited.items()}
     left_out = audited["model"][2].left_out if audited["model"][2] else {}
 
     if args.report:
-        args.report.parent.mkdir(parents=True, exist_ok=True)
-        args.report.write_text(report(args, rows, audited, found, left_out), encoding="utf-8")
+        with written(html, report(args, rows, audited, found, left_out)):
+            pass
     if args.json:
         shown = {name: {**found[name], "rows": scores.records()} for name, (scores, *_) in audited.items()}
         print_json({**shown, "left out": left_out} if attacks else shown)
@@ -124,10 +129,10 @@ def pieces(path: Path, words: int = 100) -> list[str]:
     Raises:
         UserError: if the file is missing, empty or not UTF-8.
     """
+    if not path.is_file():  # a pipe would be waited on for ever
+        raise UserError(f"{path}: no such file; give a text file")
     try:
         text = path.read_text(encoding="utf-8").split()
-    except OSError:
-        raise UserError(f"{path}: no such file; give a text file") from None
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not UTF-8 (byte {error.start}): save the file as UTF-8") from None
     if not text:

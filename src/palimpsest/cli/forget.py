@@ -12,14 +12,24 @@ from typing import Annotated, Any, Literal
 import tyro
 from rich.table import Table
 
-from palimpsest.cli.model_report import MEASURES, answers, distribution, measures, page, trade_off
+from palimpsest.cli.model_report import (
+    MEASURES,
+    answers,
+    check_report,
+    distribution,
+    measures,
+    page,
+    trade_off,
+    written,
+)
 from palimpsest.cli.output import number, print_json, terminal
 from palimpsest.errors import UserError
 from palimpsest.forget import intervention
 from palimpsest.forget.compare import FORGOTTEN_BY, RULE, Comparison, Result, compare
 from palimpsest.forget.evaluation import subsample
 from palimpsest.forget.methods import METHODS
-from palimpsest.models.files import check_out, copy, load, save
+from palimpsest.locks import held
+from palimpsest.models.files import check_out, copy, load, save, sources, tidy
 from palimpsest.paths import home
 from palimpsest.tasks.rows import Row, check_overlap, read_rows
 from palimpsest.train.settings import check_numbers
@@ -81,7 +91,7 @@ class Common:
     force: bool = False
     """Replace the model in the output folder, if there is one."""
     report: Path | None = None
-    """Where to write the report; by default report.html in the output folder."""
+    """Where to write the report; by default beside the output folder, as OUT.html: it shows the forgotten rows."""
     json: bool = False
     """Print JSON."""
 
@@ -105,7 +115,10 @@ def main(args: Any) -> None:
     for name in ("batch_size", "max_length", "max_rows", "checkpoint_every"):
         if getattr(args, name) is not None and getattr(args, name) < 1:
             raise UserError(f"{name}={getattr(args, name)}: it must be at least 1")
-    check_out(args.out, args.force)
+    out = check_out(args.out, args.force, inputs := [args.forget, *filter(None, [args.retain]), *sources(args.model)])
+    html = check_report(args.report or out.with_name(f"{out.name}.html"), inputs, args.report is not None or args.force)
+    if html == out or out in html.parents:
+        raise UserError(f"--report {html} would be published with the model: choose a place outside {out}")
     if (args.model / intervention.SETTINGS).is_file():
         raise UserError(
             f"{args.model} forgets by an intervention ({intervention.SETTINGS}), which training would leave behind:"
@@ -117,7 +130,32 @@ def main(args: Any) -> None:
         check_overlap(forget, retain)
 
     work = home() / "forget" / digest(args, methods, forget, retain)
+    with held(out, f"writes {out}"), held(work, "runs the same command"):
+        tidy(out)
+        check_out(out, args.force)  # again: another process may have written it before it let go
+        summary, comparison = train(args, methods, forget, retain, work, out, html)
+
+    if args.json:
+        print_json(summary)
+        return
+    console = terminal()
+    console.print(table(comparison))
+    for result in comparison.results:
+        if result.error:
+            console.print(f"{result.method}: {result.error}", style="red")
+    if len(comparison.results) > 1:
+        console.print(f"best: {comparison.best.method} ({RULE})")
+    paths = (f"model: {args.out}", f"report: {html}")
+    console.print(*paths, sep="\n", soft_wrap=True, markup=False)
+
+
+def train(
+    args: Any, methods: dict[str, Any], forget: list[Row], retain: list[Row], work: Path, out: Path, html: Path
+) -> tuple[dict[str, Any], Comparison]:
+    """Makes the model forget by every method, and writes the best model and the report."""
     best = work / "best"
+    shutil.rmtree(best, ignore_errors=True)  # of an interrupted command: it is made again from the checkpoints
+    tidy(best)
     comparison = compare(
         lambda: load(args.model, dtype=args.dtype, merge_adapter=args.merge_adapter),
         methods,
@@ -133,30 +171,11 @@ def main(args: Any) -> None:
         progress=lambda text: print(text, file=sys.stderr),
         **{name: getattr(args, name) for name in TRAINING},
     )
-    chosen_result = comparison.best  # raises where every method broke down: the checkpoints stay
-    summary = as_json(comparison, methods, args)
-    html = report(comparison, summary, forget, args)
-    extra = {"palimpsest.json": json.dumps(summary, indent=2) + "\n"}
-    if args.report is None:
-        extra["report.html"] = html
-    copy(best, args.out, force=args.force, extra=extra)
-    if args.report is not None:
-        args.report.parent.mkdir(parents=True, exist_ok=True)
-        args.report.write_text(html, encoding="utf-8")
+    summary = as_json(comparison, methods, args)  # raises where every method broke down: the checkpoints stay
+    with written(html, report(comparison, summary, forget, args)):
+        copy(best, out, force=args.force, extra={"palimpsest.json": json.dumps(summary, indent=2) + "\n"})
     shutil.rmtree(work, ignore_errors=True)
-
-    if args.json:
-        print_json(summary)
-        return
-    console = terminal()
-    console.print(table(comparison))
-    for result in comparison.results:
-        if result.error:
-            console.print(f"{result.method}: {result.error}", style="red")
-    if len(comparison.results) > 1:
-        console.print(f"best: {chosen_result.method} ({RULE})")
-    paths = (f"model: {args.out}", f"report: {args.report or args.out / 'report.html'}")
-    console.print(*paths, sep="\n", soft_wrap=True, markup=False)
+    return summary, comparison
 
 
 def keep(model: Any, tokenizer: Any, folder: Path, method: Any, learned: Any) -> None:

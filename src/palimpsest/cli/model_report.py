@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+import os
+import uuid
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
@@ -11,6 +15,8 @@ import numpy as np
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
+from palimpsest import seals
+from palimpsest.errors import UserError
 from palimpsest.evidence.figures import ARMS, FAINT, INK, MUTED, STYLE, canvas, svg
 from palimpsest.evidence.report import pages
 from palimpsest.forget.tofu import RowScores
@@ -102,6 +108,47 @@ def page(
             settings=settings,
         )
     )
+
+
+def check_report(path: Path, inputs: Iterable[Path], replace: bool = True) -> Path:
+    """Where a report will be written, in full, or the error: asked before a long computation.
+
+    Args:
+        inputs: what the command reads, which the report may not replace.
+        replace: whether a file that is there already may be replaced.
+    """
+    path = path.expanduser()
+    try:
+        path = path.resolve()
+        str(path).encode("utf-8")
+        exists = path.exists()
+    except (OSError, RuntimeError, ValueError):
+        raise UserError(f"--report {path} cannot be a file's name: choose another") from None
+    for read in inputs:
+        if path == (read := read.expanduser().resolve()) or read in path.parents:
+            raise UserError(f"--report {path} lies in {read}, which is read: choose another file")
+    if exists and not path.is_file():
+        raise UserError(f"--report {path} is not a file: name one")
+    if exists and not replace:
+        raise UserError(f"the report would replace {path}: name a file with --report, or replace it with --force")
+    parent = next(parent for parent in path.parents if parent.exists())
+    if not parent.is_dir() or not os.access(path if exists else parent, os.W_OK):
+        raise UserError(f"--report {path} cannot be written there: choose another file")
+    return path
+
+
+@contextmanager
+def written(path: Path, text: str) -> Iterator[None]:
+    """Writes a file beside its place, where it is put when the block, which belongs to it, has ended well."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    new = path.with_name(f".{path.name}-{uuid.uuid4().hex}")
+    try:
+        with seals.explained(path):
+            new.write_text(text, encoding="utf-8", errors="replace")
+        yield
+        new.replace(path)
+    finally:
+        new.unlink(missing_ok=True)
 
 
 def answers(

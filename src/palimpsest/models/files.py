@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Callable, Iterator, Mapping
@@ -12,6 +14,8 @@ from pathlib import Path
 from types import MappingProxyType
 
 import torch
+from safetensors import safe_open
+from torch import nn
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -25,6 +29,7 @@ from transformers import (
 )
 from transformers.utils import logging
 
+from palimpsest import seals
 from palimpsest.errors import UserError
 from palimpsest.models.vision import ViTForImageClassification
 
@@ -36,6 +41,8 @@ TASKS = {
 }
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 ADAPTER = "adapter_config.json"
+LFS = b"version https://git-lfs"
+COUNTS = re.compile(r"^n(um)?_.*(layer|expert|head)s?$|^(encoder|decoder)_layers$")  # sizes of loops in a model's code
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 # Any one of these is enough for some tokenizer.
 TOKENIZER_FILES = (
@@ -108,13 +115,8 @@ def _load_adapter(
         raise UserError(f"{folder} holds an adapter: only those of causal language models can be loaded")
     if not (folder / "adapter_model.safetensors").is_file():
         raise UserError(f"{folder} has no adapter_model.safetensors: save the adapter with peft's save_pretrained")
-    name = (_read_json(folder / ADAPTER) or {}).get("base_model_name_or_path")
-    base = next((path for path in (folder / str(name), Path(str(name))) if name and path.is_dir()), None)
-    if base is None:
-        raise UserError(
-            f"the base model {name!r} of the adapter in {folder} is not on this disk: write its folder as"
-            f" base_model_name_or_path into {ADAPTER}"
-        )
+    base = sources(folder)[1]
+    _check_files(folder)
     model, tokenizer = load(base, dtype=dtype, remote_code=remote_code)
     if any((folder / file).is_file() for file in TOKENIZER_FILES):
         tokenizer = _load_tokenizer(folder, task, remote_code)
@@ -122,6 +124,7 @@ def _load_adapter(
 
     with _quiet(), _explained(f"the adapter in {folder}"):
         model = PeftModel.from_pretrained(model, str(folder), is_trainable=not merge)
+    _check_finite(model, f"the adapter in {folder}")
     if merge:
         return model.merge_and_unload().requires_grad_().eval(), tokenizer  # peft froze the base
     # Saved again, the adapter must find its base model from any folder.
@@ -141,18 +144,20 @@ def save(
     """Save a model, its tokenizer and further text files into a new folder that is never seen half-written.
 
     Everything is written beside the folder first, which is then renamed. With `force`, a model that is already there
-    stays until the new one is complete, and comes back where the renaming fails.
+    stays until the new one is complete, and comes back where the renaming fails. The folder gets a list of its files
+    with their digests, by which a later `force` knows that nothing in it is anybody else's.
 
     Args:
         model: a Hugging Face model; its weights are written as safetensors. Of a `PeftModel`, the adapter alone.
         tokenizer: its tokenizer, None for an image classifier.
         out: the folder to make.
-        force: whether to replace a model that is already there; a folder that holds anything else is never replaced.
+        force: whether to replace a model that was saved here before; a folder that holds anything else, or a file that
+            was changed since, is never replaced, nor what a link leads to.
         extra: further files, name -> text, for example a model card.
         also: writes yet other files into the folder it is given, before it is put in its place.
 
     Raises:
-        UserError: the folder exists and may not be replaced.
+        UserError: the folder exists and may not be replaced, or the disk is full.
         TypeError: the model is not a Hugging Face model, nor an adapter on one.
         ValueError: a name in `extra` is a path, or that of a file of the model's or tokenizer's.
     """
@@ -197,18 +202,26 @@ def _write(write: Callable[[Path], object], out: str | Path, force: bool, extra:
     out.parent.mkdir(parents=True, exist_ok=True)
     new = out.with_name(f".{out.name}-{uuid.uuid4().hex}")
     try:
-        write(new)
-        for name, text in extra.items():
-            if (new / name).exists():
-                raise ValueError(f"{name!r} in extra is a file of the model itself: choose another name")
-            (new / name).write_text(text, encoding="utf-8")
+        with seals.explained(out):
+            write(new)
+            (new / seals.SEAL).unlink(missing_ok=True)  # of the folder that was copied
+            for name, text in extra.items():
+                if (new / name).exists():
+                    raise ValueError(f"{name!r} in extra is a file of the model itself: choose another name")
+                (new / name).write_text(text, encoding="utf-8")
+            seals.seal(new)
+        check_out(out, force)  # again: somebody may have put something there meanwhile
         _put(new, out)
     finally:
         shutil.rmtree(new, ignore_errors=True)
 
 
-def check_out(out: str | Path, force: bool = False) -> Path:
+def check_out(out: str | Path, force: bool = False, inputs: Iterable[Path] = ()) -> Path:
     """The folder that `save` would make, in full, or the error that it would raise: ask before a long computation.
+
+    Args:
+        out, force: as for `save`.
+        inputs: files and folders that are still needed, and may therefore not be replaced with the folder.
 
     Example:
         >>> import tempfile
@@ -216,8 +229,19 @@ def check_out(out: str | Path, force: bool = False) -> Path:
         ...     check_out(f"{folder}/model").name
         'model'
     """
-    out = Path(out).expanduser().resolve()
-    if not out.exists():
+    out = Path(out).expanduser()
+    try:
+        str(out).encode("utf-8")
+        is_link, out = out.is_symlink(), out.resolve()
+        exists = out.exists()
+    except (OSError, RuntimeError, ValueError):
+        raise UserError(f"{out} cannot be a folder's name: choose another folder") from None
+    if is_link:
+        raise UserError(f"{out} is reached through a link, which is not replaced: choose another folder")
+    for path in map(Path, inputs):
+        if out == (path := path.expanduser().resolve()) or out in path.parents:
+            raise UserError(f"{out} holds {path}, which this reads: choose another folder")
+    if not exists:
         parent = next(path for path in out.parents if path.exists())
         if not parent.is_dir():
             raise UserError(f"{parent} is a file, which cannot hold {out.name}: choose another folder")
@@ -228,9 +252,37 @@ def check_out(out: str | Path, force: bool = False) -> Path:
         raise UserError(f"{out} is a file: choose another folder")
     if not force:
         raise UserError(f"{out} exists: choose another folder, or replace it with force")
-    if any(out.iterdir()) and not any((out / name).is_file() for name in ("config.json", ADAPTER)):
-        raise UserError(f"{out} holds something other than a model, which is not replaced: choose another folder")
+    if any(out.iterdir()) and (why := seals.broken(out)):
+        raise UserError(
+            f"{out} is not replaced, because it is not just what was saved there ({why}): choose another folder"
+        )
     return out
+
+
+def sources(folder: str | Path) -> list[Path]:
+    """The folders that a model is loaded from: its own, and, of an adapter, its base model's.
+
+    Raises:
+        UserError: an adapter's base model is not on this disk, or is the adapter itself.
+    """
+    found = [Path(folder).expanduser()]
+    while (found[-1] / ADAPTER).is_file():
+        base = _base(found[-1])
+        if any(base.samefile(other) for other in found):
+            raise UserError(f"the adapter in {folder} is its own base model: mend base_model_name_or_path in {ADAPTER}")
+        found.append(base)
+    return found
+
+
+def _base(adapter: Path) -> Path:
+    name = (_read_json(adapter / ADAPTER) or {}).get("base_model_name_or_path")
+    base = next((path for path in (adapter / str(name), Path(str(name))) if name and path.is_dir()), None)
+    if base is None:
+        raise UserError(
+            f"the base model {name!r} of the adapter in {adapter} is not on this disk: write its folder as"
+            f" base_model_name_or_path into {ADAPTER}"
+        )
+    return base
 
 
 def _put(new: Path, out: Path) -> None:
@@ -238,7 +290,7 @@ def _put(new: Path, out: Path) -> None:
     if not out.exists():
         new.rename(out)
         return
-    old = out.with_name(f".{out.name}-{uuid.uuid4().hex}")
+    old = out.with_name(f".{out.name}-{uuid.uuid4().hex}.old")
     out.rename(old)
     try:
         new.rename(out)
@@ -248,10 +300,24 @@ def _put(new: Path, out: Path) -> None:
     shutil.rmtree(old)
 
 
+def tidy(out: Path) -> None:
+    """Clear away what killed calls of `save` left beside a folder, into which nobody else may be writing.
+
+    Where one was killed between its two renamings, the model that was there comes back.
+    """
+    for left in out.parent.glob(f".{glob.escape(out.name)}-*"):
+        if re.fullmatch(r"-[0-9a-f]{32}(\.old)?", left.name[len(out.name) + 1 :]):
+            if left.suffix == ".old" and not out.exists():
+                left.rename(out)
+            else:
+                shutil.rmtree(left)
+
+
 def _check_folder(folder: Path, remote_code: bool) -> None:
     """What can be known before anything is loaded."""
     if not folder.is_dir():
         raise UserError(f"{folder} is not a folder: give the folder of a model on disk (download it first)")
+    _check_files(folder)
     config = _read_json(folder / "config.json")
     if config is None:
         raise UserError(f"{folder} has no config.json: it is not a model in the Hugging Face format")
@@ -266,6 +332,8 @@ def _check_folder(folder: Path, remote_code: bool) -> None:
                     " or remove auto_map where transformers knows the model"
                 )
     if any(folder.glob("*.safetensors")):
+        _check_shards(folder, config)
+        _check_counts(folder, config)
         return
     pickles = sorted(path.name for pattern in PICKLES for path in folder.glob(pattern))
     if pickles:
@@ -276,12 +344,66 @@ def _check_folder(folder: Path, remote_code: bool) -> None:
     raise UserError(f"{folder} has no weights: model.safetensors is missing")
 
 
+def _check_files(folder: Path) -> None:
+    """No pipe, which would be waited on for ever, and no stand-in of git-lfs for a file that is not here."""
+    for path in folder.iterdir():
+        if path.exists() and not path.is_file() and not path.is_dir():
+            raise UserError(f"{path} is neither a file nor a folder: take it out of the model's folder")
+        if path.is_file() and path.stat().st_size < 1024 and path.read_bytes().startswith(LFS):
+            raise UserError(f"{path} is a pointer of git-lfs, not the file itself: run git lfs pull in {folder}")
+
+
+def _check_shards(folder: Path, config: dict) -> None:
+    """An index of shards, or the configuration, names safetensors of this folder, and nothing that is unpickled."""
+    named = {"config.json": [config["transformers_weights"]]} if config.get("transformers_weights") else {}
+    for index in folder.glob("*.safetensors.index.json"):
+        shards = (_read_json(index) or {}).get("weight_map")
+        if not isinstance(shards, dict):
+            raise UserError(f"{index} has no weight_map: save the model again")
+        named[index.name] = shards.values()
+    for source, names in named.items():
+        for name in sorted({str(name) for name in names}):
+            if not name.endswith((".safetensors", ".safetensors.index.json")) or Path(name).name != name:
+                raise UserError(
+                    f"{source} in {folder} names {name}, and only safetensors of the folder itself are loaded, nothing"
+                    " pickled: where you trust it, convert it with transformers,"
+                    " from_pretrained(folder).save_pretrained(new_folder)"
+                )
+            if not (folder / name).is_file():
+                raise UserError(f"{folder} lacks {name}, which its {source} names: copy the whole model again")
+
+
+def _check_counts(folder: Path, config: dict) -> None:
+    """A configuration with more parts than there are weights for would be built for hours, or until memory ends."""
+    tensors = 0
+    for path in folder.glob("*.safetensors"):
+        with _explained(f"the model in {folder}"), safe_open(path, framework="pt") as file:
+            tensors += len(file.keys())
+    limit = max(tensors, 4096)  # experts may share one tensor
+    for part in (config, *(value for value in config.values() if isinstance(value, dict))):
+        for name, value in part.items():
+            if COUNTS.search(name) and isinstance(value, (int, float)) and value > limit:
+                raise UserError(
+                    f"{folder / 'config.json'} has {name} {value}, and there are {tensors} weights: mend it"
+                )
+
+
+def _check_finite(model: nn.Module, what: str) -> None:
+    """Scores of a model with weights that are no numbers look like perfect forgetting."""
+    for name, tensor in model.state_dict().items():
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            raise UserError(
+                f"{what} has weights that are not finite (NaN or infinity) as {tensor.dtype}, the first are in {name}:"
+                " save a sound model again"
+            )
+
+
 def _read_json(path: Path) -> dict | None:
     if not path.is_file():
         return None
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is not valid JSON: {error}") from error
     if not isinstance(content, dict):
         raise UserError(f"{path} must hold a JSON object, got {type(content).__name__}")
@@ -311,6 +433,7 @@ def _load_model(folder: Path, task: str, dtype: str, remote_code: bool) -> PreTr
         raise UserError(
             f"{folder} lacks {len(missing)} weights of {what}, the first is {missing[0]}: save the whole model again"
         )
+    _check_finite(model, f"the model in {folder}")
     return model.eval()
 
 
