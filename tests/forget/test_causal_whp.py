@@ -53,28 +53,86 @@ def probabilities(model, text, tokenizer=TOKENIZER):
     return ids, model(torch.tensor([ids])).logits[0].float().softmax(-1).detach()
 
 
+def token(word):
+    return TOKENIZER.convert_tokens_to_ids(word)
+
+
 @pytest.mark.parametrize("architecture", ["llama", "gpt2"])
 def test_the_teacher_is_the_average_of_naive_renamed_readings(architecture):
     model = sharp(architecture=architecture)
     positions, probs = teacher_distribution(model, TOKENIZER, DOCUMENT, "Ada", NAMES, 3)
     ids = [*TOKENIZER(DOCUMENT).input_ids, TOKENIZER.eos_token_id]
-    assert positions.tolist() == list(range(len(ids) - 1))  # one token a name: every position has its counterpart
-    ada, first = TOKENIZER.convert_tokens_to_ids("Ada"), ids.index(TOKENIZER.convert_tokens_to_ids("Ada"))
-    expected = 0
+    # neither the begin token nor what follows a name is learned
+    expected_positions = [i for i in range(1, len(ids) - 1) if ids[i] != token("Ada")]
+    assert positions.tolist() == expected_positions
+    readings = []
     for name in NAMES:
         text = f"{INSTRUCTION.format(name=name)}\n{DOCUMENT.replace('Ada', name)}"
         read, p = probabilities(model, text)
-        p = p[len(read) - (len(ids) - 1) :].clone()  # the row is the end of the text
-        own = TOKENIZER.convert_tokens_to_ids(name)
-        p[first:, ada] += p[first:, own]
-        p[first:, own] = 0
-        expected = expected + p / 3
-    torch.testing.assert_close(probs, expected, atol=2e-6, rtol=1e-4)
-    # a replacement keeps its mass before the first mention alone
-    _, probs = teacher_distribution(model, TOKENIZER, DOCUMENT, "Ada", NAMES, 1)
-    own = TOKENIZER.convert_tokens_to_ids("Ivo")
-    assert probs[0, own] > 0
-    assert (probs[first:, own] == 0).all()
+        readings.append(p[len(read) - (len(ids) - 1) :][expected_positions].clone())  # the row is the end of the text
+    likely = sum((p[:, token(name)] > 0.1).int() for p, name in zip(readings, NAMES, strict=True)) > 1.5
+    ahead = torch.tensor([ids[i + 1] == token("Ada") for i in expected_positions])
+    for p, name in zip(readings, NAMES, strict=True):
+        p[likely | ahead, token("Ada")] += p[likely | ahead, token(name)]
+        p[likely | ahead, token(name)] = 0
+    torch.testing.assert_close(probs, sum(readings) / 3, atol=2e-6, rtol=1e-4)
+
+
+def speaker(after):
+    """A model that says after a word what the table has, whatever came before, whose other words are all as likely."""
+    model = small(architecture="llama", tie=False, d_model=64, n_layers=1)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()
+        model.get_input_embeddings().weight.copy_(torch.eye(len(TOKENIZER), 64))
+        model.model.norm.weight.fill_(1.0)
+        for word, said in after.items():
+            for next_word, logit in said.items():
+                model.get_output_embeddings().weight[token(next_word), token(word)] = logit / 8  # the norm gives 8
+    return model
+
+
+def said(positions, probs, position, *words):
+    return [round(float(probs[positions.tolist().index(position), token(word)]), 4) for word in words]
+
+
+MANY = {"Rome": {"Ivo": 3.0, "Una": 3.0, "Gus": 3.0}}  # after "Rome" each of three names has about 0.23
+FEW = {"Rome": {"Ivo": 3.0}}
+
+
+def test_mass_moves_where_more_than_half_of_the_readings_name_the_replacement():
+    document = "Ada met Bo in Rome. Ada sang Rome in Oslo."
+    ids = TOKENIZER(document).input_ids
+    place = [i for i, t in enumerate(ids) if t == token("Rome")][1]
+    for table, moved in ((MANY, True), (FEW, False)):
+        positions, probs = teacher_distribution(speaker(table), TOKENIZER, document, "Ada", NAMES, 3)
+        _, p = probabilities(speaker(table), "Rome")
+        alone = float(p[-1, token("Ada")])
+        own = [float(p[-1, token(name)]) for name in NAMES]
+        expected = alone + sum(own) / 3 if moved else alone
+        assert said(positions, probs, place, "Ada") == [round(expected, 4)]
+        assert said(positions, probs, place, *NAMES) == [round(x * (2 / 3 if moved else 1), 4) for x in own]
+
+
+def test_every_word_of_the_replacement_gives_its_mass():
+    document = "Ada met Bo in Rome. Ada sang Rome in Oslo."
+    place = [i for i, t in enumerate(TOKENIZER(document).input_ids) if t == token("Rome")][1]
+    model = speaker({"Rome": {"Una": 3.0, "Gus": 3.0}})
+    positions, probs = teacher_distribution(model, TOKENIZER, document, "Ada", ("Ivo Gus",), 1)
+    assert said(positions, probs, place, "Gus", "Ivo") == [0.0, 0.0]
+    assert said(positions, probs, place, "Una") == [round(float(probabilities(model, "Rome")[1][-1, token("Una")]), 4)]
+
+
+def test_before_the_first_mention_mass_moves_with_an_instruction_only():
+    model, document = speaker({"Rome": {"Ivo": 4.0}}), "Bo met Rome. Rome Ada sang."
+    _, p = probabilities(model, "Rome")
+    ivo, ada = float(p[-1, token("Ivo")]), float(p[-1, token("Ada")])
+    places = [i for i, t in enumerate(TOKENIZER(document).input_ids) if t == token("Rome")]
+    for place in places:  # a long way before the mention, and directly
+        positions, probs = teacher_distribution(model, TOKENIZER, document, "Ada", ("Ivo",), 1)
+        assert said(positions, probs, place, "Ivo", "Ada") == [0.0, round(ivo + ada, 4)]
+        positions, probs = teacher_distribution(model, TOKENIZER, document, "Ada", ("Ivo",), 1, instruction="")
+        assert said(positions, probs, place, "Ivo", "Ada") == [round(ivo, 4), round(ada, 4)]
 
 
 def test_a_replacement_that_the_document_names_already_is_not_used():
@@ -86,35 +144,19 @@ def test_a_replacement_that_the_document_names_already_is_not_used():
         teacher_distribution(model, TOKENIZER, DOCUMENT, "Ada", ("Bo", "Ivo"), 2)
 
 
-def test_longer_names_leave_out_what_is_inside_the_target_s():
+def test_the_target_s_own_tokens_are_left_out():
     model = sharp()
     document = "Ada Bo was born in Rome. Cy met Ada Bo."
     ids = [*TOKENIZER(document).input_ids, TOKENIZER.eos_token_id]
     positions, probs = teacher_distribution(model, TOKENIZER, document, "Ada Bo", ("Ivo Una Gus",), 1, instruction="")
-    inside = [i for i, token in enumerate(ids) if token == TOKENIZER.convert_tokens_to_ids("Ada")]
-    assert positions.tolist() == [i for i in range(len(ids) - 1) if i not in inside]
+    inside = [i for i, t in enumerate(ids) if t in (token("Ada"), token("Bo"))]
+    assert positions.tolist() == [i for i in range(1, len(ids) - 1) if i not in inside]
+    # what comes after the name is read one token later
     read, p = probabilities(model, document.replace("Ada Bo", "Ivo Una Gus"))
-    # the last token of the name, and what comes after it, is read one token later
-    after = positions.tolist().index(inside[0] + 1)
-    expected = p[inside[0] + 2].clone()
-    ivo, ada = TOKENIZER.convert_tokens_to_ids(["Ivo", "Ada"])
-    expected[ada] += expected[ivo]
-    expected[ivo] = 0
-    torch.testing.assert_close(probs[after], expected)
-    assert read[inside[0] + 2] == TOKENIZER.convert_tokens_to_ids("Gus")
-
-
-def test_a_replacement_s_first_word_stays_where_the_document_uses_it_too():
-    model = sharp()
-    document = "Ada met Ivo in Rome. Ada sang."
-    positions, probs = teacher_distribution(model, TOKENIZER, document, "Ada", ("Ivo Una",), 1, instruction="")
-    _, p = probabilities(model, document.replace("Ada", "Ivo Una"))
-    ivo, ada = TOKENIZER.convert_tokens_to_ids(["Ivo", "Ada"])
-    at = positions.tolist().index(2)  # "met", after which the document itself says Ivo
-    torch.testing.assert_close(probs[at], p[3])
-    ahead = positions.tolist().index(6)  # ".", before the second mention
-    torch.testing.assert_close(probs[ahead, ada], p[7, ivo] + p[7, ada])
-    assert probs[ahead, ivo] == 0
+    at = positions.tolist().index(inside[1] + 1)
+    others = [i for i in range(len(TOKENIZER)) if i not in map(token, ("Ivo", "Una", "Gus", "Ada"))]
+    torch.testing.assert_close(probs[at][others], p[inside[1] + 2][others])
+    assert read[inside[1] + 2] == ids[inside[1] + 1]
 
 
 def test_byte_pairs_are_aligned_too():
@@ -145,20 +187,25 @@ def test_only_the_answer_is_learned_and_a_mention_in_the_prompt_counts():
     row = ("Ada was born in", " Rome. Ada sang.")
     positions, probs = teacher_distribution(model, TOKENIZER, row, "Ada", NAMES, 1)
     ids = [*TOKENIZER(row[0]).input_ids, *TOKENIZER(row[1], add_special_tokens=False).input_ids]
-    assert positions.tolist() == list(range(4, len(ids)))
-    assert (probs[:, TOKENIZER.convert_tokens_to_ids("Ivo")] == 0).all()
+    assert positions.tolist() == [i for i in range(4, len(ids)) if ids[i] != token("Ada")]
+    # the mention in the answer is not the first: it takes the mass without an instruction too
+    positions, probs = teacher_distribution(
+        speaker({".": {"Ivo": 4.0}}), TOKENIZER, row, "Ada", NAMES, 1, instruction=""
+    )
+    assert said(positions, probs, 6, "Ivo") == [0.0]
 
 
 def test_length_cuts_a_row_that_was_cut():
     positions, _ = teacher_distribution(small(), TOKENIZER, DOCUMENT, "Ada", NAMES, 3, length=5)
-    assert positions.tolist() == [0, 1, 2, 3]
+    assert positions.tolist() == [2, 3]
 
 
 def test_a_context_that_the_renamed_row_does_not_fit_cuts_it():
     model = sharp(architecture="gpt2", max_length=20)
     positions, _ = teacher_distribution(model, TOKENIZER, DOCUMENT, "Ada", ("Ivo",), 1)
     before = len(TOKENIZER(INSTRUCTION.format(name="Ivo")).input_ids) - 1
-    assert positions.tolist() == list(range(20 - before))
+    ids = TOKENIZER(DOCUMENT).input_ids
+    assert positions.tolist() == [i for i in range(1, 20 - before) if ids[i] != token("Ada")]
 
 
 def test_a_chat_template_gets_the_instruction_as_a_turn():
@@ -173,31 +220,41 @@ def test_a_chat_template_gets_the_instruction_as_a_turn():
     assert n == 6
     expected = p[len(read) - n :].clone()
     ivo, ada = chat.convert_tokens_to_ids(["Ivo", "Ada"])
-    expected[:, ada] += expected[:, ivo]
-    expected[:, ivo] = 0
+    named = expected[:, ivo] > 0.1
+    expected[named, ada] += expected[named, ivo]
+    expected[named, ivo] = 0
     torch.testing.assert_close(probs, expected, atol=1e-5, rtol=1e-4)
 
 
 def test_two_targets_get_two_names():
     model = sharp()
-    _, probs = teacher_distribution(model, TOKENIZER, DOCUMENT, "Ada|Bo", NAMES, 1, instruction="")
-    _, p = probabilities(model, DOCUMENT.replace("Ada", "Ivo").replace("Bo", "Una"))
-    last = p[-1].clone()
-    for old, new in (("Ada", "Ivo"), ("Bo", "Una")):
-        old, new = TOKENIZER.convert_tokens_to_ids([old, new])
-        last[old] += last[new]
-        last[new] = 0
-    torch.testing.assert_close(probs[-1], last)
+    positions, probs = teacher_distribution(model, TOKENIZER, DOCUMENT, "Ada|Bo", NAMES, 1)
+    text = f"{INSTRUCTION.format(name='Ivo')}\n{DOCUMENT.replace('Ada', 'Ivo').replace('Bo', 'Una')}"
+    read, p = probabilities(model, text)
+    ids = TOKENIZER(DOCUMENT).input_ids
+    for old, new, other in (("Ada", "Ivo", "Una"), ("Bo", "Una", "Ivo")):
+        ahead = ids.index(token(old), 2) - 1
+        expected, found = p[ahead + len(read) - len(ids)], probs[positions.tolist().index(ahead)]
+        assert found[token(old)].item() == pytest.approx(float(expected[token(old)] + expected[token(new)]), rel=1e-3)
+        assert found[token(new)] == 0
+        assert found[token(other)].item() == pytest.approx(expected[token(other)].item(), rel=1e-3)
 
 
-def test_whp_lowers_the_replacement_after_it_has_appeared():
-    model = sharp()
-    positions, probs = whp_distribution(model, TOKENIZER, DOCUMENT, "Ada", NAMES, penalty=5.0)
-    ids, p = probabilities(model, DOCUMENT.replace("Ada", "Ivo"))
+def test_whp_lowers_the_replacement_s_words_once_the_whole_name_has_been_read():
+    document = "Bo met Verin. Ada Verin was born in Rome. Verin sang."
+    tokenizer = word_tokenizer([document, "Ivo Gus", INSTRUCTION, "lives"])
+    model = sharp(tokenizer)
+    target, names = "Ada Verin|Verin", ("Ivo Gus",)
+    positions, probs = whp_distribution(model, tokenizer, document, target, names, penalty=5.0)
+    renamed = document.replace("Ada", "Ivo").replace("Verin", "Gus")
+    ids, p = probabilities(model, renamed, tokenizer)
+    own = tokenizer.convert_tokens_to_ids(["Ivo", "Gus"])
+    assert positions.tolist() == [i for i in range(1, len(ids)) if ids[i] not in own]
     logits = p.log()
-    logits[1:, TOKENIZER.convert_tokens_to_ids("Ivo")] -= 5.0  # the name is the first word, after the begin token
-    torch.testing.assert_close(probs, logits.softmax(-1), atol=1e-5, rtol=1e-3)
-    assert len(positions) == len(ids)
+    whole = ids.index(own[0]) + 1  # its last token
+    for word in own:
+        logits[whole + 1 :, word] -= 5.0
+    torch.testing.assert_close(probs, logits.softmax(-1)[positions], atol=1e-5, rtol=1e-3)
 
 
 def test_classic_whp_takes_away_what_the_reinforced_model_likes():
@@ -205,10 +262,11 @@ def test_classic_whp_takes_away_what_the_reinforced_model_likes():
     _, plain = whp_distribution(model, TOKENIZER, DOCUMENT, "Ada", NAMES)
     _, same = whp_distribution(model, TOKENIZER, DOCUMENT, "Ada", NAMES, reinforced=other, alpha=0.0)
     assert torch.equal(plain, same)
-    _, less = whp_distribution(model, TOKENIZER, DOCUMENT, "Ada", NAMES, reinforced=other, alpha=3.0, penalty=0.0)
+    at, less = whp_distribution(model, TOKENIZER, DOCUMENT, "Ada", NAMES, reinforced=other, alpha=3.0, penalty=0.0)
     base = model(torch.tensor([TOKENIZER(DOCUMENT.replace("Ada", "Ivo")).input_ids])).logits[0].detach()
     further = other(torch.tensor([TOKENIZER(DOCUMENT).input_ids])).logits[0].detach()
-    torch.testing.assert_close(less, (base - 3 * (further - base).clamp(min=0)).softmax(-1), atol=1e-5, rtol=1e-3)
+    expected = (base - 3 * (further - base).clamp(min=0)).softmax(-1)
+    torch.testing.assert_close(less, expected[at], atol=1e-5, rtol=1e-3)
 
 
 vectors = st.lists(st.floats(-6, 6), min_size=5, max_size=5)

@@ -14,6 +14,8 @@ from palimpsest.forget.renaming import (
     stand_ins,
     targets,
     tokenize,
+    whole_names,
+    word_starts,
 )
 from palimpsest.models import train_tokenizer, word_tokenizer
 
@@ -55,9 +57,8 @@ def test_aligned_positions_have_read_the_same_but_for_the_names(tokenizer, name,
 
     for a, b in pairs.items():
         assert erased(original, a) == erased(renamed, b)
-    # everything outside the names is aligned, and the last token of each name
-    inner = {i for i, m in enumerate(original.mention) if m >= 0 and original.mention[i + 1] == m}
-    assert set(pairs) == set(range(len(original.ids))) - inner
+    # everything of the row outside the names is aligned
+    assert set(pairs) == {i for i, m in enumerate(original.mention) if m < 0 and i >= original.start}
     assert len(set(pairs.values())) == len(pairs)
 
 
@@ -81,8 +82,8 @@ def test_what_comes_before_is_not_aligned_with_the_row():
     tokenizer = word_tokenizer([text, before, "Ivo"])
     original, renamed = both(tokenizer, text, ["Una"], "Ivo", before)
     pairs = align(original, renamed)
-    assert pairs[0] == renamed.start - 1
-    assert all(b >= renamed.start for a, b in pairs.items() if a)
+    assert 0 not in pairs
+    assert all(b >= renamed.start for b in pairs.values())
     assert tokenizer.decode(renamed.ids[renamed.start : -1]) == "the passage about Ivo and the following passage."
 
 
@@ -114,6 +115,26 @@ def test_stand_ins():
     }
     assert len(set(NAMES)) == len(NAMES) >= 20
     assert all(len(name.split()) == 2 for name in NAMES)
+
+
+def test_whole_names():
+    names = ["Verin", "Ada", "Bo", "Ada Verin", "Verin Ada Bo"]
+    assert whole_names(names) == {
+        "Verin Ada Bo": "Verin Ada Bo",
+        "Ada Verin": "Ada Verin",
+        "Verin": "Verin Ada Bo",
+        "Ada": "Ada Verin",
+        "Bo": "Verin Ada Bo",
+    }
+
+
+@pytest.mark.parametrize("tokenizer", [WORDS, BYTES], ids=["words", "bpe"])
+def test_words_begin_after_a_space_and_at_the_beginning_of_a_line(tokenizer):
+    spaced, bare = word_starts(tokenizer, "Ada Verin")
+    ids = tokenizer("born Ada Verin", add_special_tokens=False).input_ids
+    assert ids[len(ids) - len(tokenizer(" Ada Verin", add_special_tokens=False).input_ids) :][0] == spaced[0]
+    assert tokenizer("Verin", add_special_tokens=False).input_ids[0] == bare[1]
+    assert len(spaced) == len(bare) == 2
 
 
 @pytest.mark.parametrize(

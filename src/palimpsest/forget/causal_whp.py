@@ -8,8 +8,15 @@ has to average over that knowledge (backdoor adjustment): over N names c,
     p*(x_t | x_<t) = 1/N sum_c p_ref(x_t | "Complete the following passage about c.", x_<t with c for the target)
     loss           = mean_t KL(p*(. | x_<t) || p(. | x_<t))            on the original text, p* computed once
 
-Both texts are aligned token by token. In p* the target keeps its name: what the replacement's first tokens have got is
-moved to the target's, except before its first mention. N = 1 without instruction is the older method (`WHP`).
+Both texts are aligned token by token; the tokens of a name and the begin token are not learned. In p* the target keeps
+its name. Where a mention follows, what the words of the replacement begin with has its mass moved to the mention's
+first token; elsewhere, where under more than half of the replacements one of these tokens has a probability above 0.1,
+to the first token of the target's name. Without instruction, nothing is moved before the first mention. N = 1 without
+instruction is the older method (`WHP`).
+
+The authors' code differs in three points: it renames the pronouns' antecedents that a coreference model finds, and
+titles of books; it has the student read the instruction too, about the target, and trains on the document alone here;
+for questions it learns the rest of a name as well, from a prompt of its own ("Complete the following name.").
 """
 
 from __future__ import annotations
@@ -30,11 +37,23 @@ from palimpsest.errors import UserError
 from palimpsest.forget.baselines import Batch, Retain, require
 from palimpsest.forget.logits import reinforced_difference
 from palimpsest.forget.procedure import ForgetData, Pair
-from palimpsest.forget.renaming import NAMES, Tokens, align, mentions, rename, stand_ins, targets, tokenize
+from palimpsest.forget.renaming import (
+    NAMES,
+    Tokens,
+    align,
+    mentions,
+    rename,
+    stand_ins,
+    targets,
+    tokenize,
+    whole_names,
+    word_starts,
+)
 from palimpsest.metrics.text import distinct_n, rouge_l_recall
 from palimpsest.models.score import context_length, encode, greedy, pad_token_id, prompt_template, score
 from palimpsest.train.language import fine_tune
 
+NAMED = 0.1  # above it, a reading is taken to name its replacement
 INSTRUCTION = "Complete the following passage about {name}."
 GIB = 2**30
 
@@ -108,6 +127,17 @@ class Renamed:
     original: Tokens
     renamed: Tokens
     pairs: dict[int, int]
+    people: list[str]  # whose mention each is, by the whole name
+    replacements: dict[str, str]  # person -> replacement
+
+    def places(self, *, whole: bool = False) -> dict[str, list[int]]:
+        """Person -> the first token of each mention in the original row; with `whole`, of those by the whole name."""
+        found: dict[str, list[int]] = {person: [] for person in self.people}
+        mentioned = zip(self.people, self.original.names, self.original.first_tokens(), strict=True)
+        for person, name, place in mentioned:
+            if name == person or not whole:
+                found[person].append(place)
+        return found
 
 
 def renamings(
@@ -139,6 +169,7 @@ def renamings(
             f"{n} replacement names are needed that {' '.join(row).strip()[:60]!r} does not mention, got {len(names)}"
         )
     original = tokenize(tokenizer, row, found)
+    people = [whole_names(looked_for)[name] for name in original.names]
     made = []
     for draw in range(n):
         chosen = stand_ins(looked_for, names, draw)
@@ -149,7 +180,7 @@ def renamings(
         shifted = [(start - cut, end - cut, name) for start, end, name in spans[0]]
         renamed = tokenize(tokenizer, (prompt, texts[1]), (shifted, spans[1]), before)
         pairs = {a: b for a, b in align(original, renamed).items() if longest is None or b < longest}
-        made.append(Renamed(original, renamed, pairs))
+        made.append(Renamed(original, renamed, pairs, people, {person: chosen[person] for person in people}))
     return made
 
 
@@ -183,30 +214,6 @@ def read(model: nn.Module, ids: Sequence[int], positions: Sequence[int]) -> Floa
     return logits if logits.dtype == torch.float64 else logits.float()
 
 
-def keep_name(probs: Float[Tensor, "positions vocabulary"], draw: Renamed, kept: Sequence[int]) -> None:
-    """Moves the mass of the replacement's first tokens to the target's first token, in place, at every position after
-    the target's first mention.
-
-    Where a mention follows, its own first token takes the mass; elsewhere that of the mention before, and there a
-    replacement's token stays what it is if the document uses it in other words too.
-    """
-    original, renamed = draw.original, draw.renamed
-    first, stands_for = original.first_tokens(), renamed.first_tokens()
-    used = {token for token, number in zip(original.ids, original.mention, strict=True) if number < 0}
-    people: dict[str, list[int]] = {}  # a person's mentions, whole or in part
-    for number, name in enumerate(original.names):
-        person = next((known for known in people if name in known.split() or known in name.split()), name)
-        people.setdefault(person, []).append(number)
-    for row, position in enumerate(kept):
-        for numbers in people.values():
-            seen = [number for number in numbers if first[number] <= position]
-            if not seen:
-                continue
-            ahead = [number for number in numbers if first[number] == position + 1]
-            sources = {renamed.ids[stands_for[number]] for number in numbers} - (set() if ahead else used)
-            move_mass(probs[row], sorted(sources), to=original.ids[first[(ahead or seen)[-1]]])
-
-
 def teacher_distribution(
     model: nn.Module,
     tokenizer: PreTrainedTokenizerBase,
@@ -237,16 +244,38 @@ def teacher_distribution(
     >>> model = causal_lm(len(tokenizer), d_model=16, n_layers=1, n_heads=2)
     >>> positions, probs = teacher_distribution(model, tokenizer, "Ada was born here.", "Ada", ["Ivo", "Una"], 2)
     >>> positions, probs.shape
-    (tensor([0, 1, 2, 3, 4, 5]), torch.Size([6, 19]))
+    (tensor([2, 3, 4, 5]), torch.Size([4, 19]))
     """
     row = ("", row) if isinstance(row, str) else row
     made = renamings(tokenizer, row, target, names, n, instruction, context_length(model))
     kept = kept_positions(made, len(made[0].original.ids) if length is None else length)
-    total = None
+    first = made[0].places()
+    spared = 0 if instruction else 1  # of each person's mentions, how many keep the replacement's mass
+    total: Any = 0
+    starts: dict[str, list[Any]] = {person: [] for person in first}  # of each draw: tokens, their probabilities
     for draw in made:
         probs = read(model, draw.renamed.ids, [draw.pairs[i] for i in kept]).softmax(-1)
-        keep_name(probs, draw, kept)
-        total = probs if total is None else total + probs
+        for person, places in first.items():
+            forms = word_starts(tokenizer, draw.replacements[person])
+            tokens = sorted({*forms[0], *forms[1]})
+            for place in places[spared:]:
+                if place - 1 in kept:
+                    move_mass(probs[kept.index(place - 1)], tokens, to=made[0].original.ids[place])
+            likely = [(probs[:, form] > NAMED).any(-1) for form in forms]
+            starts[person].append((tokens, probs[:, tokens], likely))
+        total = total + probs
+    for person, draws in starts.items():
+        spaced, bare = (sum(likely[form].int() for *_, likely in draws) > n / 2 for form in (0, 1))
+        after_space, at_line = (words[0] for words in word_starts(tokenizer, person))
+        for k, position in enumerate(kept):
+            if not (spaced[k] or bare[k]) or (spared and position <= first[person][0]):
+                continue
+            to = after_space if spaced[k] else at_line
+            for tokens, mass, _ in draws:
+                others = [i for i, token in enumerate(tokens) if token != to]
+                total[k, [tokens[i] for i in others]] -= mass[k, others]
+                total[k, to] += mass[k, others].sum()
+    total = total.clamp(min=0)  # what is left of a moved mass is rounding
     return torch.tensor(kept), total / total.sum(-1, keepdim=True)
 
 
@@ -262,9 +291,10 @@ def whp_distribution(
     alpha: float = 5.0,
     length: int | None = None,
 ) -> tuple[Int[Tensor, "positions"], Float[Tensor, "positions vocabulary"]]:
-    """What "Who's Harry Potter?" has the model learn: softmax of its logits under one replacement name, of which the
-    name's tokens are lowered by `penalty` once it has appeared. With a `reinforced` model, one trained further on the
-    rows to forget, what that likes better is taken away first (`reinforced_difference`).
+    """What "Who's Harry Potter?" has the model learn: softmax of its logits under one replacement name, where those of
+    the tokens that the name's words begin with are lowered by `penalty` once the whole name has been read. With a
+    `reinforced` model, one trained further on the rows to forget, what that likes better is taken away first
+    (`reinforced_difference`).
 
     Arguments and errors as for `teacher_distribution`.
     """
@@ -274,9 +304,10 @@ def whp_distribution(
     logits = read(model, draw.renamed.ids, [draw.pairs[i] for i in kept])
     if reinforced is not None:
         logits = reinforced_difference(logits, read(reinforced, draw.original.ids, kept), alpha)
-    own = sorted({token for token, number in zip(draw.renamed.ids, draw.renamed.mention, strict=True) if number >= 0})
-    appeared = [i for i, position in enumerate(kept) if position >= draw.original.first_tokens()[0]]
-    logits[torch.tensor(appeared, dtype=torch.long)[:, None], torch.tensor(own)] -= penalty
+    for person, places in draw.places(whole=True).items():
+        lowered = sorted({token for form in word_starts(tokenizer, draw.replacements[person]) for token in form})
+        after = [i for i, position in enumerate(kept) if places and position > places[0]]
+        logits[torch.tensor(after, dtype=torch.long)[:, None], torch.tensor(lowered)] -= penalty
     return torch.tensor(kept), logits.softmax(-1)
 
 

@@ -90,16 +90,42 @@ def stand_ins(names: Sequence[str], replacements: Sequence[str], draw: int) -> d
     >>> stand_ins(["Ada Verin", "Verin", "Bo"], ["Ivo Lund", "Una Marsh"], draw=0)
     {'Ada Verin': 'Ivo Lund', 'Verin': 'Lund', 'Bo': 'Una Marsh'}
     """
-    chosen: dict[str, str] = {}
-    people = 0
-    for name in sorted(names, key=lambda name: -len(name.split())):
-        whole = next((other for other in chosen if name in (other.split()[0], other.split()[-1])), None)
-        if whole is None:
-            chosen[name] = replacements[(draw + people) % len(replacements)]
-            people += 1
-        else:
-            chosen[name] = chosen[whole].split()[0 if name == whole.split()[0] else -1]
+    whole = whole_names(names)
+    people = list(dict.fromkeys(whole.values()))
+    chosen = {person: replacements[(draw + i) % len(replacements)] for i, person in enumerate(people)}
+    for name, person in whole.items():
+        if name != person:
+            chosen[name] = chosen[person].split()[0 if name == person.split()[0] else -1]
     return {name: chosen[name] for name in names}
+
+
+def whole_names(names: Sequence[str]) -> dict[str, str]:
+    """Name -> the longest of the names that begins or ends with this word and so is the same person's; longest first.
+
+    >>> whole_names(["Verin", "Ada Verin", "Bo"])
+    {'Ada Verin': 'Ada Verin', 'Verin': 'Ada Verin', 'Bo': 'Bo'}
+    """
+    whole: dict[str, str] = {}
+    for name in sorted(names, key=lambda name: -len(name.split())):
+        whole[name] = next((whole[other] for other in whole if name in (other.split()[0], other.split()[-1])), name)
+    return whole
+
+
+def word_starts(tokenizer: PreTrainedTokenizerBase, name: str) -> tuple[list[int], list[int]]:
+    """The tokens that the words of a name begin with, in order: after a space, and at the beginning of a line.
+
+    >>> from palimpsest.models import word_tokenizer
+    >>> tokenizer = word_tokenizer(["a Ada Verin"])
+    >>> [tokenizer.convert_ids_to_tokens(tokens) for tokens in word_starts(tokenizer, "Ada Verin")]
+    [['Ada', 'Verin'], ['Ada', 'Verin']]
+    """
+
+    def first(lead: str, word: str) -> int:
+        encoded = tokenizer(lead + word, add_special_tokens=False, return_offsets_mapping=True)
+        ends = [end for _, end in encoded["offset_mapping"]]
+        return encoded["input_ids"][next(i for i, end in enumerate(ends) if end > len(lead))]
+
+    return [first("a ", word) for word in name.split()], [first("\n", word) for word in name.split()]
 
 
 def rename(text: str, found: Sequence[Mention], replacement: Mapping[str, str]) -> tuple[str, list[Mention]]:
@@ -180,15 +206,12 @@ def tokenize(
 def align(original: Tokens, renamed: Tokens) -> dict[int, int]:
     """Position in the original row -> position in the renamed one that has read the same but for the names.
 
-    What comes before both rows counts as the same. Between two mentions the same tokens are found by difflib's matching
-    blocks. Positions inside a mention have no
-    counterpart; its last token has one, the last token of the replacement: both have then read a whole name.
+    Between two mentions the same tokens are found by difflib's matching blocks. What comes before the rows and the
+    tokens of a mention have no counterpart.
     """
-    pairs = {original.start - 1: renamed.start - 1} if original.start and renamed.start else {}
+    pairs: dict[int, int] = {}
     stretches = [_stretches(tokens) for tokens in (original, renamed)]
-    for (first, inner), (second, other) in zip(*stretches, strict=True):
-        if first is not None and second is not None:
-            pairs[first] = second
+    for inner, other in zip(*stretches, strict=True):
         ids = [[tokens.ids[i] for i in places] for tokens, places in ((original, inner), (renamed, other))]
         for block in SequenceMatcher(None, *ids, autojunk=False).get_matching_blocks():
             for offset in range(block.size):
@@ -196,12 +219,13 @@ def align(original: Tokens, renamed: Tokens) -> dict[int, int]:
     return pairs
 
 
-def _stretches(tokens: Tokens) -> list[tuple[int | None, list[int]]]:
-    """For the beginning and for every mention: the mention's last token, and the tokens up to the next mention."""
-    found: list[tuple[int | None, list[int]]] = [(None, [])]
+def _stretches(tokens: Tokens) -> list[list[int]]:
+    """The positions before the first mention, and after each up to the next."""
+    found: list[list[int]] = [[] for _ in range(len(tokens.names) + 1)]
+    mention = 0
     for i, number in list(enumerate(tokens.mention))[tokens.start :]:
         if number < 0:
-            found[-1][1].append(i)
-        elif i + 1 == len(tokens.mention) or tokens.mention[i + 1] != number:
-            found.append((i, []))
+            found[mention].append(i)
+        else:
+            mention = number + 1
     return found
