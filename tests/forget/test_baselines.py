@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from palimpsest.errors import UserError
-from palimpsest.forget.baselines import IDK, LLMU, RMU, GradAscent, IdkDPO, reference_logprobs
+from palimpsest.forget.baselines import IDK, LLMU, RMU, GradAscent, IdkDPO, hidden_states, reference_logprobs
 from palimpsest.forget.npo import NPO
 from palimpsest.forget.procedure import ForgetData, only_trainable, prepare, unlearn
 from palimpsest.forget.refusals import REFUSALS
@@ -126,8 +126,18 @@ def test_reference_logprobs_are_those_of_the_rows(model, data):
     torch.testing.assert_close(cached[batch["index"]], answer_logprobs(model, batch)[0].detach())
 
 
-def test_rmu(model, other, data):
-    objective = RMU(layer=1, coefficient=3.0, alpha=5.0, seed=2)
+def block_output(model, ids, layer):
+    """What the block itself returns, heard at the block."""
+    heard = []
+    handle = blocks(model)[layer].register_forward_hook(lambda module, inputs, output: heard.append(output))
+    model(ids[None])
+    handle.remove()
+    return (heard[0][0] if isinstance(heard[0], tuple) else heard[0]).reshape(len(ids), -1)
+
+
+@pytest.mark.parametrize("layer", [1, 2])
+def test_rmu(model, other, data, layer):
+    objective = RMU(layer=layer, coefficient=3.0, alpha=5.0, seed=2)
     state = objective.init(other, data)
     torch.testing.assert_close(state["target"].norm(), torch.tensor(3.0))
     assert (state["target"] >= 0).all()
@@ -136,14 +146,34 @@ def test_rmu(model, other, data):
     def naive(rows, targets):
         errors = []
         for ids, mask, target in zip(rows["input_ids"], rows["attention_mask"], targets, strict=True):
-            hidden = model(ids[None], output_hidden_states=True).hidden_states[2][0]
+            hidden = block_output(model, ids, layer)
             errors.append((hidden - target).square().mean(-1)[mask.bool()].mean())
         return torch.stack(errors).mean()
 
     got = objective.loss(state, model, batch)
-    anchors = other(batch["retain"]["input_ids"], output_hidden_states=True).hidden_states[2]
+    anchors = [block_output(other, ids, layer) for ids in batch["retain"]["input_ids"]]
     torch.testing.assert_close(got["forget"], naive(batch["forget"], [state["target"]] * 2))
     torch.testing.assert_close(got["retain"], 5 * naive(batch["retain"], anchors))
+
+
+def test_rmu_reaches_a_target_longer_than_the_final_norm_allows(model, data):
+    """Behind the final norm a state's length is sqrt(d), here 4: a target of length 20 could not be reached there."""
+    objective = RMU(coefficient=20.0, alpha=0.0)
+    assert objective.steered(model) == len(blocks(model)) - 1
+    target = objective.init(model, data)["target"]
+    unlearn(model, objective, data, steps=300, lr=0.1, batch_size=2, progress=False)
+    with torch.no_grad():
+        states = hidden_states(model, data.forget.batch([0], data.pad_id), 2)[0]
+    assert ((states @ target) / target.norm() ** 2 > 0.9).all()
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gpt2"])
+def test_the_last_blocks_state_is_before_the_final_norm(architecture):
+    model = causal_lm(20, d_model=16, n_layers=2, n_heads=2, architecture=architecture).eval()
+    ids = torch.tensor([1, 5, 6, 7])
+    batch = {"input_ids": ids[None], "attention_mask": torch.ones(1, 4, dtype=torch.long)}
+    for layer in (0, 1):
+        torch.testing.assert_close(hidden_states(model, batch, layer)[0], block_output(model, ids, layer))
 
 
 def test_rmu_trains_only_the_mlp_outputs_up_to_its_layer(model, data):

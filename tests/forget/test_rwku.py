@@ -312,28 +312,29 @@ def test_every_method_makes_the_answer_less_likely_from_the_models_own_words(kno
 # ---- steering ----
 
 
-def test_the_direction_is_the_mean_difference_and_is_taken_away(known):
+@pytest.mark.parametrize("layer", [0, 1])
+def test_the_direction_is_the_mean_difference_and_is_taken_away(known, layer):
     trained, tokenizer = known
     model = causal_lm(len(tokenizer), d_model=32, n_layers=2, n_heads=2, seed=0)
     model.load_state_dict(trained.state_dict())
     data = prepare(tokenizer, KNOWN[:2], max_length=32)
-    method = Steering(layer=0, strength=3.0, instruction="You know nothing about Ada.")
+    method = Steering(layer=layer, strength=3.0, instruction="You know nothing about Ada.")
     assert isinstance(method, Intervention)
     means = []
     for before in ("", "You know nothing about Ada.\n"):
         states = []
         for prompt, answer in KNOWN[:2]:
             row = encode(tokenizer, [before + prompt], [answer], max_length=64)
-            with torch.no_grad(), capture({"h": blocks(model)[0]}) as seen:
+            with torch.no_grad(), capture({"h": blocks(model)[layer]}) as seen:
                 model(torch.tensor(row.input_ids))
             states.append(seen["h"][0, row.prompt_lengths[0] :])
         means.append(torch.cat(states).mean(0))
     ids = torch.tensor([[1, 5, 6]])
-    with torch.no_grad(), capture({"h": blocks(model)[0]}) as plain:
+    with torch.no_grad(), capture({"h": blocks(model)[layer]}) as plain:
         model(ids)
     model, learned = intervene(model, method, data, seed=0)
     torch.testing.assert_close(learned["direction"], means[0] - means[1], atol=1e-5, rtol=1e-4)
-    with torch.no_grad(), capture({"h": blocks(model)[0]}) as steered:
+    with torch.no_grad(), capture({"h": blocks(model)[layer]}) as steered:
         model(ids)
     torch.testing.assert_close(
         plain["h"] - steered["h"], 3.0 * learned["direction"].expand(1, 3, -1), atol=1e-4, rtol=1e-4

@@ -31,6 +31,7 @@ from palimpsest.errors import UserError
 from palimpsest.forget.procedure import ForgetData
 from palimpsest.losses.preference import dpo_loss
 from palimpsest.models.blocks import blocks, mlp_output
+from palimpsest.models.hooks import capture
 from palimpsest.models.score import Encoded, answer_logprobs, cross_entropy, reference_kl, score
 
 Batch = dict[str, dict[str, Tensor]]
@@ -161,9 +162,12 @@ class IdkDPO(Retain):
 
 
 def hidden_states(model: nn.Module, batch: dict[str, Tensor], layer: int) -> Float[Tensor, "batch tokens d"]:
-    """The residual stream after block `layer` (0 is the first)."""
+    """What block `layer` (0 is the first) writes to the residual stream. The block itself is asked: of the last one,
+    `output_hidden_states` gives the state behind the model's final norm, whose length is the norm's own."""
     inputs = {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"]}
-    return model(**inputs, output_hidden_states=True, logits_to_keep=1).hidden_states[layer + 1]
+    with capture({"block": blocks(model)[layer]}) as seen:
+        model(**inputs, use_cache=False, logits_to_keep=1)
+    return seen["block"]
 
 
 def token_mean(values: Float[Tensor, "batch tokens"], mask: Float[Tensor, "batch tokens"]) -> Float[Tensor, ""]:
