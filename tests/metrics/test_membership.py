@@ -31,9 +31,9 @@ def test_min_k_plus_plus_standardises():
     assert np.isfinite(min_k_plus_plus_attack(values, values, np.zeros(2)))
 
 
-def test_zlib_divides_by_compressed_length():
+def test_zlib_divides_the_mean_by_the_compressed_length():
     text = "the same again, " * 20
-    assert zlib_attack(np.array([-3.0, -5.0]), text) == -8 / len(zlib.compress(text.encode()))
+    assert zlib_attack(np.array([-3.0, -5.0]), text) == -4 / len(zlib.compress(text.encode()))
     assert np.isfinite(zlib_attack(np.array([]), ""))
 
 

@@ -24,9 +24,9 @@ def loss_attack(logps: Float[np.ndarray, "tokens"]) -> float:
 
 
 def zlib_attack(logps: Float[np.ndarray, "tokens"], text: str) -> float:
-    """The summed log-probability over the length in bytes of the zlib-compressed text: how likely the model finds the
-    text, for how much there is to know in it."""
-    return float(np.sum(logps)) / len(zlib.compress(text.encode("utf-8")))
+    """The mean log-probability of the tokens over the length in bytes of the zlib-compressed text: how likely the
+    model finds the text, for how much there is to know in it."""
+    return loss_attack(logps) / len(zlib.compress(text.encode("utf-8")))
 
 
 def min_k_attack(logps: Float[np.ndarray, "tokens"], share: float = 0.2) -> float:
