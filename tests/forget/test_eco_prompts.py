@@ -150,7 +150,7 @@ GATE = PromptGate(about_ann, torch.tensor([2.0]), -1.0, 0.0)
 
 @pytest.fixture
 def eco(task):
-    hooked = EcoLM(task[0], task[1], GATE, 50.0)
+    hooked = EcoLM(task[0], task[1], GATE, 50.0, answers=False)
     yield hooked
     if hasattr(task[0], "eco"):
         hooked.remove()
@@ -189,21 +189,26 @@ def test_unflagged_rows_are_bit_identical_and_flagged_ones_are_not(task):
     assert all(p.equal(weights[name]) for name, p in model.state_dict().items())
 
 
-def test_only_the_prompt_without_its_last_token_is_corrupted(task, eco):
+@pytest.mark.parametrize("answers", [False, True])
+def test_all_tokens_but_the_last_are_corrupted(task, eco, answers):
+    """Of the prompt, or, where the answers' tokens are corrupted too, of the row."""
     model, tokenizer, _ = task
+    eco.answers = answers
     _, _, rows = mixed(tokenizer)
     batch = rows.batch(range(5), pad_id=0)
+    prompt_mask = (batch["labels"] != -100).cumsum(1) == 0
     seen = []
     handle = model.get_input_embeddings().register_forward_hook(lambda m, a, out: seen.append(out))
     clean = torch.nn.functional.embedding(batch["input_ids"], model.get_input_embeddings().weight)
     model(
         input_ids=batch["input_ids"],
         attention_mask=torch.ones_like(batch["input_ids"]),
-        prompt_mask=(batch["labels"] != -100).cumsum(1) == 0,
+        prompt_mask=prompt_mask,
+        answer_mask=~prompt_mask & batch["attention_mask"].bool(),
     )
     handle.remove()
     changed = (seen[0] != clean).any(-1)
-    for row, length in enumerate(rows.prompt_lengths):
+    for row, length in enumerate(map(len, rows.input_ids) if answers else rows.prompt_lengths):
         expected = [row in (0, 2, 4) and token < length - 1 for token in range(changed.shape[1])]
         assert changed[row].tolist() == expected
     assert not (seen[0] != clean)[..., 1:].any()  # of one dimension
@@ -223,6 +228,32 @@ def test_same_prompt_same_noise_however_it_is_padded_and_scored(task, eco):
     assert tokenizer.decode(out[0, ids.input_ids.shape[1] :], skip_special_tokens=True) == together[0]
     eco.seed = 1
     assert not score(model, rows, pad_id=0).argmax_hits[0].all() or greedy(model, tokenizer, prompts, max_new_tokens=6)
+
+
+@pytest.mark.parametrize("mode", ["rand_noise_first_n", "flip_sign_top_k", "reverse_order"])
+def test_scores_with_corrupted_answers_do_not_depend_on_the_batch(task, eco, mode):
+    model, tokenizer, _ = task
+    _, _, rows = mixed(tokenizer)
+    eco.mode, eco.n = mode, 20
+    prompt_only = score(model, rows, pad_id=0).logp
+    eco.answers = True
+    together = score(model, rows, pad_id=0).logp
+    alone = score(model, rows, batch_size=1, pad_id=0).logp
+    assert together == pytest.approx(alone, rel=1e-4)
+    assert together[[1, 3]].tolist() == prompt_only[[1, 3]].tolist()  # not flagged
+    assert (together[[0, 2, 4]] != prompt_only[[0, 2, 4]]).all()
+
+
+def test_a_prompt_s_noise_does_not_depend_on_its_answer(task, eco):
+    model, tokenizer, _ = task
+    eco.answers, eco.n = True, 20
+    seen = []
+    handle = model.get_input_embeddings().register_forward_hook(lambda m, a, out: seen.append(out))
+    for answer in ("ann", "ann is old . ann is old ."):
+        score(model, encode(tokenizer, [FORGET[0][0]], [answer], max_length=24), pad_id=0)
+    handle.remove()
+    length = len(tokenizer(FORGET[0][0]).input_ids) - 1
+    assert seen[0][0, :length].equal(seen[1][0, :length])
 
 
 def test_later_steps_are_left_alone(task, eco):

@@ -6,9 +6,12 @@ reads them,
 
     e~ = e + s z on the first n dimensions, z ~ N(0, 1)          (or zeroed, flipped, reordered: see `corrupt`)
 
-so that the model answers like one who has not understood whom the question is about. How strong the noise has to be is
-the only thing that is learned, offline and without gradients: s is searched for by two-point descent on the distance
-between a measure of the corrupted model's answers and the value expected of a model that never saw the forget rows,
+so that the model answers like one who has not understood whom the question is about. Where a given answer is scored,
+the authors' code corrupts its tokens like the prompt's, and so does this one by default: all of the row but its last
+token. What a user reads is written after a corrupted prompt alone: `answers=False` scores that. How strong the noise
+has to be is the only thing that is learned, offline and without gradients: s is searched for by two-point descent on
+the distance between a measure of the corrupted model's answers and the value expected of a model that never saw the
+forget rows,
 
     s <- max(s - lr (score(s + eps) - score(s - eps)) / (2 eps), s_min),        score(s) = |measure(s) - surrogate|.
 """
@@ -109,14 +112,14 @@ def corrupt(
     return torch.where(mask[..., None], emb.scatter(-1, dims, new), emb)
 
 
-def corruptible(prompt: Bool[Tensor, "batch tokens"]) -> Bool[Tensor, "batch tokens"]:
-    """All of each row's prompt but its last token, which predicts the answer's first.
+def corruptible(tokens: Bool[Tensor, "batch tokens"]) -> Bool[Tensor, "batch tokens"]:
+    """All of each row's tokens but the last, which predicts what is written next.
 
     >>> corruptible(torch.tensor([[True, True, True, False]])).tolist()
     [[True, True, False, False]]
     """
-    after = prompt.flip(1).cumsum(1).flip(1)  # how many prompt tokens there are from here on
-    return prompt & (after > 1)
+    after = tokens.flip(1).cumsum(1).flip(1)  # how many of them there are from here on
+    return tokens & (after > 1)
 
 
 def zo_search(
@@ -166,16 +169,18 @@ class EcoLM:
     """Hooks on a model: flagged prompts are corrupted on their way in, everything else passes bit by bit as it was.
 
     The decision is made where a prompt is read: in the first call of a generation (later ones, which bring a cache, are
-    left alone) and, where answers are scored, from `prompt_mask`. A prompt gets the same noise every time, so that
-    scores of several answers can be compared and nobody averages it away. Generation needs its cache: without it, what
+    left alone) and, where answers are scored, from `prompt_mask`, with `answer_mask` where what follows is corrupted
+    too. A prompt gets the same noise every time, so that scores of several answers can be compared and nobody averages
+    it away. Generation needs its cache: without it, what
     has been written would count as prompt.
 
     Args:
         lm: the model; it is hooked in place, and found again as `model.eco`.
         gate: see `PromptGate`.
         strength, mode, n: see `corrupt`.
-        names: token ids; where given, only these tokens of a prompt are corrupted.
+        names: token ids; where given, only these tokens are corrupted.
         seed: of the noise.
+        answers: where answers are scored, whether their tokens are corrupted too, all of the row but its last.
 
     Raises:
         ValueError: if the model is hooked already.
@@ -192,12 +197,15 @@ class EcoLM:
         *,
         names: Int[Tensor, "names"] | None = None,
         seed: int = 0,
+        answers: bool = True,
     ) -> None:
         if hasattr(lm, "eco"):
             raise ValueError("the model has ECO's hooks already: take them off with model.eco.remove()")
         self.lm, self.tokenizer, self.gate = lm, tokenizer, gate
         self.strength, self.mode, self.n, self.names, self.seed = strength, mode, n, names, seed
+        self.answers = answers
         self._mask: Tensor | None = None
+        self._prompt: Tensor | None = None
         self._prompts: list[bytes] = []
         # Bound methods: a deep copy of the model gets hooks of its own.
         self._handles = [
@@ -215,7 +223,8 @@ class EcoLM:
 
     def _decide(self, module: nn.Module, args: tuple, inputs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
         inputs = dict(inputs)
-        prompt_mask, cache = inputs.pop("prompt_mask", None), inputs.get("past_key_values")
+        prompt_mask, answer_mask = inputs.pop("prompt_mask", None), inputs.pop("answer_mask", None)
+        cache = inputs.get("past_key_values")
         self._mask = None
         if cache is None or cache.get_seq_length() == 0:
             ids = args[0] if args else inputs.get("input_ids")
@@ -223,11 +232,12 @@ class EcoLM:
                 raise ValueError("ECO reads prompts from their token ids: give input_ids, not inputs_embeds")
             prompt = prompt_positions(ids, args[1] if len(args) > 1 else inputs.get("attention_mask"), prompt_mask)
             flags = flagged(self.gate, self.tokenizer, ids, prompt)
-            mask = corruptible(prompt) & flags[:, None]
+            row = prompt | answer_mask.bool() if self.answers and answer_mask is not None else prompt
+            mask = corruptible(row) & flags[:, None]
             if self.names is not None:
                 mask &= torch.isin(ids, self.names.to(ids.device))
             if mask.any():
-                self._mask = mask
+                self._mask, self._prompt = mask, prompt
                 self._prompts = [ids[row][prompt[row]].cpu().numpy().tobytes() for row in range(len(ids))]
         return args, inputs
 
@@ -238,10 +248,14 @@ class EcoLM:
         emb = emb.clone()
         for row in mask.any(1).nonzero()[:, 0].tolist():
             generator = torch.Generator().manual_seed(zlib.crc32(self._prompts[row], self.seed))
-            tokens = emb[row, mask[row]][None]
-            everywhere = torch.ones(tokens.shape[:2], dtype=torch.bool, device=emb.device)
-            options = {"n": self.n, "generator": generator}
-            emb[row, mask[row]] = corrupt(tokens, everywhere, self.strength, self.mode, **options)[0]
+            parts = [mask[row]]
+            if self.mode in NOISE:  # drawn for the prompt first: its noise depends on no answer
+                parts = [mask[row] & self._prompt[row], mask[row] & ~self._prompt[row]]
+            for part in parts:
+                tokens = emb[row, part][None]
+                everywhere = torch.ones(tokens.shape[:2], dtype=torch.bool, device=emb.device)
+                options = {"n": self.n, "generator": generator}
+                emb[row, part] = corrupt(tokens, everywhere, self.strength, self.mode, **options)[0]
         return emb
 
 
@@ -261,6 +275,9 @@ class ECO:
             the tokens in another order.
         n: how many dimensions are corrupted.
         tokens: "prompt" corrupts all its tokens but the last, "names" only those that no retained prompt has.
+        answers: where answers are scored, corrupt their tokens too, as the authors' code does: all tokens of prompt and
+            answer but the last. Without, a score is that of the answer after a corrupted prompt, which is what a user
+            gets to read; probabilities, truth ratios and forget quality of the two are different numbers.
         surrogate: the measure expected of a model that never saw the forget rows: that of a retrained model, or of
             answers about things that this one never met. None takes the answers of the most similar retained prompts.
         strength: of the noise where the search begins, in units of the mean length of the model's input embeddings. If
@@ -278,6 +295,7 @@ class ECO:
     mode: Mode = "rand_noise_first_n"
     n: int = 1
     tokens: Literal["prompt", "names"] = "prompt"
+    answers: bool = True
     surrogate: float | None = None
     strength: float = 1.0
     search_lr: float = 5.0
@@ -342,7 +360,8 @@ class ECO:
 
     def _hooked(self, model: PreTrainedModel, tokenizer: Any, gate: PromptGate, learned: Mapping[str, Tensor]) -> EcoLM:
         names, seed = learned.get("names"), int(learned["seed"])
-        return EcoLM(model, tokenizer, gate, float(learned["strength"]), self.mode, self.n, names=names, seed=seed)
+        options = {"names": names, "seed": seed, "answers": self.answers}
+        return EcoLM(model, tokenizer, gate, float(learned["strength"]), self.mode, self.n, **options)
 
 
 def forget_measure(model: nn.Module, tokenizer: PreTrainedTokenizerBase, pairs: list[Pair]) -> float:

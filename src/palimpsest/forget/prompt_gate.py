@@ -324,6 +324,7 @@ class GuardedLM(nn.Module):
         input_ids: Int[Tensor, "batch tokens"],
         attention_mask: Tensor | None = None,
         prompt_mask: Tensor | None = None,
+        answer_mask: Tensor | None = None,  # what follows a prompt is refused whatever it is
         **inputs: Any,
     ) -> CausalLMOutput:
         """As the model's own, for whole rows (no cache); a flagged row's logits name the refusal's tokens one by one

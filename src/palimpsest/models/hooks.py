@@ -112,6 +112,7 @@ def activations(
             inputs = {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"]}
             if getattr(model, "takes_prompt_mask", False):
                 inputs["prompt_mask"] = (batch["labels"] != -100).cumsum(1) == 0
+                inputs["answer_mask"] = ~inputs["prompt_mask"] & batch["attention_mask"].bool()
             with torch.no_grad(), capture(modules, side) as seen:
                 model(**inputs, use_cache=False)
             yield batch, seen

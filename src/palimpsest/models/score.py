@@ -691,6 +691,8 @@ def _predictions(model: nn.Module, batch: dict[str, Tensor]) -> _Predictions:
     if getattr(model, "takes_prompt_mask", False):
         # Answers follow prompts: a prompt ends before its row's first label.
         inputs["prompt_mask"] = (labels != IGNORED).cumsum(1) == 0
+        # The end of a row cannot be seen from a mask of ones.
+        inputs["answer_mask"] = ~inputs["prompt_mask"] & (True if mask is None else mask.bool())
     keep = "logits_to_keep" in _arguments(model)
     if keep:
         inputs["logits_to_keep"] = tokens - start
