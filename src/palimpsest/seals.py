@@ -47,8 +47,8 @@ def broken(folder: Path) -> str | None:
     'a was changed'
     """
     try:
-        lines = (folder / SEAL).read_text(encoding="utf-8").splitlines()
-        digests = {name: digest for digest, name in (line.split("  ", 1) for line in lines)}
+        lines = (folder / SEAL).read_text(encoding="utf-8").split("\n")
+        digests = {name: digest for digest, name in (line.split("  ", 1) for line in lines if line)}
     except (OSError, ValueError):
         return f"it has no readable {SEAL}"
     expected = {SEAL, *digests}

@@ -1,6 +1,7 @@
 """The cache of prepared models: built once, whole or not at all."""
 
 import json
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -37,8 +38,40 @@ def test_a_failed_build_leaves_nothing():
     with pytest.raises(RuntimeError, match="broken off"):
         cached("thing", {}, build)
     folder = cached("thing", {}, lambda folder: (folder / "whole").write_text("1"))
-    assert sorted(p.name for p in folder.iterdir()) == ["settings.json", "whole"]
+    assert sorted(p.name for p in folder.iterdir()) == ["palimpsest.sha256", "settings.json", "whole"]
     assert [p.name for p in folder.parent.iterdir() if p.is_dir()] == [folder.name]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda file: file.write_text("2"),
+        lambda file: file.unlink(),
+        lambda file: (file.parent / "palimpsest.sha256").unlink(),
+    ],
+)
+def test_what_was_damaged_on_disk_is_built_again(damage, capsys):
+    def build(folder):
+        (folder / "x").write_text("1")
+
+    folder = cached("thing", {}, build)
+    damage(folder / "x")
+    assert (cached("thing", {}, build) / "x").read_text() == "1"
+    assert "is damaged (" in capsys.readouterr().err
+    assert [p.name for p in folder.parent.iterdir() if p.is_dir()] == [folder.name]
+    cached("thing", {}, lambda folder: pytest.fail("built again"))
+
+
+def test_what_killed_builds_left_is_cleared_away():
+    folder = cached("thing", {}, lambda folder: None)
+    left = folder.with_name(f".{folder.name}-x3_kq1")
+    other = folder.with_name(".thing-else-x3_kq1")
+    for path in (left, other):
+        path.mkdir()
+    shutil.rmtree(folder)
+    cached("thing", {}, lambda folder: None)
+    assert not left.exists()
+    assert other.exists()
 
 
 def test_two_processes_share_one_build(tmp_path):

@@ -1,5 +1,6 @@
 """Checkpoints: whatever goes in comes out to the bit, and a death between any two file operations loses nothing."""
 
+import errno
 import json
 import os
 import shutil
@@ -166,18 +167,39 @@ def test_no_pickle_and_a_single_newest_folder(tmp_path):
         "model.safetensors",
         "training.safetensors",
         "training.json",
+        "palimpsest.sha256",
     }
     assert json.loads((newest / "training.json").read_text())["step"] == 10
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", "training.safetensors", "training.json"])
-@pytest.mark.parametrize("damage", [lambda path: path.unlink(), lambda path: path.write_bytes(b"{")])
+def flip_a_bit(path):
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "training.safetensors", "training.json", "palimpsest.sha256"])
+@pytest.mark.parametrize("damage", [lambda path: path.unlink(), lambda path: path.write_bytes(b"{"), flip_a_bit])
 def test_damage_is_reported_in_one_line(tmp_path, name, damage):
-    checkpoint.save(tmp_path, "step-000000001", nn.Linear(1, 1), {}, {})
+    checkpoint.save(tmp_path, "step-000000001", nn.Linear(1, 1), {}, {"x": torch.ones(1)})
     damage(tmp_path / "step-000000001" / name)
-    with pytest.raises(UserError, match=r"cannot be read .*: delete it to start again") as caught:
+    with pytest.raises(UserError, match=r"is damaged \(.*\): delete it to start again") as caught:
         checkpoint.load(tmp_path / "step-000000001")
     assert "\n" not in str(caught.value)
+
+
+def test_a_full_disk_is_named_and_the_last_checkpoint_stays(tmp_path, monkeypatch):
+    checkpoint.save(tmp_path, "step-000000001", nn.Linear(1, 1), {}, {})
+
+    def full(tensors, path):
+        path.write_bytes(b"half")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(checkpoint, "save_file", full)
+    with pytest.raises(UserError, match="no space is left to write"):
+        checkpoint.save(tmp_path, "step-000000002", nn.Linear(1, 1), {}, {})
+    assert [path.name for path in tmp_path.iterdir()] == ["step-000000001"]
+    checkpoint.load(tmp_path / "step-000000001")
 
 
 class Death(BaseException):

@@ -1,14 +1,17 @@
 """Prepared models ("worlds"): trained once per seed, kept on disk by the digest of their settings, shared by all.
 
 Two processes that ask for the same world at once get one training: the second waits on a file lock. A folder is
-built beside its place and renamed, so that a killed build leaves nothing that looks finished.
+built beside its place, sealed with the digests of its files and renamed, so that a killed build leaves nothing that
+looks finished, and one whose bytes changed on disk is noticed and built again.
 """
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,6 +22,7 @@ from typing import Any, Literal
 from filelock import FileLock
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from palimpsest import seals
 from palimpsest.models.files import load, save
 from palimpsest.models.language import causal_lm
 from palimpsest.models.score import encode, prompt_template
@@ -45,19 +49,28 @@ def cached(name: str, settings: dict[str, Any], build: Callable[[Path], None]) -
     """
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
     folder = home() / "worlds" / f"{name}-{digest}"
-    if folder.exists():  # the rename is atomic: what is there is whole
+    if not seals.broken(folder):
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{folder}.lock"):
-        if not folder.exists():
-            unfinished = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-            try:
+        for left in folder.parent.glob(f".{glob.escape(folder.name)}-*"):  # by a build that was killed
+            shutil.rmtree(left)
+        if folder.exists():
+            if not (why := seals.broken(folder)):
+                return folder
+            print(f"{folder} is damaged ({why}): it is built again", file=sys.stderr)
+        unfinished = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+        try:
+            with seals.explained(folder):
                 build(unfinished)
                 (unfinished / "settings.json").write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n")
-                unfinished.rename(folder)
-            except BaseException:
-                shutil.rmtree(unfinished, ignore_errors=True)
-                raise
+                seals.seal(unfinished)
+            if folder.exists():
+                folder.rename(f"{unfinished}.damaged")
+                shutil.rmtree(f"{unfinished}.damaged")
+            unfinished.rename(folder)
+        finally:
+            shutil.rmtree(unfinished, ignore_errors=True)
     return folder
 
 

@@ -4,7 +4,8 @@ A checkpoint is a folder `step-000000100` in the folder that the user names:
 
 - `model.safetensors`: the model's parameters and buffers under their own names;
 - `training.safetensors`: every other tensor (optimizer, objective, random generators);
-- `training.json`: everything else, with a reference wherever a tensor belongs.
+- `training.json`: everything else, with a reference wherever a tensor belongs;
+- `palimpsest.sha256`: the digests of these files, by which damage is noticed.
 
 It is written under another name, flushed to disk and renamed; only then is its predecessor deleted. Whenever the
 process dies, the newest folder of that name is whole.
@@ -25,6 +26,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from palimpsest import seals
 from palimpsest.errors import UserError
 
 PARTIAL = ".partial"
@@ -48,11 +50,17 @@ def save(folder: Path, name: str, model: nn.Module, facts: dict, training: dict)
     if partial.exists():
         shutil.rmtree(partial)
     partial.mkdir(parents=True)
-    save_file(_apart(_named(model)), partial / "model.safetensors")
-    save_file(_apart(tensors), partial / "training.safetensors")
-    (partial / "training.json").write_text(document, encoding="utf-8")
-    for path in (*partial.iterdir(), partial):
-        _flush(path)
+    try:
+        with seals.explained(folder):
+            save_file(_apart(_named(model)), partial / "model.safetensors")
+            save_file(_apart(tensors), partial / "training.safetensors")
+            (partial / "training.json").write_text(document, encoding="utf-8")
+            seals.seal(partial)
+            for path in (*partial.iterdir(), partial):
+                _flush(path)
+    except Exception:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
     os.replace(partial, final)
     _flush(folder)
     for old in folder.glob("step-*"):
@@ -63,6 +71,8 @@ def save(folder: Path, name: str, model: nn.Module, facts: dict, training: dict)
 
 def load(path: Path) -> tuple[dict[str, Tensor], dict, dict[str, Tensor]]:
     """The model's tensors, the JSON, and the tensors that `decode` puts into its `training`."""
+    if why := seals.broken(path):
+        raise UserError(f"the checkpoint {path} is damaged ({why}): delete it to start again")
     try:
         document = json.loads((path / "training.json").read_text(encoding="utf-8"))
         return load_file(path / "model.safetensors"), document, load_file(path / "training.safetensors")
