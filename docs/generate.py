@@ -64,7 +64,7 @@ def page(entry: Entry, found: dict | None) -> str:
     if found is None:
         parts.append(f"Not measured yet: `palimpsest run {entry.id}`.")
     else:
-        parts += [found["question"], verdicts(found), f"Again: `palimpsest run {entry.id}`."]
+        parts += [found["question"], verdicts(found), *on_these_rows(entry), f"Again: `palimpsest run {entry.id}`."]
         if found["notes"]:
             parts.append(found["notes"])
     if entry.parity:
@@ -78,8 +78,15 @@ def verdicts(found: dict) -> str:
     for v in found["verdicts"]:
         given = "given: " if v["precondition"] else ""
         low, high = (f"{float(bound):.3g}" for bound in v["interval"])
-        lines.append(f"| **{v['word']}** | {given}{v['expectation']} | {float(v['estimate']):.3g} | {low} to {high} |")
+        word = "withdrawn" if v["withdrawn"] else v["word"]
+        said = "; ".join([f"{given}{v['expectation']}", *v["remarks"]])
+        lines.append(f"| **{word}** | {said} | {float(v['estimate']):.3g} | {low} to {high} |")
     return "\n".join(lines)
+
+
+def on_these_rows(entry: Entry) -> list[str]:
+    told = "on these rows: every seed splits the same {} anew, and an interval is too narrow for other rows."
+    return [told.format(entry.pool).capitalize()] if entry.pool else []
 
 
 def parity(found: Parity | str) -> str:

@@ -6,15 +6,18 @@ import ast
 import importlib
 import io
 from contextlib import redirect_stdout
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 import palimpsest
-from palimpsest.catalogue import Parity, entries, entry, hall, record
+from palimpsest.catalogue import Parity, Withdrawal, entries, entry, hall, record
 from palimpsest.catalogue.papers import _parity
 from palimpsest.errors import UserError
 from palimpsest.evidence import load_claim
+from palimpsest.evidence.source import reached
+from palimpsest.records import sealed, write
 
 PACKAGE = Path(palimpsest.__file__).parent
 TESTS = Path(__file__).parents[1]
@@ -114,12 +117,83 @@ def test_every_method_of_the_command_line_is_in_the_catalogue():
     assert set(METHODS) <= {name for e in ENTRIES if e.family == "forget" for name in (e.id, *e.aliases)}
 
 
-def test_the_record_of_a_paper_is_what_was_exported(tmp_path, monkeypatch):
+def verdict(sentence, word="held", **fields):
+    return {"expectation": sentence, "word": word, "precondition": False, "kind": "above", "by": 0.01} | {
+        "interval": [0.02, 0.03],
+        **fields,
+    }
+
+
+@pytest.fixture
+def kept(tmp_path, monkeypatch):
+    """`kept(verdicts)` is the record of npo on disk."""
     monkeypatch.setattr("palimpsest.catalogue.papers.records", lambda: tmp_path)
+
+    def keep(*verdicts, **changed):
+        counts = dict.fromkeys(("held", "refuted", "open", "void"), 0)
+        found = sealed({"paper": "npo", "counts": counts, "verdicts": list(verdicts)}, None)
+        write(tmp_path / "forget" / "npo.json", found | changed)
+
+    return keep
+
+
+def test_the_record_of_a_paper_is_what_was_exported(kept):
     assert record(entry("npo")) is None
-    (tmp_path / "forget").mkdir()
-    (tmp_path / "forget" / "npo.json").write_text('{"counts": {"held": 2}}')
-    assert record(entry("npo")) == {"counts": {"held": 2}}
+    kept(verdict("a above b on m"), verdict("a above c on m", "open"), verdict("d", "held", precondition=True))
+    found = record(entry("npo"))
+    assert found["counts"] == {"held": 1, "refuted": 0, "open": 1, "void": 0}
+    assert found["broken"] == ""
+    assert [v["remarks"] for v in found["verdicts"]] == [[], [], []]
+
+
+def test_a_record_that_was_changed_is_broken_and_half_a_file_is_refused(kept, tmp_path):
+    kept(verdict("a above b on m"), counts={"held": 9})
+    assert record(entry("npo"))["broken"].startswith("the record of npo was changed after it was sealed: ")
+    (tmp_path / "forget" / "npo.json").write_text('{"counts": {')
+    with pytest.raises(UserError, match="damaged: restore it, or palimpsest run npo --export"):
+        record(entry("npo"))
+
+
+def test_withdrawn_verdicts_and_checks_of_definitions_are_marked_and_not_counted(kept):
+    e = replace(entry("npo"), withdrawn=(Withdrawal(("first", "second"), "floors."),), definitions=("third",))
+    kept(verdict("first"), verdict("second", "refuted"), verdict("third"), verdict("fourth"))
+    found = record(e)
+    assert found["counts"] == {"held": 1, "refuted": 0, "open": 0, "void": 0, "withdrawn": 2}
+    assert [v["word"] for v in found["verdicts"]] == ["held", "refuted", "held", "held"]
+    assert [v["counted"] for v in found["verdicts"]] == [False, False, False, True]
+    assert found["verdicts"][0]["remarks"] == ["withdrawn, see the next version: floors."]
+    assert "definition" in found["verdicts"][2]["remarks"][0]
+
+
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        ({"word": "refuted", "interval": [0.005, 0.009]}, True),
+        ({"word": "refuted", "interval": [-0.009, 0.009]}, False),
+        ({"word": "open", "interval": [0.005, 0.019]}, False),
+        ({"word": "refuted", "interval": [-0.009, -0.005], "kind": "below"}, True),
+        ({"word": "refuted", "interval": [0.3, 0.4], "kind": "within"}, False),
+        ({"word": "refuted", "interval": [-0.4, -0.3], "by": -0.01}, False),
+        ({"word": "open", "interval": ["nan", "nan"]}, False),
+    ],
+)
+def test_a_refuted_margin_that_was_a_gain_all_the_same_says_so(fields, told, kept):
+    kept(verdict("a above b by at least 0.01 on m", **fields))
+    remarks = record(entry("npo"))["verdicts"][0]["remarks"]
+    assert remarks == (["there is a difference of that sign, but it is smaller than 0.01"] if told else [])
+
+
+@by_id([e for e in PAPERS if e.withdrawn or e.definitions])
+def test_what_an_entry_withdraws_is_in_its_record(e):
+    sentences = {v["expectation"] for v in record(e)["verdicts"]}
+    assert {s for w in e.withdrawn for s in w.sentences} | set(e.definitions) <= sentences
+    assert all(w.why.endswith(".") for w in e.withdrawn)
+
+
+@by_id(PAPERS)
+def test_a_claim_says_that_its_seeds_split_one_pool(e):
+    importlib.import_module(e.claim)
+    assert ("palimpsest.tasks.digits" in reached(e.claim)) == bool(e.pool)
 
 
 WHOLE = {"repo": "a/b", "commit": "0123abc", "what": "the loss on 9 tensors", "largest_difference": 2e-8}

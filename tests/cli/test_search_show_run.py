@@ -10,7 +10,7 @@ from dataclasses import asdict, replace
 import pytest
 
 import palimpsest
-from palimpsest.catalogue import Parity, entries, entry
+from palimpsest.catalogue import Parity, Withdrawal, entries, entry
 from palimpsest.cli import COMMANDS, main
 from palimpsest.errors import UserError
 from palimpsest.evidence import Claim, expect, given, run_claim
@@ -283,11 +283,8 @@ def test_show_as_json(capsys, claims, results):
     [
         ("none published", "none published"),
         (
-            Parity(
-                "licong-lin/negative-preference-optimization", "d" * 40, "the loss on 9 tensors", 2e-8, "By design."
-            ),
-            "nine losses: they differ by 2e−08 at most. By design. "
-            "https://github.com/licong-lin/negative-preference-optimization at dddddddddd",
+            Parity("a/b", "d" * 40, "nine losses", 2e-8, "By design."),
+            "nine losses: they differ by 2e−08 at most. By design. https://github.com/a/b at dddddddddd",
         ),
     ],
 )
@@ -298,6 +295,35 @@ def test_show_says_how_it_compares_with_the_authors_code(parity, shown, capsys, 
     assert f"Parity with the authors' code {shown} Limits" in " ".join(out.split())
     as_json = json.loads(called(capsys, "show", "npo", "--json")[1])["parity"]
     assert as_json == (parity if isinstance(parity, str) else asdict(parity))
+
+
+def test_withdrawn_verdicts_are_shown_as_such_and_lists_count_them_apart(capsys, monkeypatch, claims, results):
+    main(["run", "npo", "--export", "--workers", "1"])
+    capsys.readouterr()
+    sentence = "better above ascent by at least 0.15 on utility"
+    marked = replace(entry("npo"), withdrawn=(Withdrawal((sentence,), "The baseline was not tuned."),), pool="9 rows")
+    monkeypatch.setattr("palimpsest.cli.show.entry", lambda name: marked)
+    monkeypatch.setattr("palimpsest.cli.show.entries", lambda: [marked])
+    flat = " ".join(called(capsys, "show", "npo")[1].split())
+    assert f"withdrawn {sentence} (primary) 0.503 [" in flat
+    assert "withdrawn, see the next version: The baseline was not tuned." in flat
+    assert "held 0 · refuted 1 · open 0 · void 0 · withdrawn 1" in flat
+    assert "on these rows: every seed splits the same 9 rows anew" in flat
+    assert "refuted 1 · withdrawn 1" in called(capsys, "show")[1]
+    assert json.loads(called(capsys, "show", "npo", "--json")[1])["record"]["counts"]["withdrawn"] == 1
+
+
+def test_a_record_that_was_changed_by_hand_is_called_broken(capsys, claims, results):
+    main(["run", "npo", "--export", "--workers", "1"])
+    path = results / "forget" / "npo.json"
+    path.write_text(path.read_text().replace('"refuted"', '"held"'))
+    capsys.readouterr()
+    line = "the record of npo was changed after it was sealed: restore the file, or run the claim again"
+    assert line in " ".join(called(capsys, "show", "npo")[1].split())
+    assert "broken record" in called(capsys, "show")[1]
+    code, _, err = called(capsys, "run", "npo", "--workers", "1", "--export")
+    assert (code, err) == (0, f"palimpsest: {line}\n")
+    assert called(capsys, "run", "npo", "--workers", "1")[2] == ""
 
 
 def test_show_takes_names_of_several_words_and_offers_the_nearest(capsys):

@@ -10,7 +10,7 @@ the catalogue imports none of the methods, and so no torch.
 ['simnpo']
 """
 
-from palimpsest.catalogue.papers import Entry, Parity, entries, entry, hall, record
+from palimpsest.catalogue.papers import Entry, Parity, Withdrawal, entries, entry, hall, record
 from palimpsest.catalogue.ranking import Hit, minilm, search
 
-__all__ = ["Entry", "Hit", "Parity", "entries", "entry", "hall", "minilm", "record", "search"]
+__all__ = ["Entry", "Hit", "Parity", "Withdrawal", "entries", "entry", "hall", "minilm", "record", "search"]

@@ -14,6 +14,7 @@ from typing import Any
 
 from palimpsest.errors import UserError
 from palimpsest.paths import records
+from palimpsest.records import broken
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -55,6 +56,19 @@ class Parity:
 
 
 @dataclass(frozen=True)
+class Withdrawal:
+    """Verdicts that do not stand until the claim's next version.
+
+    Attributes:
+        sentences: the expectations, as the record writes them.
+        why: the reason, in one sentence.
+    """
+
+    sentences: tuple[str, ...]
+    why: str
+
+
+@dataclass(frozen=True)
 class Entry:
     """A paper, or a baseline that papers compare against.
 
@@ -75,6 +89,9 @@ class Entry:
         uses: the entries it builds on.
         arm_of: the papers whose claims measure this baseline.
         limits: what it does not do, and what to watch for.
+        withdrawn: the verdicts of its record that do not stand, and why.
+        definitions: expectations that follow from what is measured and cannot fail: they check the code, not the paper.
+        pool: the rows that every seed of the claim splits anew, where seeds draw no rows of their own.
         parity: how it compares with the authors' own code, or a word on why it was not compared (none published).
     """
 
@@ -95,6 +112,9 @@ class Entry:
     uses: tuple[str, ...] = ()
     arm_of: tuple[str, ...] = ()
     limits: tuple[str, ...] = ()
+    withdrawn: tuple[Withdrawal, ...] = ()
+    definitions: tuple[str, ...] = ()
+    pool: str = ""
     parity: Parity | str | None = None
 
     @property
@@ -153,11 +173,46 @@ def entry(name: str) -> Entry:
 
 
 def record(entry: Entry) -> dict[str, Any] | None:
-    """The results of record of an entry's claim, as `palimpsest.evidence.export` wrote them: the question, the
-    verdicts with their numbers and `counts`, how many there are of each word. None before the first export.
+    """The results of record of an entry's claim, as `palimpsest.evidence.export` wrote them, and what to make of them.
+
+    Besides the question and the verdicts with their numbers there are `broken`, what is wrong with the file's seal
+    (empty if nothing is), and for every verdict `remarks`, sentences that a reader needs beside the word, and
+    `counted`: `counts` leaves out preconditions, checks of definitions and the withdrawn, and says how many of the
+    last there are. None before the first export.
     """
     file = records() / entry.family / f"{entry.id}.json"
-    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
+    if not file.is_file():
+        return None
+    counts = dict.fromkeys(("held", "refuted", "open", "void"), 0)
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+        verdicts = [_remarked(entry, verdict) for verdict in found["verdicts"]]
+        for verdict in verdicts:
+            counts[verdict["word"]] += verdict["counted"]
+        wrong = broken(found)
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise UserError(f"{file} is damaged: restore it, or palimpsest run {entry.id} --export") from None
+    if withdrawn := sum(verdict["withdrawn"] for verdict in verdicts):
+        counts["withdrawn"] = withdrawn
+    return {**found, "verdicts": verdicts, "counts": counts, "broken": wrong}
+
+
+def _remarked(entry: Entry, verdict: dict[str, Any]) -> dict[str, Any]:
+    """A verdict with what its word alone does not say."""
+    sentence, word, precondition = verdict["expectation"], verdict["word"], verdict["precondition"]
+    remarks = [f"withdrawn, see the next version: {w.why}" for w in entry.withdrawn if sentence in w.sentences]
+    withdrawn, definition = bool(remarks), sentence in entry.definitions
+    if definition:
+        remarks.append("a check of a definition: it cannot fail while the code is right")
+    low, high = map(float, verdict["interval"])
+    if (
+        word == "refuted"
+        and verdict["by"] > 0
+        and ((verdict["kind"] == "above" and low > 0) or (verdict["kind"] == "below" and high < 0))
+    ):
+        remarks.append(f"there is a difference of that sign, but it is smaller than {verdict['by']:g}")
+    counted = not (precondition or withdrawn or definition)
+    return {**verdict, "withdrawn": withdrawn, "definition": definition, "counted": counted, "remarks": remarks}
 
 
 def _plain(name: str) -> str:
@@ -185,6 +240,9 @@ def _shelf() -> tuple[tuple[Entry, ...], dict[str, tuple[str, ...]]]:
         for id, table in tables.items():
             fields = {k: tuple(v) if isinstance(v, list) else v for k, v in table.items()}
             fields["summary"] = " ".join(fields["summary"].split())
+            fields["withdrawn"] = tuple(
+                Withdrawal(tuple(one["sentences"]), one["why"]) for one in table.get("withdrawn", ())
+            )
             fields["parity"] = _parity(id, table.get("parity"))
             found.append(Entry(id=id, family=family, **fields))
     return tuple(found), halls

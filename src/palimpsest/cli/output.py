@@ -17,6 +17,7 @@ from palimpsest.catalogue import Entry, record
 WIDEST = 100  # prose in longer lines is hard to read
 
 WORDS = {"held": "green", "refuted": "red", "open": "yellow", "void": "magenta"}
+STYLES = {**WORDS, "withdrawn": "bright_black"}
 
 
 def terminal(widest: int = WIDEST) -> Console:
@@ -43,8 +44,8 @@ def counted(counts: Mapping[str, int], *, zeros: bool = False) -> Text:
     >>> str(counted({"held": 3, "refuted": 0, "open": 1, "void": 0}))
     'held 3 · open 1'
     """
-    shown = [word for word in WORDS if counts[word] or zeros]
-    return Text(" · ").join(Text(f"{word} {counts[word]}", style=WORDS[word]) for word in shown)
+    shown = [word for word in STYLES if counts.get(word) or (zeros and word in WORDS)]
+    return Text(" · ").join(Text(f"{word} {counts[word]}", style=STYLES[word]) for word in shown)
 
 
 def standing(entry: Entry) -> Text:
@@ -52,7 +53,11 @@ def standing(entry: Entry) -> Text:
     if not entry.is_paper:
         return Text()
     result = record(entry)
-    return counted(result["counts"]) if result else Text("not measured yet", style="bright_black")
+    if not result:
+        return Text("not measured yet", style="bright_black")
+    if result["broken"]:
+        return Text("broken record", style="red")
+    return counted(result["counts"]) or Text("nothing counted", style="bright_black")
 
 
 def number(value: float | str) -> str:

@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 from tyro.conf import Positional
 
-from palimpsest.catalogue import entries, entry
+from palimpsest.catalogue import entries, entry, record
 from palimpsest.cli.output import counted, page, print_json
 from palimpsest.errors import UserError
 
@@ -60,6 +60,8 @@ def main(args: Arguments) -> int:
     outcomes, errors = [], {}
     for paper in papers:
         try:
+            if broken := (record(entry(paper)) or {}).get("broken"):
+                print(f"palimpsest: {broken}", file=sys.stderr)
             outcome = run_claim(
                 paper,
                 seeds=args.seeds,

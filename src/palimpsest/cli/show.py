@@ -13,7 +13,7 @@ from rich.text import Text
 from tyro.conf import Positional
 
 from palimpsest.catalogue import Entry, Parity, entries, entry, record
-from palimpsest.cli.output import WORDS, counted, number, page, print_json, standing
+from palimpsest.cli.output import STYLES, counted, number, page, print_json, standing
 
 
 @dataclass(frozen=True)
@@ -118,11 +118,20 @@ def _evidence(e: Entry, result: dict[str, Any] | None) -> RenderableType | None:
         mark = " (primary)" if verdict is primary else ""
         numbers = f"{number(verdict['estimate'])} [{', '.join(map(number, verdict['interval']))}]"
         said = Text.assemble(given, verdict["expectation"], mark, (f"\n{numbers}", "bright_black"))
-        if verdict["note"]:
-            said.append(f"\n{verdict['note']}", style="bright_black italic")
-        table.add_row(Text(verdict["word"], style=WORDS[verdict["word"]]), said)
+        for remark in [verdict["note"], *verdict["remarks"]]:
+            if remark:
+                said.append(f"\n{remark}", style="bright_black italic")
+        word = "withdrawn" if verdict["withdrawn"] else verdict["word"]
+        table.add_row(Text(word, style=STYLES[word]), said)
     made = f"{len(result['seeds'])} seeds, {result['time'][:10]}; means with 95% intervals"
+    if e.pool:
+        made += (
+            f"\non these rows: every seed splits the same {e.pool} anew, so that an interval tells how much the "
+            "numbers change from split to split, and is too narrow for other rows"
+        )
+    warnings = [result["broken"]] if result["broken"] else []
     return Group(
+        *(Text(warning, style="red") for warning in warnings),
         Text(result["question"]),
         Padding(table, (1, 0)),
         counted(result["counts"], zeros=True),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, nullcontext
@@ -24,6 +23,7 @@ from palimpsest.evidence.source import code_digest
 from palimpsest.evidence.store import Job, Store
 from palimpsest.evidence.verdict import Cell, Verdict, cell, judge, omnibus
 from palimpsest.paths import home, records
+from palimpsest.records import sealed, write
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,8 @@ class Outcome:
     """in the order of the claim's expectations"""
     history: tuple[Mapping[str, Any], ...] = ()
     """registrations, amendments and verdicts of the paper, oldest first"""
+    chain: str = ""
+    """the hash of the ledger's last row when this was judged; empty where nothing was kept"""
     report: Path | None = None
 
     @cached_property
@@ -204,11 +206,7 @@ def export(outcome: Outcome, folder: Path | str | None = None) -> Path:
     if not outcome.claim.family:
         raise UserError(f"not exported: {outcome.claim.module} is not in palimpsest/claims/<family>/")
     path = (Path(folder) if folder else records()) / outcome.claim.family / f"{outcome.claim.paper}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_suffix(f".{os.getpid()}.tmp")
-    text = json.dumps(outcome.to_dict(), indent=1, sort_keys=True, ensure_ascii=False)
-    beside.write_text(text + "\n", encoding="utf-8")
-    beside.replace(path)
+    write(path, sealed(outcome.to_dict(), outcome.chain or None))
     return path
 
 
@@ -241,7 +239,7 @@ def _run(
     outcome = replace(outcome, verdicts=judge(claim, outcome.values, seeds))
     if standing != "pilot":
         keep_verdict(store, claim.paper, _for_history(outcome))
-    return replace(outcome, history=tuple(history(store, claim.paper)))
+    return replace(outcome, history=tuple(history(store, claim.paper)), chain=store.verify_chain())
 
 
 def _smoke(claim: Claim, seed: int) -> Outcome:

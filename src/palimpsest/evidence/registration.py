@@ -19,6 +19,7 @@ from palimpsest.evidence.claim import Claim
 from palimpsest.evidence.source import source_digest
 from palimpsest.evidence.store import Store, now
 from palimpsest.paths import records
+from palimpsest.records import broken
 
 Standing = Literal["of record", "preliminary", "exploratory", "pilot", "smoke"]
 STANDINGS: dict[Standing, str] = {
@@ -121,9 +122,12 @@ def _from_record(store: Store, claim: Claim, known: Prereg | None, current: str)
     file = records() / claim.family / f"{claim.paper}.json"
     if not claim.family or not file.is_file():
         return known
-    exported = json.loads(file.read_text(encoding="utf-8"))["history"]
+    found = json.loads(file.read_text(encoding="utf-8"))
+    exported = found["history"]
     last = next(entry for entry in reversed(exported) if entry["kind"] in ("registration", "amendment"))
     if known is None or (last["digest"] == current and last not in history(store, claim.paper)):
+        if wrong := broken(found):
+            raise UserError(f"its registration cannot be taken over from {file}: {wrong}")
         store.append({"kind": "record", "paper": claim.paper, "history": exported, "time": now()})
         return Prereg(**last["prereg"])
     return known

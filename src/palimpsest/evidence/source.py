@@ -46,6 +46,12 @@ def source_digest(module: str) -> str:
 
 def code_digest(module: str) -> str:
     """SHA-256 over the normalised sources of a loaded module and of all it imports from its own package and ours."""
+    return sha256(canonical_json(reached(module)).encode()).hexdigest()
+
+
+def reached(module: str) -> dict[str, str]:
+    """The loaded module and all it imports from its own package and ours, directly or not: name -> SHA-256 of its
+    normalised source."""
     packages = {"palimpsest", module.split(".")[0], _package(module).split(".")[0]}
     found: dict[str, str] = {module: source_digest(module)}
     seen: set[tuple[str, str]] = set()
@@ -67,7 +73,7 @@ def code_digest(module: str) -> str:
                 continue
         found.setdefault(name, _read(file)[1])
         todo += [(target, original) for target, original, _ in _imports(name, file)]
-    return sha256(canonical_json(found).encode()).hexdigest()
+    return found
 
 
 def _behind(package: str, file: Path, item: str) -> list[tuple[str, str]]:
