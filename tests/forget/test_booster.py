@@ -209,7 +209,7 @@ def test_training_shrinks_what_a_harmful_step_gains():
 
 
 def naive_vaccine(model, batch, rho):
-    """GPT-2's blocks, one after another, with an explicit shift after each."""
+    """GPT-2's blocks, one after another, with an explicit shift behind each attention."""
     inner = model.transformer
     length = batch["input_ids"].shape[1]
 
@@ -218,10 +218,10 @@ def naive_vaccine(model, batch, rho):
         states = []
         mask = torch.full((length, length), -1e9, dtype=h.dtype).triu(1)[None, None]
         for block, shift in zip(inner.h, shifts, strict=True):
-            h = block(h, attention_mask=mask)
-            h = h[0] if isinstance(h, tuple) else h
-            h = h + shift
-            states.append(h)
+            put_out = block.attn(block.ln_1(h), attention_mask=mask)[0] + shift
+            states.append(put_out)
+            h = h + put_out
+            h = h + block.mlp(block.ln_2(h))
         logp = model.lm_head(inner.ln_f(h)).log_softmax(-1)
         rows = []
         for b, labels in enumerate(batch["labels"]):

@@ -11,6 +11,7 @@ from palimpsest.forget import intervention
 from palimpsest.forget.intervention import intervene
 from palimpsest.forget.procedure import prepare
 from palimpsest.forget.skill_unlearning import (
+    KeyGuardedLM,
     KeySpace,
     KeySpaceDetection,
     NeuronAdjust,
@@ -181,6 +182,36 @@ def test_scores_of_refused_rows_are_those_of_the_refusal():
     assert (score(guarded, DATA.forget, pad_id=0).nll > 5).all()
     refused = Encoded([DATA.forget.input_ids[0][:5] + guarded.refusal.tolist()], [5])
     assert score(guarded, refused, pad_id=0).nll[0] < 1e-6
+
+
+def test_the_key_at_every_token_that_is_written_is_looked_at():
+    model = lm()
+    prompts = [prompt for prompt, _ in FORGET + RETAIN]
+    plain = greedy(model, TOKENIZER, prompts, max_new_tokens=6)
+    prompt, answer = TOKENIZER(prompts[2]).input_ids, TOKENIZER(plain[2], add_special_tokens=False).input_ids
+    assert len(answer) > 2
+    keys = prompt_keys(model, [prompt + answer[:2]], pad_id=0)[0]  # what the second token of the answer gives
+    gate = (0, KeySpace(keys[0], torch.full_like(keys[0], 1e-4), 1.0), 1.0)
+    refusal = torch.tensor([*TOKENIZER(" I don't know.", add_special_tokens=False).input_ids, TOKENIZER.eos_token_id])
+    guarded, prompt_only = (
+        KeyGuardedLM(model, TOKENIZER, gate, refusal, reads_answers=reads) for reads in (True, False)
+    )
+    assert greedy(prompt_only, TOKENIZER, prompts, max_new_tokens=6) == plain
+    said = greedy(guarded, TOKENIZER, prompts, max_new_tokens=6)
+    assert said[2] == "I don't know."
+    assert [a == b for a, b in zip(said, plain, strict=True)].count(False) == 1
+    # a scored answer is refused where another token follows the one in the box
+    rows = Encoded([prompt + answer[:k] for k in (1, 2, 3)], [len(prompt)] * 3)
+    found, expected = score(guarded, rows, pad_id=0).logp, score(model, rows, pad_id=0).logp
+    np.testing.assert_allclose(found[:2], expected[:2], rtol=1e-5)
+    assert found[2] < -20
+    np.testing.assert_allclose(score(prompt_only, rows, pad_id=0).logp, expected, rtol=1e-5)
+
+
+def test_what_comes_after_the_end_is_not_looked_at():
+    guarded, _ = intervene(lm(), KeySpaceDetection(), DATA)
+    end = TOKENIZER.eos_token_id
+    assert guarded._before_end(torch.tensor([[5, end, end], [5, 6, 7]])).tolist() == [[1, 1, 0], [1, 1, 1]]
 
 
 def test_a_wide_box_refuses_everything():

@@ -8,8 +8,8 @@ Booster simulates that while it aligns: it takes one normalised step on harmful 
 
 f is the cross-entropy of the safe answers, h that of the harmful ones, |g| the norm over all trained weights; no
 second derivatives. Also here, as baselines of its comparison: alignment by f alone (SFT), Vaccine (Huang, Hu and Liu,
-2024, arXiv 2402.01109: f under the worst small shift of the hidden states) and RepNoise (Rosati et al., 2024, arXiv
-2405.14577: hidden states of harmful answers made noise), and the attack that all are judged by.
+2024, arXiv 2402.01109: f under the worst small shift of the attentions' outputs) and RepNoise (Rosati et al., 2024,
+arXiv 2405.14577: hidden states of harmful answers made noise), and the attack that all are judged by.
 
 In `ForgetData`'s terms the harmful rows are the forget rows, and the alignment rows (harmful prompts with a refusal,
 benign ones with an answer) are the retain rows.
@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from palimpsest.forget.attacks import relearn
 from palimpsest.forget.baselines import Batch, require
 from palimpsest.forget.procedure import ForgetData
-from palimpsest.models.blocks import blocks
+from palimpsest.models.blocks import attention, blocks
 from palimpsest.models.hooks import capture, edit_activation
 from palimpsest.models.score import IGNORED, Encoded, cross_entropy, greedy
 from palimpsest.train import History
@@ -133,20 +133,23 @@ def booster_step(
 
 
 def vaccine_loss(model: nn.Module, batch: dict[str, Tensor], rho: float = 2.0) -> Float[Tensor, ""]:
-    """f with rho g_l / |g| added to the output of every block l, where g_l is the gradient of f with respect to it and
-    |g| the norm over all blocks together; the shift is held fixed. Two passes; not for gradient checkpointing.
+    """f with rho g_l / |g| added to the output of every block l's attention: g_l is the gradient of f with respect to
+    it, |g| the norm over all blocks together, and the shift is held fixed. Two passes; not for gradient checkpointing.
+
+    The paper writes of the hidden embeddings of every layer; its code shifts the attention's output, as here.
 
     Args:
         batch: encoded rows; the shift is of the whole batch, so that rho = 2 is spread over its tokens.
         rho: length of the shift.
     """
-    with capture({str(i): block for i, block in enumerate(blocks(model))}) as seen:
+    modules = {str(i): attention(block) for i, block in enumerate(blocks(model))}
+    with capture(modules) as seen:
         loss = cross_entropy(model, batch)
     moved = {name: hidden for name, hidden in seen.items() if hidden.requires_grad}
     gradients = torch.autograd.grad(loss, list(moved.values()))
     scale = rho / global_norm(gradients).clamp(min=TINY)
     handles = [
-        edit_activation(blocks(model)[int(name)], lambda hidden, shift=scale * g: hidden + shift)
+        edit_activation(modules[name], lambda hidden, shift=scale * g: hidden + shift)
         for name, g in zip(moved, gradients, strict=True)
     ]
     try:
@@ -208,7 +211,7 @@ class Booster(Alignment):
 
 @dataclass(frozen=True)
 class Vaccine(Alignment):
-    """f at shifted hidden states; the harmful rows are not used.
+    """f where the attentions' outputs are shifted; the harmful rows are not used.
 
     Attributes:
         rho: length of the shift.

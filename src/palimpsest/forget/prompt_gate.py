@@ -293,6 +293,7 @@ class GuardedLM(nn.Module):
     """
 
     takes_prompt_mask = True
+    reads_answers = False  # whether a row may also be refused for what is written after its prompt
 
     def __init__(
         self, lm: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, gate: Any, refusal: Int[Tensor, "tokens"]
@@ -302,9 +303,12 @@ class GuardedLM(nn.Module):
         self.register_buffer("refusal", refusal.long(), persistent=False)
 
     def flags(
-        self, input_ids: Int[Tensor, "batch tokens"], positions: Bool[Tensor, "batch tokens"]
+        self,
+        input_ids: Int[Tensor, "batch tokens"],
+        positions: Bool[Tensor, "batch tokens"],
+        written: Bool[Tensor, "batch tokens"] | None = None,
     ) -> Bool[Tensor, "batch"]:
-        """Which rows are refused, by their prompts at `positions`."""
+        """Which rows are refused, by their prompts at `positions`; `written` is where their answers are, if known."""
         return flagged(self.gate, self.tokenizer, input_ids, positions)
 
     @property
@@ -324,7 +328,7 @@ class GuardedLM(nn.Module):
         input_ids: Int[Tensor, "batch tokens"],
         attention_mask: Tensor | None = None,
         prompt_mask: Tensor | None = None,
-        answer_mask: Tensor | None = None,  # what follows a prompt is refused whatever it is
+        answer_mask: Tensor | None = None,
         **inputs: Any,
     ) -> CausalLMOutput:
         """As the model's own, for whole rows (no cache); a flagged row's logits name the refusal's tokens one by one
@@ -338,7 +342,7 @@ class GuardedLM(nn.Module):
         keep = inputs.pop("logits_to_keep", 0)
         logits = self.lm(input_ids=input_ids, attention_mask=attention_mask, **inputs).logits
         positions = prompt_positions(input_ids, attention_mask, prompt_mask)
-        for row in self.flags(input_ids, positions).nonzero()[:, 0].tolist():
+        for row in self.flags(input_ids, positions, answer_mask).nonzero()[:, 0].tolist():
             end = int(positions[row].nonzero()[-1])
             step = (torch.arange(logits.shape[1], device=logits.device) - end).clamp(0, len(self.refusal) - 1)
             forced = CERTAIN * F.one_hot(self.refusal[step], logits.shape[-1]).to(logits)
@@ -357,13 +361,23 @@ class GuardedLM(nn.Module):
         if options.get("return_dict_in_generate") or options.get("num_return_sequences", 1) != 1:
             raise ValueError("a guarded model generates one sequence of token ids a prompt: drop the other options")
         attention_mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
-        flags = self.flags(input_ids, prompt_positions(input_ids, attention_mask))
+        positions = prompt_positions(input_ids, attention_mask)
+        flags = self.flags(input_ids, positions)
         room = options.get("max_new_tokens") or options.get("max_length", 2**31) - input_ids.shape[1]
         written: dict[int, Tensor] = {int(row): self.refusal[: max(0, room)] for row in flags.nonzero()[:, 0]}
         others = (~flags).nonzero()[:, 0]
         if len(others):
             out = self.lm.generate(input_ids[others], attention_mask=attention_mask[others], **options)
-            written |= {int(row): ids[input_ids.shape[1] :] for row, ids in zip(others, out, strict=True)}
+            new = out[:, input_ids.shape[1] :]
+            late = torch.zeros(len(out), dtype=torch.bool)
+            if self.reads_answers:
+                late = self.flags(
+                    out,
+                    F.pad(positions[others], (0, new.shape[1]), value=False),
+                    F.pad(self._before_end(new), (input_ids.shape[1], 0), value=False),
+                )
+            for row, ids, refused in zip(others.tolist(), new, late.tolist(), strict=True):
+                written[row] = self.refusal[: max(0, room)] if refused else ids
         pad = options.get("pad_token_id")
         new = nn.utils.rnn.pad_sequence(
             [written[row] for row in range(len(input_ids))],
@@ -371,6 +385,12 @@ class GuardedLM(nn.Module):
             padding_value=pad_token_id(self.tokenizer) if pad is None else pad,
         )
         return torch.cat([input_ids, new], dim=1)
+
+    def _before_end(self, new: Int[Tensor, "batch tokens"]) -> Bool[Tensor, "batch tokens"]:
+        """What was written, up to the end token and with it."""
+        eos = self.lm.generation_config.eos_token_id
+        ends = torch.isin(new, torch.tensor([] if eos is None else eos, dtype=new.dtype, device=new.device))
+        return ends.cumsum(1) - ends.long() == 0
 
 
 def refusal_ids(data: ForgetData, refusal: str) -> Int[Tensor, "tokens"]:

@@ -7,12 +7,16 @@ moves a value z that looks like the skill to where the mirrored one of other tex
     if N(z; mu_f, s_f) >= N(z; mu_r, s_r), with probability N_f / (N_f + N_r):     z <- mu_r - (z - mu_f) s_r / s_f
 
 mu, s: mean and standard deviation on forget and retain text; setting z to 0 instead prunes the neuron.
+The authors' code has the forget text's mean in the place of s_f, the retain text's variance in that of s_r, and one
+draw for all tokens of a text; here it is the paper's formula, with a draw for each value.
+
 `KeySpaceDetection` refuses instead. The key of a prompt, the input of an MLP's output matrix at its last token, lies
 for a skill in a box of its own,
 
     |key_i - m_i| <= c k s_i   for all i,         k: the least for which the box holds the keys of all forget prompts
 
-m, s: mean and standard deviation of these keys; c widens the box. (The authors' code has the mean in the place of s.)
+m, s: mean and standard deviation of these keys; c widens the box. While an answer is written, the key at every token is
+looked at, as in the authors' code: one of them in the box, and the whole answer is the refusal.
 """
 
 from __future__ import annotations
@@ -199,18 +203,50 @@ def prompt_keys(
 
 
 class KeyGuardedLM(GuardedLM):
-    """A model that answers the prompts whose keys lie in a box by a refusal; `gate` is (layer, `KeySpace`, scale)."""
+    """A model that answers by a refusal where a key lies in the box: the prompt's, or one at a token of the answer that
+    has a token after it. `gate` is (layer, `KeySpace`, scale).
+
+    Args:
+        reads_answers: whether the answer's keys count.
+    """
+
+    def __init__(
+        self,
+        lm: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        gate: tuple[int, KeySpace, float],
+        refusal: Int[Tensor, "tokens"],
+        *,
+        reads_answers: bool = True,
+    ) -> None:
+        super().__init__(lm, tokenizer, gate, refusal)
+        self.reads_answers = reads_answers
 
     def flags(
-        self, input_ids: Int[Tensor, "batch tokens"], positions: Bool[Tensor, "batch tokens"]
+        self,
+        input_ids: Int[Tensor, "batch tokens"],
+        positions: Bool[Tensor, "batch tokens"],
+        written: Bool[Tensor, "batch tokens"] | None = None,
     ) -> Bool[Tensor, "batch"]:
         layer, space, scale = self.gate
-        prompts = [ids[row].tolist() for ids, row in zip(input_ids, positions, strict=True)]
-        kept = [i for i, prompt in enumerate(prompts) if prompt]
-        flags = torch.zeros(len(prompts), dtype=torch.bool, device=input_ids.device)
-        if kept:
-            keys = prompt_keys(self.lm, [prompts[i] for i in kept], pad_id=pad_token_id(self.tokenizer))[layer]
-            flags[kept] = space.holds(keys, scale)
+        flags = torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
+        kept = positions.any(1).nonzero()[:, 0].tolist()
+        if not kept:
+            return flags
+        prompts = [input_ids[row][positions[row]].tolist() for row in kept]
+        # The last token of an answer is never read: nothing is written after it.
+        answers = [[] for _ in kept]
+        if self.reads_answers and written is not None:
+            answers = [input_ids[row][written[row].bool()].tolist()[:-1] for row in kept]
+        rows = Encoded([a + b for a, b in zip(prompts, answers, strict=True)], [len(prompt) for prompt in prompts])
+        module = {"key": mlp_output(blocks(self.lm)[layer])}
+        found = []
+        for batch, seen in activations(self.lm, rows, module, "input", pad_id=pad_token_id(self.tokenizer)):
+            held = space.holds(seen["key"].float().flatten(0, 1), scale).view(batch["input_ids"].shape)
+            found += list(held & batch["attention_mask"].bool())
+        flags[kept] = torch.stack(
+            [held[len(prompt) - 1 :].any() for held, prompt in zip(found, prompts, strict=True)]
+        ).to(flags.device)
         return flags
 
 
@@ -222,11 +258,14 @@ class KeySpaceDetection:
         k_scale: c, how much the box is widened: more finds more prompts of the skill, and more others by mistake.
         layer: the block whose keys are looked at, 0 the first; None is the one in whose box the fewest retain prompts
             lie, or the last block where there are none.
+        every_token: whether the key at every token of an answer is looked at too, as the authors' code does while it
+            writes; where a given answer is scored, that of every token but its last. False looks at the prompt alone.
         refusal: the answer to those prompts.
     """
 
     k_scale: float = 1.0
     layer: int | None = None
+    every_token: bool = True
     refusal: str = "I don't know."
 
     def __post_init__(self) -> None:
@@ -259,4 +298,5 @@ class KeySpaceDetection:
     ) -> KeyGuardedLM:
         of = {name: value.to(model.device) for name, value in learned.items()}
         space = KeySpace(of["mean"], of["std"], float(of["radius"]))
-        return KeyGuardedLM(model, tokenizer, (int(of["layer"]), space, self.k_scale), of["refusal"])
+        gate = (int(of["layer"]), space, self.k_scale)
+        return KeyGuardedLM(model, tokenizer, gate, of["refusal"], reads_answers=self.every_token)

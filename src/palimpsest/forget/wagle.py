@@ -54,8 +54,8 @@ def wagle_scores(
         forget: what the forget loss's cross-entropy is taken on: the forget rows, or, where the objective teaches
             refusals, the forget prompts with refusals.
         retain: rows to keep.
-        mu: the diagonal Hessian of the mean retain loss, above 0 (the authors set 1e-6 on TOFU); None is
-            `fisher_median` of the retain rows.
+        mu: the diagonal Hessian of the mean retain loss, above 0; None is `fisher_median` of the retain rows. The
+            authors' code divides the *sum* of B batches' mean gradients by its mu: their 1e-6 on TOFU is 1e-6 / B here.
 
     Raises:
         ValueError: if mu is not above 0, or as `palimpsest.forget.masks.gradients`.
@@ -152,8 +152,8 @@ class Wagle:
         objective: what is minimised: gradient difference, NPO or training on refusals, each with cross-entropy on the
             retain rows.
         keep: share of the weights that train (the authors' code takes 0.95 with NPO and gradient difference on TOFU).
-        mu: Hessian of the retain loss in the score, one number for all weights; None estimates it from the retain
-            rows' gradients, the authors set 1e-6 on TOFU.
+        mu: Hessian of the mean retain loss in the score, one number for all weights; None estimates it from the retain
+            rows' gradients. The authors' 1e-6 on TOFU stands before a sum over B batches: it is 1e-6 / B here.
         mask: how the weights are picked: "wagle", or by its baselines.
         beta: inverse temperature of NPO.
         retain_weight: weight of the retain rows' cross-entropy.

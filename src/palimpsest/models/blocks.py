@@ -53,5 +53,18 @@ def mlp_activation(block: nn.Module) -> nn.Module:
     return found[0]
 
 
+def attention(block: nn.Module) -> nn.Module:
+    """The attention of a block (`self_attn`, `attn`, `attention`, ...): what it puts out first is added to the residual
+    stream.
+
+    Raises:
+        ValueError: if the block has no child of such a name.
+    """
+    for name, child in block.named_children():
+        if name in ("self_attn", "attn", "attention", "self_attention"):
+            return child
+    raise ValueError(f"{type(block).__name__} has no attention: its parts are {[n for n, _ in block.named_children()]}")
+
+
 def _mlp(block: nn.Module) -> nn.Module:
     return next((m for name, m in block.named_modules() if name.split(".")[-1] in ("mlp", "ffn")), block)
