@@ -264,3 +264,61 @@ def test_cells_and_the_omnibus():
     assert omnibus(values, "m") == pytest.approx(stats.friedmanchisquare(A, B, np.add(B, 0.3)).pvalue)
     assert math.isnan(omnibus(table(a=A, b=B), "m"))
     assert math.isnan(omnibus(table(a=A, b=B, c=B[:3]), "m"))
+
+
+# --- tiny and huge numbers, peaks -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("scale", [1e-310, 1e-200, 1e-158, 1.0, 1e150, 1e200])
+def test_words_and_effects_do_not_depend_on_the_unit(scale):
+    near = table(a=np.multiply(A, scale), b=np.multiply(B, scale))
+    (found,) = words(near, expect("a").above("b", on="m"))
+    (plain,) = words(table(a=A, b=B), expect("a").above("b", on="m"))
+    assert found.word == plain.word == "held"
+    assert found.effect == pytest.approx(plain.effect, rel=1e-6)
+    assert found.p == pytest.approx(plain.p, rel=1e-6)
+    assert found.interval == pytest.approx(tuple(scale * end for end in plain.interval), rel=1e-6, abs=0)
+    assert found.bootstrap == pytest.approx(tuple(scale * end for end in plain.bootstrap), rel=1e-6, abs=0)
+    (summary,) = (cell(dict(enumerate(np.multiply(A, scale)))),)
+    assert summary.interval == pytest.approx(
+        tuple(scale * end for end in cell(dict(enumerate(A))).interval), rel=1e-6, abs=0
+    )
+
+
+def test_tiny_numbers_against_a_margin_that_is_not():
+    tiny = table(a=np.multiply(A, 1e-200), b=np.multiply(B, 1e-200))
+    assert word(tiny, expect("a").above("b", on="m", by=0.1)) == "refuted"
+    assert word(tiny, expect("a").within("b", on="m", by=0.1)) == "held"
+    assert word(tiny, expect("a").at_most(0.5, on="m")) == "held"
+
+
+NOISE = np.array([0.01, -0.01, 0.0, 0.005, -0.005])
+
+
+@pytest.mark.parametrize(
+    ("levels", "by", "expected"),
+    [
+        ((0.1, 0.5, 0.9), 0.0, "held"),
+        ((0.10, 0.93, 0.15), 0.0, "refuted"),
+        ((0.10, 0.93, 0.15), 0.02, "refuted"),
+        ((0.1, 0.5, 0.499, 0.9), 0.0, "open"),
+        ((0.1, 0.5, 0.5, 0.9), 0.0, "held"),
+        ((0.9, 0.5, 0.1), 0.0, "refuted"),
+        ((0.5, 0.48, 0.5), -0.1, "held"),
+        ((0.5, 0.2, 0.5), -0.1, "refuted"),
+    ],
+)
+def test_a_peak_is_no_trend(levels, by, expected):
+    jitter = [NOISE * (1 if i % 2 else -1) if len(set(levels)) == len(levels) else NOISE for i in range(len(levels))]
+    values = table(**{arm: level + noise for arm, level, noise in zip("wxyz", levels, jitter, strict=False)})
+    fallen = table(**{arm: 1 - level - noise for arm, level, noise in zip("wxyz", levels, jitter, strict=False)})
+    arms = list(values)
+    assert word(values, expect.trend(arms).rises(on="m", by=by)) == expected
+    assert word(fallen, expect.trend(arms).falls(on="m", by=by)) == expected
+
+
+def test_a_peak_is_no_trend_on_a_single_seed_either():
+    values = table(a=[0.1, 0.1, 0.1, 0.1, 0.1], b=[0.9, 0.9, 0.3, 0.3, 0.3], c=[0.2, 0.2, 0.5, 0.5, 0.5])
+    (found,) = words(values, expect.trend("abc").rises(on="m").in_seeds(3))
+    assert (found.word, found.note) == ("held", "true of 3 of 5 seeds")
+    assert word(values, expect.trend("abc").rises(on="m").in_seeds(4)) == "refuted"

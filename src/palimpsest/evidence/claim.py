@@ -137,11 +137,12 @@ class Trend:
     precondition: bool
 
     def rises(self, *, on: str, by: float = 0.0) -> Expectation:
-        """The line fitted through each seed's values, at equally spaced positions, rises by at least `by` in all."""
+        """The line fitted through each seed's values, at equally spaced positions, rises by at least `by` in all, and
+        no step from arm to arm falls."""
         return Expectation("rises", self.arms, on, by, precondition=self.precondition)
 
     def falls(self, *, on: str, by: float = 0.0) -> Expectation:
-        """The fitted line falls by at least `by` from the first arm to the last."""
+        """The fitted line falls by at least `by` from the first arm to the last, and no step rises."""
         return Expectation("falls", self.arms, on, by, precondition=self.precondition)
 
 

@@ -8,6 +8,10 @@ Each expectation is about one number per seed and says where its mean lies:
     rises, falls        (J - 1) * slope of the line through  rise >= by (> 0 if by is 0); rise <= -by
                         the J arms at positions 0..J-1
 
+A trend is one of every step, too: where the line rises, and the mean of an arm lies below that of the arm before it (by
+more than a negative `by` allows), the sentence is not held but open, and refuted where the 95% interval of that step
+lies below as a whole. So a peak does not rise, though a line through it may.
+
 The word compares the 95% t-interval of the mean over seeds with that region: **held** where the interval lies inside,
 **refuted** where the two are disjoint, **open** otherwise; **void** for every expectation where a precondition is not
 held. Inside at 95% is a one-sided test at 2.5% for each end of the region, for `within` as for the others: it is the
@@ -29,8 +33,9 @@ worst value. Numbers are compared up to 1e-12 of the values' size, so that 0.95 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -145,7 +150,7 @@ def _alone(expectation: Expectation, values: Values, seeds: Sequence[int], regis
     if missing := [seed for seed in seeds if seed not in paired]:
         return replace(known, p=math.nan, note=f"no result on seeds {_listed(missing)}")
     if _is_count(known):
-        return _counted(known, numbers, max(registered, len(seeds)))
+        return _counted(known, numbers, max(registered, len(seeds)), _in_order(expectation, found, paired))
     if len(numbers) < 2:
         return replace(known, note="one seed decides nothing")
     if math.isnan(known.estimate):
@@ -153,7 +158,31 @@ def _alone(expectation: Expectation, values: Values, seeds: Sequence[int], regis
     strict_zero = expectation.by == 0 and expectation.kind in ("above", "below", "rises", "falls")
     if known.interval[0] == known.interval[1] == 0 and strict_zero:
         return replace(known, word="refuted", note="no difference on any seed")
-    return replace(known, word=decide(*known.interval, *region))
+    word = decide(*known.interval, *region)
+    if word == "held" and expectation.kind in ("rises", "falls"):
+        return _stepped(known, found)
+    return replace(known, word=word)
+
+
+def _stepped(verdict: Verdict, found: Sequence[Mapping[int, float]]) -> Verdict:
+    """The verdict of a trend whose line is as it should be, from the steps between its arms."""
+    expectation = verdict.expectation
+    word, notes = "held", []
+    for (first, before), (second, after) in pairwise(zip(expectation.arms, found, strict=True)):
+        steps = np.array([_step(expectation, before[seed], after[seed]) for seed in verdict.differences])
+        if not steps.mean() < 0:
+            continue
+        against = _interval(steps)[1] < 0
+        word = "refuted" if against or word == "refuted" else "open"
+        notes.append(f"from {first} to {second} it goes the other way{'' if against else ' on average'}")
+    return replace(verdict, word=word, note="; ".join(notes))
+
+
+def _step(expectation: Expectation, before: float, after: float) -> float:
+    """How far a step of a trend goes its way; 0 within what a negative `by` allows, and within rounding."""
+    step = after - before if expectation.kind == "rises" else before - after
+    slack = max(0.0, -expectation.by) + 1e-12 * max(abs(before), abs(after))
+    return step if step >= 0 else min(0.0, step + slack)
 
 
 def _with_numbers(verdict: Verdict, numbers: np.ndarray) -> Verdict:
@@ -170,30 +199,38 @@ def _with_numbers(verdict: Verdict, numbers: np.ndarray) -> Verdict:
     if len(numbers) == 1:
         return replace(verdict, estimate=mean)
     origin = verdict.expectation.by if len(verdict.expectation.arms) == 1 else 0.0
-    spread = float(numbers.std(ddof=1))
     if np.ptp(numbers) == 0:
         effect = math.copysign(math.inf, mean - origin) if mean != origin else 0.0
         return replace(verdict, estimate=mean, interval=(mean, mean), bootstrap=(mean, mean), effect=effect, p=0.0)
+    scale = _scale(numbers)
+    scaled = numbers / scale
     # p of "the mean is not above `least`", "not below `most`", and of the two opposites.
     inside, outside = [], []
     for end, into, out_of in ((least, "greater", "less"), (most, "less", "greater")):
         if math.isfinite(end):
-            inside.append(float(stats.ttest_1samp(numbers, end, alternative=into).pvalue))
-            outside.append(float(stats.ttest_1samp(numbers, end, alternative=out_of).pvalue))
+            inside.append(float(stats.ttest_1samp(scaled, end / scale, alternative=into).pvalue))
+            outside.append(float(stats.ttest_1samp(scaled, end / scale, alternative=out_of).pvalue))
     return replace(
         verdict,
         estimate=mean,
         interval=_interval(numbers),
-        bootstrap=bootstrap_interval(numbers, CONFIDENCE),
-        effect=(mean - origin) / spread,
+        bootstrap=tuple(scale * end for end in bootstrap_interval(scaled, CONFIDENCE)),
+        effect=float((scaled.mean() - origin / scale) / scaled.std(ddof=1)),
         p=min(1.0, 2 * min(max(inside), min(outside))),
     )
 
 
-def _counted(verdict: Verdict, numbers: np.ndarray, seeds: int) -> Verdict:
+def _in_order(expectation: Expectation, found: Sequence[Mapping[int, float]], seeds: Iterable[int]) -> np.ndarray:
+    """Of every seed, whether no step of a trend goes the other way; True for other sentences."""
+    if expectation.kind not in ("rises", "falls"):
+        return np.array([True for _ in seeds])
+    return np.array([all(_step(expectation, a[s], b[s]) >= 0 for a, b in pairwise(found)) for s in seeds])
+
+
+def _counted(verdict: Verdict, numbers: np.ndarray, seeds: int, in_order: np.ndarray) -> Verdict:
     least, most = verdict.region
     strict_zero = verdict.expectation.by == 0 and len(verdict.expectation.arms) > 1
-    true = int(((least <= numbers) & (numbers <= most) & ~(strict_zero & (numbers == 0))).sum())
+    true = int(((least <= numbers) & (numbers <= most) & ~(strict_zero & (numbers == 0)) & in_order).sum())
     needed = verdict.expectation.seeds_needed
     word: Word = "held" if true >= needed else "refuted" if true + seeds - len(numbers) < needed else "open"
     p = float(stats.binomtest(true, len(numbers), 0.5, alternative="greater").pvalue)
@@ -238,8 +275,15 @@ def _region(expectation: Expectation) -> tuple[float, float]:
 def _interval(numbers: np.ndarray) -> tuple[float, float]:
     if np.ptp(numbers) == 0:
         return float(numbers[0]), float(numbers[0])
-    found = stats.ttest_1samp(numbers, 0.0).confidence_interval(CONFIDENCE)
-    return float(found.low), float(found.high)
+    scale = _scale(numbers)
+    found = stats.ttest_1samp(numbers / scale, 0.0).confidence_interval(CONFIDENCE)
+    return scale * float(found.low), scale * float(found.high)
+
+
+def _scale(numbers: np.ndarray) -> float:
+    """The power of two next to the largest number: squares of what is divided by it neither vanish nor overflow, and
+    nothing is rounded."""
+    return 2.0 ** (math.frexp(float(np.abs(numbers).max()))[1] - 1)
 
 
 def _is_count(verdict: Verdict) -> bool:
