@@ -346,8 +346,9 @@ def test_bad_input_is_one_line_with_its_place(bigram, tmp_path):
         tofu_score(model, ROWS)
     with pytest.raises(UserError, match="absent"):
         tofu_score(tmp_path / "absent", ROWS)
+    short = causal_lm(len(tokenizer), architecture="gpt2", d_model=16, n_layers=1, n_heads=2, max_length=128)
     with pytest.raises(UserError, match="longer than 128 tokens"):
-        tofu_score(model, [{"question": "who ?", "answer": "Ada " * 200}], tokenizer=tokenizer)
+        tofu_score(short, [{"question": "who ?", "answer": "Ada " * 200}], tokenizer=tokenizer)
 
 
 # --- the hall ----------------------------------------------------------------------------------------------------

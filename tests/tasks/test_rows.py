@@ -130,3 +130,10 @@ def test_anything_is_a_row_or_a_user_error(record):
     assert row["answer"].strip()
     assert isinstance(row["question"], str)
     assert all(isinstance(wrong, str) for wrong in row["perturbed_answer"])
+
+
+def test_a_prompt_and_its_completion_stand_as_they_are():
+    row = normalise({"prompt": "2 + 2 =", "completion": " 4", "paraphrased_question": "two and two is"})
+    assert [type(row[name]).__name__ for name in ("question", "paraphrased_question")] == ["Verbatim"] * 2
+    assert type(normalise(row)["question"]).__name__ == "Verbatim"
+    assert type(normalise({"question": "2 + 2?", "answer": "4"})["question"]) is str

@@ -17,7 +17,7 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from palimpsest.metrics.text import words
-from palimpsest.models.score import encode, greedy, prompt_template, score
+from palimpsest.models.score import context_length, encode, greedy, prompt_template, score
 
 T = TypeVar("T")
 SPARE_TOKENS = 4  # an answer may run this much longer than the longest reference before it is cut
@@ -58,8 +58,7 @@ def score_candidates(
     nll = np.full((len(questions), max(map(len, candidates), default=0)), np.nan)
     if not unique:
         return nll, [[] for _ in questions]
-    context = getattr(model.config, "max_position_embeddings", None) or sys.maxsize
-    encoded = encode(tokenizer, *zip(*unique, strict=True), max_length=context)
+    encoded = encode(tokenizer, *zip(*unique, strict=True), max_length=context_length(model) or sys.maxsize)
     scores = score(model, encoded, batch_size=batch_size, pad_id=0)
     unique_nll = np.where(np.isnan(scores.nll), np.inf, scores.nll)
     indices = iter(unique[pair] for pair in pairs)
@@ -99,7 +98,7 @@ def greedy_answers(
             expected.append(" ".join(pieces[half:]))
     longest = max(len(ids) for ids in tokenizer(expected, add_special_tokens=False).input_ids)
     outputs = greedy(model, tokenizer, prompts, max_new_tokens=longest + SPARE_TOKENS, batch_size=batch_size)
-    return [output.strip() for output in outputs], expected
+    return [template.said(output).strip() for output in outputs], expected
 
 
 def states(text: str, value: str) -> bool:

@@ -24,7 +24,7 @@ from torch import nn
 
 from palimpsest.errors import UserError
 from palimpsest.forget.refusals import REFUSALS
-from palimpsest.models.score import Encoded, encode, pad_token_id
+from palimpsest.models.score import Encoded, encode, pad_token_id, prompt_template
 from palimpsest.train import History, fit
 from palimpsest.train.order import shuffled
 
@@ -101,17 +101,17 @@ def prepare(
     rng = random.Random(seed)
     prompts = [prompt for prompt, _ in forget]
 
-    def stand_ins(answers: Sequence[str]) -> Encoded:
-        drawn = [rng.choice(answers) for _ in range(draws * len(prompts))]
+    template = prompt_template(tokenizer)
+
+    def stand_ins(answers: Sequence[str], written: Callable[[str, str], str]) -> Encoded:
+        drawn = [written(answer, rng.choice(answers)) for _ in range(draws) for _, answer in forget]
         return encode(tokenizer, prompts * draws, drawn, max_length=max_length, truncate=True)
 
-    # A chat template has no space before the answer, the plain one has: refusals follow the forget rows.
-    lead = " " if forget[0][1].startswith(" ") else ""
     return ForgetData(
         forget=encode_pairs(tokenizer, forget, max_length=max_length, truncate=truncate),
         retain=encode_pairs(tokenizer, retain, max_length=max_length, truncate=truncate) if retain else None,
-        refusal=stand_ins([lead + refusal for refusal in refusals]),
-        mismatch=stand_ins([answer for _, answer in retain]) if retain else None,
+        refusal=stand_ins(refusals, template.like),
+        mismatch=stand_ins([answer for _, answer in retain], lambda _, other: other) if retain else None,
         pad_id=pad_token_id(tokenizer),
         forget_pairs=tuple(forget),
         retain_pairs=tuple(retain),

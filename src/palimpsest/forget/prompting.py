@@ -74,15 +74,15 @@ def ways(attack: str, shots: Sequence[Row] = ()) -> dict[str, Way]:
     if attack == "few_shot":
 
         def with_examples(t: Template, row: Row) -> tuple[str, str]:
-            prompt, answer = _asked(t, row, row["question"])
-            return "".join("".join(t.pair(s["question"], s["answer"])) + "\n" for s in shots) + prompt, answer
+            return t.pair(row["question"], row["answer"], [(s["question"], s["answer"]) for s in shots])
 
         return {f"{len(shots)} examples": with_examples}
     if attack == "jailbreak":
 
         def affirmed(t: Template, row: Row) -> tuple[str, str]:
             prompt, answer = _asked(t, row, row["question"])
-            return prompt + t.answer(AFFIRMATION), " " + answer.strip()
+            lead = t.frame[0]
+            return prompt + lead + AFFIRMATION, " " + answer.removeprefix(lead).lstrip()
 
         framed = {f: lambda t, row, f=f: _asked(t, row, f.format(row["question"])) for f in JAILBREAKS}
         return {**framed, AFFIRMATION: affirmed}
@@ -110,10 +110,11 @@ def extract(
     prompts, answers = zip(*(way(template, row) for row in rows), strict=True)
     context = context_length(model)
     encoded = encode(tokenizer, prompts, answers, max_length=context or 10**9)
+    expected = [template.bare(answer) for answer in answers]
     probability = np.exp(-score(model, encoded, pad_id=pad_token_id(tokenizer), batch_size=batch_size).nll)
-    longest = max(len(ids) for ids in tokenizer(list(answers), add_special_tokens=False).input_ids)
+    longest = max(len(ids) for ids in tokenizer(expected, add_special_tokens=False).input_ids)
     said = greedy(model, tokenizer, prompts, max_new_tokens=longest + SPARE_TOKENS, batch_size=batch_size)
-    rouge = np.array([rouge_l_recall(out, answer) for out, answer in zip(said, answers, strict=True)])
+    rouge = np.array([rouge_l_recall(template.said(out), answer) for out, answer in zip(said, expected, strict=True)])
     return Extracted(rouge, probability)
 
 
@@ -149,7 +150,8 @@ def strongest(
 
 
 def _asked(template: Template, row: Row, question: str) -> tuple[str, str]:
-    return template.pair(question, row["answer"])
+    # What frames a prompt that stands as it is stands as it is, too.
+    return template.pair(type(row["question"])(question), row["answer"])
 
 
 def _begun(template: Template, row: Row, share: int) -> tuple[str, str]:

@@ -105,7 +105,7 @@ _WORD = re.compile(r"\w+")
 
 @dataclass(frozen=True)
 class Frame:
-    """What stands before and after every question, and before every answer.
+    """What stands before and after every question, and before and after every answer.
 
     >>> Frame("Question: ", " Answer:", " ").put("Who?", "Ada")
     ('Question: Who? Answer:', ' Ada')
@@ -114,27 +114,32 @@ class Frame:
     prefix: str = ""
     suffix: str = ""
     lead: str = ""
+    end: str = ""
 
     def strip(self, pair: Pair) -> Pair:
         """The bare question and answer; the question of a plain text is ""."""
         prompt, answer = pair
-        return prompt and prompt[len(self.prefix) : len(prompt) - len(self.suffix)], answer.removeprefix(self.lead)
+        question = prompt and prompt[len(self.prefix) : len(prompt) - len(self.suffix)]
+        return question, answer.removeprefix(self.lead).removesuffix(self.end)
 
     def put(self, question: str, answer: str) -> Pair:
         """The pair as the model sees it. A question "" makes a plain text."""
         if not question:
             return "", answer
-        return f"{self.prefix}{question}{self.suffix}", self.lead + answer
+        return f"{self.prefix}{question}{self.suffix}", self.lead + answer + self.end
 
 
 def frame_of(tokenizer, pairs: Sequence[Pair]) -> Frame:
     """The frame in which (prompt, answer) pairs stand: that of the tokenizer's template where all prompts have it; else
     the prompts are taken for bare questions."""
-    lead = " " if pairs and all(answer.startswith(" ") for prompt, answer in pairs if prompt) else ""
-    mark = "\N{WHITE SQUARE}"
-    prefix, found, suffix = prompt_template(tokenizer).prompt(mark).partition(mark)
-    framed = all(p.startswith(prefix) and p.endswith(suffix) for p, _ in pairs if p)
-    return Frame(prefix, suffix, lead) if found and framed else Frame(lead=lead)
+    template, mark = prompt_template(tokenizer), "\N{WHITE SQUARE}"
+    prefix, found, suffix = template.prompt(mark).partition(mark)
+    framed = found and all(p.startswith(prefix) and p.endswith(suffix) for p, _ in pairs if p)
+    lead, end = template.frame
+    answers = [answer for prompt, answer in pairs if prompt]
+    if not (pairs and all(answer.startswith(lead) and answer.endswith(end) for answer in answers)):
+        lead, end = " " if pairs and all(answer.startswith(" ") for answer in answers) else "", ""
+    return Frame(prefix, suffix, lead, end) if framed else Frame(lead=lead, end=end)
 
 
 # ---- facts ----

@@ -1,6 +1,7 @@
-"""The one place where answers get log-probabilities: encoding, teacher-forced scores, greedy decoding.
+"""The one place where answers get log-probabilities: teacher-forced scores, greedy decoding.
 
-A row is a prompt followed by an answer; only the answer's tokens count. Rows are padded on the right, so that
+A row is a prompt followed by an answer, written by a `Template` and encoded by `encode`, which are imported here too;
+only the answer's tokens count. Rows are padded on the right, so that
 with causal attention nothing a row's tokens see depends on the padding.
 """
 
@@ -22,197 +23,35 @@ from transformers import PreTrainedTokenizerBase
 
 from palimpsest.errors import UserError
 from palimpsest.losses.divergence import kl_divergence
+from palimpsest.models.encoding import IGNORED, Encoded, encode, encode_prompts, pad_token_id
 from palimpsest.models.last_layer import LastLayer, linear_kl, linear_logprobs, run_to_last_layer
+from palimpsest.models.template import Template, prompt_template
 
-IGNORED = -100
+__all__ = [
+    "IGNORED",
+    "Encoded",
+    "Scores",
+    "Template",
+    "answer_logprobs",
+    "answer_nll",
+    "answer_ranks",
+    "choice_logprob",
+    "context_length",
+    "cross_entropy",
+    "encode",
+    "greedy",
+    "pad_token_id",
+    "prompt_template",
+    "reference_kl",
+    "runners_up",
+    "score",
+    "token_logprobs",
+]
+
 # From so many logits in a batch on, the last layer is not applied to all positions at once: 64 MiB in float32. Below,
 # the plain expression is as fast.
 WIDE = 2**24
 CHUNK = 256  # positions whose logits are looked at together when rows are scored
-
-
-@dataclass(frozen=True)
-class Encoded:
-    """Token ids of prompts followed by answers.
-
-    Attributes:
-        input_ids: one list of token ids a row, prompt first.
-        prompt_lengths: how many of each row's tokens belong to the prompt and are not scored.
-
-    Raises:
-        ValueError: the two lists differ in length, a row is empty, or a prompt is longer than its row.
-
-    Example:
-        >>> rows = Encoded([[1, 5, 6, 2], [1, 7, 2]], [2, 1])
-        >>> rows.batch([1, 0], pad_id=0)["labels"]
-        tensor([[-100,    7,    2, -100],
-                [-100, -100,    6,    2]])
-    """
-
-    input_ids: list[list[int]]
-    prompt_lengths: list[int]
-
-    def __post_init__(self) -> None:
-        if len(self.input_ids) != len(self.prompt_lengths):
-            raise ValueError(f"input_ids has {len(self.input_ids)} rows, prompt_lengths has {len(self.prompt_lengths)}")
-        for row, (ids, length) in enumerate(zip(self.input_ids, self.prompt_lengths, strict=True)):
-            if not ids:
-                raise ValueError(f"row {row} has no tokens")
-            if not 0 <= length <= len(ids):
-                raise ValueError(f"row {row} has {len(ids)} tokens but a prompt of {length}")
-
-    def __len__(self) -> int:
-        return len(self.input_ids)
-
-    def subset(self, indices: Sequence[int]) -> Encoded:
-        """The rows with these indices, in this order."""
-        return Encoded([self.input_ids[i] for i in indices], [self.prompt_lengths[i] for i in indices])
-
-    def batch(self, indices: Sequence[int], pad_id: int, pad_to_multiple: int = 1) -> dict[str, Tensor]:
-        """The rows with these indices as tensors, padded on the right.
-
-        Args:
-            indices: which rows, in which order.
-            pad_id: the token to pad with.
-            pad_to_multiple: the padded length is a multiple of this.
-
-        Returns:
-            `input_ids`, `attention_mask` and `labels` (-100 on prompts and padding), each of shape [batch,
-            tokens], and `index`, the rows' numbers, of shape [batch]; all int64.
-        """
-        if len(indices) == 0:
-            raise ValueError("indices is empty: a batch needs at least one row")
-        if pad_to_multiple < 1:
-            raise ValueError(f"pad_to_multiple must be at least 1, got {pad_to_multiple}")
-        index = torch.as_tensor(indices, dtype=torch.long)
-        rows = [self.input_ids[i] for i in index.tolist()]
-        lengths = torch.tensor([len(row) for row in rows])
-        prompts = torch.tensor([self.prompt_lengths[i] for i in index.tolist()])
-        width = -(-int(lengths.max()) // pad_to_multiple) * pad_to_multiple
-        input_ids = torch.tensor([row + [pad_id] * (width - len(row)) for row in rows])
-        position = torch.arange(width)
-        real = position < lengths[:, None]
-        return {
-            "input_ids": input_ids,
-            "attention_mask": real.long(),
-            "labels": input_ids.masked_fill(~real | (position < prompts[:, None]), IGNORED),
-            "index": index,
-        }
-
-
-@dataclass(frozen=True)
-class Template:
-    """How a question and its answer are written for a model.
-
-    Attributes:
-        tokenizer: the tokenizer whose chat template is used, or None for "Question: ...\\nAnswer:".
-    """
-
-    tokenizer: PreTrainedTokenizerBase | None = None
-
-    def prompt(self, question: str) -> str:
-        """The text before the answer."""
-        if self.tokenizer is None:
-            return f"Question: {question}\nAnswer:"
-        turn = [{"role": "user", "content": question}]
-        return self.tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
-
-    def answer(self, text: str) -> str:
-        """The answer as it follows the prompt."""
-        return text if self.tokenizer is not None else f" {text}"
-
-    def pair(self, question: str, answer: str) -> tuple[str, str]:
-        """The prompt and the answer that `encode` takes; the question "" leaves the answer, a plain document, as it is.
-
-        Example:
-            >>> Template().pair("Who?", "Ada"), Template().pair("", "Ada was here.")
-            (('Question: Who?\\nAnswer:', ' Ada'), ('', 'Ada was here.'))
-        """
-        return (self.prompt(question), self.answer(answer)) if question else ("", answer)
-
-
-def prompt_template(tokenizer: PreTrainedTokenizerBase) -> Template:
-    """The tokenizer's chat template where it has one, else "Question: ...\\nAnswer:" and answers after a space.
-
-    Example:
-        >>> from palimpsest.models import word_tokenizer
-        >>> template = prompt_template(word_tokenizer(["Who", "Ada"]))
-        >>> template.prompt("Who?") + template.answer("Ada")
-        'Question: Who?\\nAnswer: Ada'
-    """
-    return Template(tokenizer if getattr(tokenizer, "chat_template", None) else None)
-
-
-def encode(
-    tokenizer: PreTrainedTokenizerBase,
-    prompts: Sequence[str],
-    answers: Sequence[str],
-    *,
-    max_length: int,
-    add_eos: bool = True,
-    truncate: bool = False,
-) -> Encoded:
-    """Encode prompts and answers apart and join them, so that a prompt's tokens never depend on its answer.
-
-    A row is the prompt, the answer and, with `add_eos`, the tokenizer's end token where it has one. The
-    prompt begins with the tokenizer's begin token where the tokenizer adds one by itself. A plain document is
-    an answer with the prompt "": all its tokens are scored but the first of the row, which nothing predicts.
-
-    Args:
-        tokenizer: any Hugging Face tokenizer.
-        prompts: N texts.
-        answers: N texts.
-        max_length: the longest row in tokens.
-        add_eos: whether the model should also learn to stop.
-        truncate: whether rows that are too long lose the end of their answer; otherwise they are an error.
-
-    Raises:
-        UserError: rows are longer than `max_length` (with `truncate`, only where the prompt alone is), or a
-            row has no token.
-        ValueError: prompts and answers differ in number, or `max_length` is not positive.
-        TypeError: prompts or answers is one string instead of several, or holds something that is not a string.
-
-    Example:
-        >>> from palimpsest.models import word_tokenizer
-        >>> encode(word_tokenizer(["Who", "?", "Ada"]), ["Who?"], ["Ada"], max_length=8)
-        Encoded(input_ids=[[1, 4, 5, 6, 2]], prompt_lengths=[3])
-    """
-    if isinstance(prompts, str) or isinstance(answers, str):
-        raise TypeError("prompts and answers must be several strings each, got one: put it into a list")
-    if len(prompts) != len(answers):
-        raise ValueError(f"prompts and answers must be as many, got {len(prompts)} and {len(answers)}")
-    if max_length < 1:
-        raise ValueError(f"max_length must be at least 1, got {max_length}")
-    eos = [tokenizer.eos_token_id] if add_eos and tokenizer.eos_token_id is not None else []
-    prompt_ids = _prompt_ids(tokenizer, prompts)
-    answer_ids = _plain_ids(tokenizer, answers)
-    rows = [[*prompt, *answer, *eos] for prompt, answer in zip(prompt_ids, answer_ids, strict=True)]
-    # Nothing predicts a row's first token: it belongs to the prompt, whatever it is.
-    prompt_lengths = [max(1, len(prompt)) for prompt in prompt_ids]
-
-    empty = [i for i, row in enumerate(rows) if not row]
-    if empty:
-        raise UserError(f"row {empty[0]} has no tokens (of {len(empty)} such): give it a prompt or an answer")
-    fixed = prompt_lengths if truncate else [len(row) for row in rows]
-    long = [i for i, length in enumerate(fixed) if length > max_length]
-    if long:
-        what = "prompts are" if truncate else "rows are"
-        raise UserError(
-            f"{len(long)} of {len(rows)} {what} longer than {max_length} tokens, the first is row {long[0]} with"
-            f" {fixed[long[0]]}: shorten them{'' if truncate else ', truncate'} or raise max_length"
-        )
-    return Encoded([row[:max_length] for row in rows], prompt_lengths)
-
-
-def pad_token_id(tokenizer: PreTrainedTokenizerBase) -> int:
-    """The token to pad with: the tokenizer's own, else its end token, else 0; labels and masks keep it from counting.
-
-    Example:
-        >>> from palimpsest.models import word_tokenizer
-        >>> pad_token_id(word_tokenizer(["Ada"]))
-        0
-    """
-    return next(i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id, 0) if i is not None)
 
 
 def token_logprobs(model: nn.Module, batch: dict[str, Tensor]) -> Float[Tensor, "batch tokens-1"]:
@@ -499,8 +338,8 @@ def greedy(
 
     The same texts as transformers' `generate(do_sample=False)`, with less work a token: prompts of similar
     length go together, padded on the left; keys and values are cached; rows that have ended are dropped. A
-    row ends at an end token (the model's generation settings' or the tokenizer's), after `max_new_tokens`, or
-    where the model's context is full. Penalties in the generation settings do not apply.
+    row ends at an end token (the model's generation settings', the tokenizer's or the chat template's), after
+    `max_new_tokens`, or where the model's context is full. Penalties in the generation settings do not apply.
 
     Args:
         model: a causal language model.
@@ -529,7 +368,7 @@ def greedy(
         raise TypeError("prompts must be several strings, got one: put it into a list")
     if max_new_tokens < 1 or batch_size < 1:
         raise ValueError(f"max_new_tokens and batch_size must be at least 1, got {max_new_tokens} and {batch_size}")
-    rows = _prompt_ids(tokenizer, prompts)
+    rows = encode_prompts(tokenizer, prompts)
     context = context_length(model)
     for i, row in enumerate(rows):
         if not row:
@@ -633,7 +472,7 @@ def _stop_ids(model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> set[int]:
     """Chat models end a turn with other tokens than a text; their generation settings list them."""
     ids = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
     ids = ids if isinstance(ids, list) else [ids]
-    return {i for i in [*ids, tokenizer.eos_token_id] if i is not None}
+    return {i for i in [*ids, tokenizer.eos_token_id, *prompt_template(tokenizer).end_ids] if i is not None}
 
 
 @dataclass(frozen=True)
@@ -707,24 +546,6 @@ def _predictions(model: nn.Module, batch: dict[str, Tensor]) -> _Predictions:
 
 def _at_least_float32(logits: Tensor) -> Tensor:
     return logits if logits.dtype == torch.float64 else logits.float()
-
-
-def _prompt_ids(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str]) -> list[list[int]]:
-    """Token ids, after the begin token where the tokenizer adds it by itself (a chat template may already have)."""
-    rows = _plain_ids(tokenizer, prompts)
-    bos = tokenizer.bos_token_id
-    if bos is None or tokenizer("a")["input_ids"][:1] != [bos]:
-        return rows
-    return [row if row[:1] == [bos] else [bos, *row] for row in rows]
-
-
-def _plain_ids(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
-    for row, text in enumerate(texts):
-        if not isinstance(text, str):
-            raise TypeError(f"row {row} must be a string, got {type(text).__name__}: {text!r}")
-    if len(texts) == 0:
-        return []
-    return tokenizer(list(texts), add_special_tokens=False, return_attention_mask=False, verbose=False)["input_ids"]
 
 
 def _by_length(rows: list[list[int]], batch_size: int) -> Iterator[list[int]]:

@@ -1,8 +1,8 @@
 """Rows of text from JSON-lines files, the one format in which a user's own data comes in.
 
 One JSON object a line, in one of three forms: question and answer (TOFU's published names, with its optional
-paraphrases and wrong answers), prompt and completion, or text alone. All become question and answer; a text has the
-question "".
+paraphrases and wrong answers), prompt and completion, or text alone. All become question and answer; a prompt and its
+completion are the two halves of one text, which no template is put around, and a text has the question "".
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from palimpsest.errors import UserError
+from palimpsest.models.template import Verbatim
 
 FORMS = (("question", "answer"), ("prompt", "completion"), ("text",))
 PARAPHRASES = ("paraphrased_question", "paraphrased_answer")
@@ -87,10 +88,12 @@ def normalise(record: Any, where: str = "row") -> Row:
     if form is None:
         raise UserError(f"{where}: no question, prompt or text; the row has {', '.join(record) or 'no fields'}")
     values = [_text(record, name, where) for name in form]
+    as_asked = Verbatim if form[0] == "prompt" or isinstance(values[0], Verbatim) else str
+    values[0] = as_asked(values[0])
     row = {"question": values[0] if len(form) == 2 else "", "answer": values[-1]}
     for name in PARAPHRASES:
         if name in record:
-            row[name] = _text(record, name, where)
+            row[name] = (as_asked if name == "paraphrased_question" else str)(_text(record, name, where))
     row["perturbed_answer"] = list(_flatten(record.get("perturbed_answer", []), where))
     return {**row, **{name: value for name, value in record.items() if name not in row and name not in form}}
 
