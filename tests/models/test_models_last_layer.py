@@ -10,11 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from peft import LoraConfig, get_peft_model
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import Gemma2Config, Gemma2ForCausalLM
 
 from palimpsest.losses import kl_divergence
 from palimpsest.models import causal_lm
 from palimpsest.models.last_layer import (
+    BLOCK,
     LastLayer,
     linear_kl,
     linear_logprobs,
@@ -22,6 +24,7 @@ from palimpsest.models.last_layer import (
     run_to_last_layer,
 )
 from palimpsest.models.score import Encoded, answer_logprobs, reference_kl
+from palimpsest.train import fit
 
 scoring = import_module("palimpsest.models.score")  # the package's attribute of that name is the function
 
@@ -92,6 +95,7 @@ def test_half_precision_sums_in_float32(dtype):
     ours = linear_logprobs(hidden, weight, labels, bias, block=64)
     plain = reference_logprobs(hidden, weight, labels, bias)
     assert ours.dtype == torch.float32
+    assert (ours <= 0).all()
     torch.testing.assert_close(ours, plain, rtol=1e-2, atol=2e-2)
     grads = [torch.autograd.grad(value.sum(), (hidden, weight, bias)) for value in (ours, plain)]
     for mine, theirs in zip(*grads, strict=True):
@@ -213,6 +217,44 @@ def test_the_last_layer_runs_at_one_position_only(always_in_blocks):
     assert widths == [1]
     assert not model.lm_head._forward_hooks
     assert not model.lm_head._forward_pre_hooks
+
+
+@pytest.mark.parametrize("precision", ["no", "bf16"])
+def test_training_in_either_precision_makes_no_array_of_the_vocabularys_width(precision, always_in_blocks, monkeypatch):
+    class Sizes(TorchDispatchMode):
+        largest = 0
+
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            out = func(*args, **(kwargs or {}))
+            for tensor in out if isinstance(out, (tuple, list)) else [out]:
+                if isinstance(tensor, torch.Tensor) and tensor.shape[-1:] == (vocabulary,):
+                    self.largest = max(self.largest, tensor.numel() // vocabulary)
+            return out
+
+    monkeypatch.setitem(BLOCK, "cpu", 1)  # the smallest blocks, of 256 words
+    vocabulary, tokens = 3000, 40
+    model = causal_lm(vocabulary, d_model=16, n_layers=1, n_heads=2, tie=False).eval()
+    rows = Encoded([[1, *range(100 * i, 100 * i + tokens - 2), 2] for i in range(1, 5)], [1] * 4)
+    with Sizes() as sizes:
+        history = fit(model, scoring.cross_entropy, [rows.batch(range(4), pad_id=0)], steps=2, precision=precision)
+    assert history.steps[0]["loss"] == pytest.approx(8, abs=0.2)
+    assert sizes.largest <= 16  # the layer's weight the other way round, [d, vocabulary]; the batch has 160 tokens
+
+
+def test_autocast_computes_the_plain_expressions_values_and_gradients(monkeypatch):
+    found = []
+    for wide in (1, 10**18):
+        monkeypatch.setattr(scoring, "WIDE", wide)
+        model = language_model("llama", tie=True)
+        with torch.autocast("cpu", torch.bfloat16):
+            assert run_to_last_layer(model, {"input_ids": torch.tensor([[1, 5]])}).hidden.dtype == torch.bfloat16
+            logp, length = answer_logprobs(model, ROWS.batch([0, 1, 2], pad_id=0))
+        (logp / length).mean().backward()
+        found.append((logp.detach(), [p.grad for p in model.parameters()]))
+    torch.testing.assert_close(found[0][0], found[1][0], rtol=1e-2, atol=1e-2)
+    for ours, plain in zip(found[0][1], found[1][1], strict=True):
+        assert ours.dtype == torch.float32
+        assert (ours - plain).norm() < 0.03 * plain.norm()
 
 
 def capped():

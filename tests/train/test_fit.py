@@ -342,6 +342,58 @@ def test_bf16_computes_in_bfloat16_and_hands_out_float32():
     assert model(rows()[0])["logits"].dtype == torch.float32
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("optimizer", ["adamw", "adam", "sgd", torch.optim.Adagrad])
+def test_16_bit_weights_end_where_float32_ones_do(dtype, optimizer):
+    # Steps of 1e-6 up from 1.0, where the next number of bfloat16 is 1/128 away and that of float16 1/1024: in 16 bits
+    # every one of them is lost, and so is their sum if it is rounded to the nearest.
+    def trained(dtype):
+        model = nn.Linear(200, 50, bias=False).to(dtype)
+        nn.init.ones_(model.weight)
+        seen = []
+
+        def loss(model, batch):
+            seen.append(model.weight.dtype)
+            return -model.weight.sum()
+
+        fit(model, loss, [0], steps=100, lr=1e-6, optimizer=optimizer)
+        assert set(seen) == {torch.float32}
+        assert model.weight.grad is None
+        return model.weight.detach()
+
+    full, half = trained(torch.float32), trained(dtype)
+    assert half.dtype == dtype
+    assert full.mean() > 1
+    assert len(half.unique()) == 2  # the neighbours of the right value
+    assert half.double().mean() - 1 == pytest.approx(full.double().mean().item() - 1, rel=0.15)
+
+
+def test_an_adapter_trains_on_16_bits_that_stay():
+    model = nn.Sequential(nn.Linear(3, 3).bfloat16().requires_grad_(False), nn.Linear(3, 1))
+    before = copy.deepcopy(model)
+    seen = []
+
+    def loss(model, batch):
+        seen.append(model[0].weight.dtype)
+        return (model[1](model[0](batch[0].bfloat16()).float()) - batch[1]).square().mean()
+
+    history = fit(model, loss, [rows()], steps=20, lr=0.01)
+    assert history.steps[-1]["loss"] < history.steps[0]["loss"]
+    assert torch.equal(model[0].weight, before[0].weight)
+    assert set(seen) == {torch.bfloat16}
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_16_bit_weights_that_are_not_moved_stay_to_the_bit(dtype):
+    model = nn.Sequential(nn.Linear(64, 64), nn.Linear(64, 1)).to(dtype)
+    model[0].requires_grad_(False)
+    model[1].weight.data[0, :3] = torch.tensor([0.0, torch.finfo(dtype).tiny / 4, -torch.finfo(dtype).max])
+    before = copy.deepcopy(model)
+    fit(model, lambda model, batch: 0 * model[1].weight.sum(), [0], steps=1)
+    for parameter, was in zip(model.parameters(), before.parameters(), strict=True):
+        assert torch.equal(parameter, was)
+
+
 def test_progress_is_drawn_on_stderr_when_asked_for(capfd):
     fit(network(), squared_error, [rows()], steps=3, progress=True)
     shown = capfd.readouterr()

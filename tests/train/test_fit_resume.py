@@ -181,6 +181,42 @@ def test_resumes_with_worker_processes(tmp_path):
     assert_same(run(tmp_path, "workers", breaks=[6]), run(feed="shuffled by its own generator"))
 
 
+def test_resumes_with_workers_that_persist_and_draw(tmp_path):
+    FEEDS["persistent"] = lambda: DataLoader(
+        Augmented(), batch_size=4, shuffle=True, num_workers=1, persistent_workers=True
+    )
+    unbroken = run(feed="persistent")
+    assert_same(run(tmp_path, "persistent", breaks=[10]), unbroken)  # after the checkpoint of step 8, in epoch 2
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_16_bit_weights_resume_to_the_same_bits(tmp_path, dtype, optimizer):
+    batches = FEEDS["list"]()
+
+    def trained(steps, folder=None):
+        torch.manual_seed(1)
+        model = nn.Linear(3, 1).to(dtype)
+        options = {"checkpoint": folder, "checkpoint_every": 7} if folder else {}
+        calls = []
+
+        def objective(model, batch):
+            calls.append(0)
+            if len(calls) > steps:
+                raise Interrupted
+            return squared_error(model, batch)
+
+        fit(model, objective, batches, steps=40, lr=1e-3, optimizer=optimizer, **options)
+        return model
+
+    wanted = trained(40)
+    with pytest.raises(Interrupted):
+        trained(10, tmp_path)
+    found = trained(40, tmp_path)
+    assert torch.equal(found.weight, wanted.weight)
+    assert torch.equal(found.bias, wanted.bias)
+
+
 @pytest.mark.parametrize(
     "options",
     [

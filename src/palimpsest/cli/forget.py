@@ -73,7 +73,7 @@ class Common:
     precision: Literal["no", "bf16", "fp16"] = "no"
     """Mixed precision."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    """Type of the weights in memory and in the saved model, whatever it is on disk."""
+    """Type of the weights when scored and saved, whatever it is on disk; they train in float32."""
     merge_adapter: bool = False
     """Where the model is a peft adapter: merge it into its base model, and train and save that."""
     max_length: int = 512

@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 from weakref import WeakSet
 
 import torch
+from accelerate.utils import convert_to_fp32
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -43,7 +44,7 @@ class LastLayer(NamedTuple):
         return self._replace(hidden=self.hidden[positions])
 
 
-# Models whose logits are not what their last layer gives (scaled, capped, mixed with another's, cast by autocast).
+# Models whose logits are not what their last layer gives (scaled, capped, mixed with another's).
 _altered: WeakSet[nn.Module] = WeakSet()
 
 
@@ -62,7 +63,8 @@ def run_to_last_layer(model: nn.Module, inputs: Mapping[str, Tensor]) -> LastLay
     """
     inner = getattr(model, "module", model)  # wrappers for several processes
     head = inner.get_output_embeddings() if hasattr(inner, "get_output_embeddings") else None
-    if type(head) is not nn.Linear or inner in _altered or inner._forward_hooks:
+    foreign = [hook for hook in inner._forward_hooks.values() if hook is not float32_outputs]
+    if type(head) is not nn.Linear or inner in _altered or foreign:
         return None
     if head._forward_hooks or head._forward_pre_hooks:
         return None
@@ -77,15 +79,27 @@ def run_to_last_layer(model: nn.Module, inputs: Mapping[str, Tensor]) -> LastLay
         logits.append(output)
 
     handles = [head.register_forward_pre_hook(first_position_only), head.register_forward_hook(note)]
+    # The logits are compared as the layer gives them; sums over the blocks are float32 anyway.
+    suspended = dict(inner._forward_hooks)
+    inner._forward_hooks.clear()
     try:
         out = model(**inputs)
     finally:
+        inner._forward_hooks.update(suspended)
         for handle in handles:
             handle.remove()
-    if len(logits) != 1 or out.logits is not logits[0] or seen[0].dtype != head.weight.dtype:
+    layer = LastLayer(seen[0], head.weight, head.bias) if len(logits) == 1 and out.logits is logits[0] else None
+    if layer is not None and logits[0].dtype != head.weight.dtype and torch.is_autocast_enabled(seen[0].device.type):
+        layer = LastLayer(*(None if x is None else x.to(logits[0].dtype) for x in layer))  # as autocast does
+    if layer is None or layer.hidden.dtype != layer.weight.dtype:
         _altered.add(inner)
         return None
-    return LastLayer(seen[0], head.weight, head.bias)
+    return layer
+
+
+def float32_outputs(module: nn.Module, inputs: Any, outputs: Any) -> Any:
+    """A forward hook that gives a model's 16-bit outputs as float32; the last layer in blocks need not mind it."""
+    return convert_to_fp32(outputs)
 
 
 def linear_logprobs(
@@ -150,6 +164,7 @@ class _LinearLogprobs(torch.autograd.Function):
         chosen = (hidden.to(wide) * weight[labels].to(wide)).sum(1)
         if bias is not None:
             chosen += bias[labels]
+        chosen = chosen.to(hidden.dtype).to(wide)  # rounded as the blocks' logits are: else log p could exceed 0
         for start in range(0, len(weight), block):
             w = weight[start : start + block]
             p, shrink = sums.add(_logits(hidden, w, bias, start, wide))
@@ -160,7 +175,7 @@ class _LinearLogprobs(torch.autograd.Function):
         kept = (hidden, weight, labels, lse) if needs_weight or needs_bias else (None, None, None, None)
         ctx.save_for_backward(slope, *kept, bias)
         ctx.block, ctx.kind = block, hidden.dtype
-        return chosen - lse
+        return (chosen - lse).clamp_(max=0)
 
     @staticmethod
     def backward(ctx, grad):

@@ -17,7 +17,7 @@ class Feed:
     A function is called with 0, 1, 2, ...; anything else is iterated over, again and again. To come back to a
     position inside an epoch, the generators are put back to where they were when the epoch began, and the batches
     already consumed are drawn once more and dropped: a DataLoader shuffles as it did, with its own generator or with
-    the global one.
+    the global one. Its worker processes are started anew each epoch, persistent ones too.
 
     Args:
         batches: `callable(index) -> batch`, or a re-iterable (DataLoader, list).
@@ -55,7 +55,7 @@ class Feed:
             randomness.restore(self.epoch_start["global"])
             for generator, state in zip(self.generators, self.epoch_start["own"], strict=True):
                 generator.set_state(state)
-            self.iterator = iter(self.batches)
+            self.iterator = self._begin()
             for _ in range(self.consumed):
                 next(self.iterator)
 
@@ -63,10 +63,16 @@ class Feed:
         if self.resumable:
             own = [generator.get_state() for generator in self.generators]
             self.epoch_start = {"global": randomness.capture(), "own": own}
-        self.iterator, self.consumed = iter(self.batches), 0
+        self.iterator, self.consumed = self._begin(), 0
         for batch in self.iterator:
             return batch
         raise ValueError("batches is empty: an epoch gave no batch; pass at least one (or drop_last=False)")
+
+    def _begin(self) -> Iterator:
+        if getattr(self.batches, "persistent_workers", False):
+            # Workers that outlive an epoch carry their random generators into the next, out of reach of a checkpoint.
+            self.iterator = self.batches._iterator = None
+        return iter(self.batches)
 
 
 def _generators(loader: Any) -> list[torch.Generator]:

@@ -21,6 +21,7 @@ from palimpsest.train.optimizers import FOLLOWS_THE_LOSS, build_optimizer, build
 from palimpsest.train.processes import of_main_process, prepared, replicated, share_buffers
 from palimpsest.train.progress import bar
 from palimpsest.train.resume import Checkpoints, Run
+from palimpsest.train.rounding import in_float32
 from palimpsest.train.settings import check, describe, describe_model
 
 
@@ -80,7 +81,8 @@ def fit(
         accumulate: batches an update: each update consumes that many and follows the mean of their gradients. For a
             loss that is a mean over rows, and batches of equal size, that is the gradient of the joint batch.
         precision: `"no"`, `"bf16"` or `"fp16"` (GPU only): autocast around the loss; the model's outputs reach the
-            objective as float32, and the weights stay in their dtype.
+            objective as float32, and the weights are float32. Those of a model in 16 bits are too while it is trained,
+            and are rounded at the end (`palimpsest.train.rounding`): small updates would be lost, and no memory saved.
         seed: of everything drawn during the run (dropout, the shuffling of a DataLoader without generator).
         data: handed to `objective.init`.
         evaluate: `(model, step) -> {name: number}`, called before the first update, after the last, and every
@@ -134,6 +136,7 @@ def fit(
         randomness.seed_all(seed)
 
         model.to(device).eval()
+        stack.enter_context(in_float32(model))
         state = objective.init(model, data)
         rewrite_gradients = getattr(objective, "gradients", None)
         parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]

@@ -14,10 +14,10 @@ from accelerate.utils import (
     DistributedType,
     broadcast,
     broadcast_object_list,
-    convert_to_fp32,
 )
 from torch import nn
 
+from palimpsest.models.last_layer import float32_outputs
 from palimpsest.train.objective import Terms
 
 SHARDED = (DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM, DistributedType.XLA)
@@ -108,7 +108,7 @@ def replicated(
     terms = Terms(model, loss_terms)
     hook = None
     if accelerator.native_amp:
-        hook = model.register_forward_hook(lambda module, inputs, outputs: convert_to_fp32(outputs))
+        hook = model.register_forward_hook(float32_outputs)
     try:
         yield accelerator.prepare_model(terms)
     finally:
