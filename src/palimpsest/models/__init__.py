@@ -5,6 +5,7 @@ The function `score` is imported from its module, `palimpsest.models.score`, who
 
 from palimpsest.models.files import check_out, load, save
 from palimpsest.models.language import causal_lm, encoder_decoder_lm, masked_lm
+from palimpsest.models.pretrained import pretrained, pretrained_folder
 from palimpsest.models.score import (
     Encoded,
     Scores,
@@ -40,6 +41,8 @@ __all__ = [
     "masked_lm",
     "mlp",
     "pad_token_id",
+    "pretrained",
+    "pretrained_folder",
     "prompt_template",
     "save",
     "token_logprobs",

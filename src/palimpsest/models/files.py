@@ -104,7 +104,7 @@ def load(
     if (folder / ADAPTER).is_file():
         return _load_adapter(folder, task, dtype, remote_code, merge_adapter)
     _check_folder(folder, remote_code)
-    with _quiet():
+    with quiet():
         return _load_model(folder, task, dtype, remote_code), _load_tokenizer(folder, task, remote_code)
 
 
@@ -122,7 +122,7 @@ def _load_adapter(
         tokenizer = _load_tokenizer(folder, task, remote_code)
     from peft import PeftModel  # late: it takes seconds
 
-    with _quiet(), _explained(f"the adapter in {folder}"):
+    with quiet(), explained(f"the adapter in {folder}"):
         model = PeftModel.from_pretrained(model, str(folder), is_trainable=not merge)
     _check_finite(model, f"the adapter in {folder}")
     if merge:
@@ -168,7 +168,7 @@ def save(
 
     def write(folder: Path) -> None:
         folder.mkdir()
-        with _quiet():
+        with quiet():
             model.save_pretrained(folder)
             if tokenizer is not None:
                 tokenizer.save_pretrained(folder)
@@ -377,7 +377,7 @@ def _check_counts(folder: Path, config: dict) -> None:
     """A configuration with more parts than there are weights for would be built for hours, or until memory ends."""
     tensors = 0
     for path in folder.glob("*.safetensors"):
-        with _explained(f"the model in {folder}"), safe_open(path, framework="pt") as file:
+        with explained(f"the model in {folder}"), safe_open(path, framework="pt") as file:
             tensors += len(file.keys())
     limit = max(tensors, 4096)  # experts may share one tensor
     for part in (config, *(value for value in config.values() if isinstance(value, dict))):
@@ -412,13 +412,13 @@ def _read_json(path: Path) -> dict | None:
 
 def _load_model(folder: Path, task: str, dtype: str, remote_code: bool) -> PreTrainedModel:
     auto, what = TASKS[task]
-    with _explained(f"the model in {folder}"):
+    with explained(f"the model in {folder}"):
         config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=remote_code)
     if not _is_for(config, auto, remote_code):
         kind = ", ".join(config.architectures or [config.model_type])
         raise UserError(f"{folder} holds {kind}, which is not {what}: choose another task or another model")
     kind = ViTForImageClassification if task == "image" and config.model_type == "vit" else auto
-    with _explained(f"the model in {folder}"):
+    with explained(f"the model in {folder}"):
         model, report = kind.from_pretrained(
             folder,
             config=config,
@@ -453,12 +453,12 @@ def _load_tokenizer(folder: Path, task: str, remote_code: bool) -> PreTrainedTok
         return None
     if not any((folder / name).is_file() for name in TOKENIZER_FILES):
         raise UserError(f"{folder} has no tokenizer (tokenizer.json is missing): save the model's tokenizer there")
-    with _explained(f"the tokenizer in {folder}"):
+    with explained(f"the tokenizer in {folder}"):
         return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=remote_code)
 
 
 @contextmanager
-def _explained(what: str) -> Iterator[None]:
+def explained(what: str) -> Iterator[None]:
     """Whatever goes wrong while foreign files are read is about those files."""
     try:
         yield
@@ -468,7 +468,7 @@ def _explained(what: str) -> Iterator[None]:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Without transformers' progress bars, whose setting is restored."""
     shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
