@@ -375,6 +375,11 @@ def test_an_adapter_is_merged_on_demand_and_a_method_that_needs_frozen_weights_s
     assert (tmp_path / "out" / "model.safetensors").exists()
 
 
+def test_the_gradient_may_go_unclipped(trained, tmp_path, capsys):
+    assert main(command(trained, tmp_path / "out", "--clip", "none", "--json")) == 0
+    assert json.loads(capsys.readouterr().out)["settings"]["clip"] is None
+
+
 def test_killed_run_goes_on_from_its_checkpoint(trained, tmp_path):
     """SIGKILL in the middle; the same command then ends with the bits of an unbroken run."""
     more = ["--steps", "120", "--checkpoint-every", "10"]

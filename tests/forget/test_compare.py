@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from palimpsest.errors import UserError
-from palimpsest.forget.baselines import IDK, GradAscent
+from palimpsest.forget.baselines import IDK, RMU, GradAscent
 from palimpsest.forget.compare import Comparison, Result, balance, compare, left
 from palimpsest.forget.npo import NPO
 from palimpsest.forget.refusals import REFUSALS
@@ -92,6 +92,47 @@ def test_every_method_starts_from_a_fresh_copy_and_a_broken_one_is_reported(sett
     assert len(first.loss) == 2
     weights = [p.detach().clone() for p in kept[0][1].parameters()]
     assert not all(torch.equal(a, b) for a, b in zip(weights, load()[0].parameters(), strict=True))
+
+
+class Unusable(NPO):
+    """Finds out only when it starts that it cannot use these rows."""
+
+    error: type[Exception] = UserError
+
+    def init(self, model, data):
+        raise self.error("these rows will not do\nfor a reason")
+
+
+class OutOfMemory(Unusable):
+    error = RuntimeError
+
+
+def test_what_stops_one_method_is_told_and_the_others_go_on(setting):
+    load, _, forget, retain = setting
+    told, kept = [], []
+    methods = {"first": GradAscent(), "unusable": Unusable(), "too large": OutOfMemory(), "last": GradAscent()}
+    comparison = compare(
+        load,
+        methods,
+        forget,
+        retain,
+        steps=1,
+        keep=lambda result, *rest: kept.append(result.method),
+        progress=told.append,
+    )
+    assert [bool(result.error) for result in comparison.results] == [False, True, True, False]
+    assert "first" in kept
+    assert {"unusable: these rows will not do for a reason", "too large: these rows will not do"} <= set(told)
+    assert "last (4 of 4, about 0 s left)" in [line.replace("1 s", "0 s") for line in told]
+    assert any(line.startswith("last: forgotten ") for line in told)
+
+
+def test_a_method_that_needs_other_rows_is_refused_before_any_is_tried(setting):
+    load, _, forget, _ = setting
+    told = []
+    with pytest.raises(UserError, match="rmu: RMU needs retain rows"):
+        compare(load, {"rmu": RMU()}, forget, steps=1, progress=told.append)
+    assert told == []
 
 
 def test_refusals(setting):

@@ -404,6 +404,18 @@ def test_progress_is_drawn_on_stderr_when_asked_for(capfd):
     assert capfd.readouterr().err == ""
 
 
+def test_a_log_gets_a_line_now_and_then(capfd, monkeypatch):
+    fit(network(), squared_error, [rows()], steps=3)
+    assert capfd.readouterr().err == ""  # it takes no half minute
+    monkeypatch.setattr("palimpsest.train.progress.LINE_SECONDS", 0.0)
+    fit(network(), squared_error, [rows()], steps=3)
+    lines = capfd.readouterr().err.splitlines()
+    assert [line.split(",")[0] for line in lines] == ["step 1 of 3", "step 2 of 3", "step 3 of 3"]
+    assert lines[-1].endswith("0 s left")
+    fit(network(), squared_error, [rows()], steps=3, progress=False)
+    assert capfd.readouterr().err == ""
+
+
 def test_workers_show_no_progress(capfd, monkeypatch):
     monkeypatch.setattr(multiprocessing.current_process(), "_config", {})
     monkeypatch.setattr(type(multiprocessing.current_process()), "name", "LokyProcess-1")

@@ -168,6 +168,7 @@ def audit(
             max_length=args.max_length,
             batch_size=args.batch_size,
             seed=args.seed,
+            progress=lambda name: print(f"{folder}: {name}", file=sys.stderr, flush=True),
         )
         more |= {f"left after {name}": value for name, value in robust.recall.items() if name != "plain"}
         more |= {"probe AUC" if name == "probe" else name: value for name, value in robust.area.items()}

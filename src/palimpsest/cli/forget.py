@@ -66,8 +66,8 @@ class Common:
     """Learning-rate schedule, by its name in transformers."""
     warmup: int = 0
     """Steps of linear warm-up."""
-    clip: float | None = 1.0
-    """Largest gradient norm."""
+    clip: float | Literal["none"] = 1.0
+    """Largest gradient norm; none for no limit."""
     accumulate: int = 1
     """Batches in a step."""
     precision: Literal["no", "bf16", "fp16"] = "no"
@@ -108,6 +108,8 @@ FIXED = {"weight_decay": 0.0, "momentum": 0.0}
 
 def main(args: Any) -> None:
     methods = chosen(args)
+    if args.clip == "none":
+        args.clip = None
     try:
         check_numbers({**{name: getattr(args, name) for name in TRAINING}, **FIXED, "seed": args.seed})
     except (TypeError, ValueError) as error:
@@ -168,7 +170,7 @@ def train(
         seed=args.seed,
         keep=lambda result, model, tokenizer, learned: keep(model, tokenizer, best, methods[result.method], learned),
         checkpoint=lambda method: work / method,
-        progress=lambda text: print(text, file=sys.stderr),
+        progress=lambda text: print(text, file=sys.stderr, flush=True),
         **{name: getattr(args, name) for name in TRAINING},
     )
     summary = as_json(comparison, methods, args)  # raises where every method broke down: the checkpoints stay

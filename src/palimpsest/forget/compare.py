@@ -25,7 +25,7 @@ from palimpsest.forget.procedure import ForgetData, check_needs, encode_pairs, p
 from palimpsest.forget.tofu import RowScores, tofu_score
 from palimpsest.models.score import context_length, prompt_template
 from palimpsest.tasks.rows import Row
-from palimpsest.train import NonFiniteLoss
+from palimpsest.train.progress import duration
 
 RULE = "highest balance: the harmonic mean of the share forgotten and the share kept"
 FORGOTTEN_BY = ("probability", "rouge", "extraction_strength")
@@ -208,7 +208,9 @@ def compare(
         options: for `unlearn`: steps, lr, optimizer, schedule, ...
 
     Raises:
-        UserError: for bad rows or fields; a method that breaks down (its loss is not finite) is reported instead.
+        UserError: for bad rows or fields, or a method that needs other rows, before anything is computed. What stops a
+            method later (a loss that is not finite, rows that it cannot use, too little memory) is its result's error,
+            and the others go on.
     """
     if not methods:
         raise UserError("no method given")
@@ -227,20 +229,30 @@ def compare(
         ]
         return sets[0], sets[1]
 
+    for name, method in methods.items():
+        try:
+            check_needs(method, data)
+        except UserError as error:
+            raise UserError(f"{name}: {error}") from None
     progress("scoring the model as it is")
     before_forget, before_retain = scores(model)
     results = []
+    first = time.perf_counter()
     for i, (name, method) in enumerate(methods.items()):
         if i:
+            model = changed = None  # only one copy is in memory
             model, _ = load()
-        progress(name)
+        left_over = (time.perf_counter() - first) / i * (len(methods) - i) if i else 0.0
+        progress(f"{name} ({i + 1} of {len(methods)}{f', about {duration(left_over)} left' if i else ''})")
         started = time.perf_counter()
         try:
             changed, loss, learned = apply(
                 model, method, data, batch_size=batch_size, seed=seed, checkpoint=checkpoint(name), **options
             )
-        except NonFiniteLoss as error:
-            results.append(Result(name, seconds=time.perf_counter() - started, error=str(error)))
+        except (ValueError, RuntimeError) as error:
+            reason = next(iter(str(error).splitlines()), type(error).__name__)
+            results.append(Result(name, seconds=time.perf_counter() - started, error=reason))
+            progress(f"{name}: {reason}")
             continue
         seconds = time.perf_counter() - started
         after_forget, after_retain = scores(changed)
@@ -249,6 +261,8 @@ def compare(
         results.append(
             Result(name, after_forget, after_retain, forgotten, kept, balance(forgotten, kept), seconds, loss)
         )
+        measured = {"forgotten": forgotten, "kept": kept, "balance": results[-1].balance}
+        progress(f"{name}: {', '.join(f'{k} {v:.3g}' for k, v in measured.items())}, {duration(seconds)}")
         comparison = Comparison(before_forget, before_retain, results)
         if comparison.best is results[-1]:
             keep(results[-1], changed if learned is None else model, tokenizer, learned)

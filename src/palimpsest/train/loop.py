@@ -93,7 +93,8 @@ def fit(
         checkpoint: a folder. The same call made again goes on from its newest checkpoint, to the same bits as a run
             that was never broken; if the run had finished, it returns at once. A checkpoint is written atomically,
             never pickled, at the start, every `checkpoint_every` updates and at the end; the newest is kept.
-        progress: show a live bar on stderr; None means: if it is a terminal. Worker processes never show one.
+        progress: True shows a live bar on stderr, False nothing; None means a bar if stderr is a terminal, else a line
+            every half minute. Worker processes never show anything.
         tracker: name of a tracker of Accelerate (`"tensorboard"`, `"wandb"`, ...; files go below the current folder)
             or a `GeneralTracker`.
         accelerator: an Accelerator of your own (its precision and trackers count); by default one is made for this run,
