@@ -101,6 +101,18 @@ def compare(title: str, batch: int, d: int, losses: dict[str, Loss], *, repeats:
         print(line + (f", memory 1/{bytes_[name] / bytes_[mine]:.1f}" if memory else ""), flush=True)
 
 
+def small() -> None:
+    """Where streaming begins to pay: the choice of info_nce, its strips, and the plain expression."""
+    for batch in (32, 128, 256, 384, 512):
+        for symmetric, expression in ((False, plain), (True, plain_symmetric)):
+            losses: dict[str, Loss] = {
+                "plain": expression,
+                "streamed": lambda q, k, both=symmetric: info_nce(q, k, TEMPERATURE, symmetric=both, rows=512),
+                "ours": ours_symmetric if symmetric else ours,
+            }
+            compare("both directions" if symmetric else "one direction", batch, 64, losses, repeats=21, memory=False)
+
+
 def limit(batch: int, d: int, symmetric: bool, *, repeats: int = 5, rows: int = 512) -> None:
     """Ours over the matrix products alone, in turn."""
     q, k = embeddings(batch, d)
@@ -187,6 +199,7 @@ def sentence_transformers() -> None:
 
 
 CASES: dict[str, Callable[[], None]] = {
+    "small": small,
     "plain": lambda: compare("one direction", 8192, 128, {"plain": plain, "ours": ours}),
     "plain-512": lambda: compare("one direction", 8192, 512, {"plain": plain, "ours": ours}),
     "symmetric": lambda: compare("both directions", 8192, 128, {"plain": plain_symmetric, "ours": ours_symmetric}),

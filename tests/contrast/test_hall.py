@@ -309,7 +309,9 @@ def test_checks_name_the_value() -> None:
         check_embeddings(query=torch.ones(2))
     with pytest.raises(ValueError, match=r"a and b must have equally many rows, got \[2, 3\]"):
         check_pairs(a=torch.ones(2, 2), b=torch.ones(3, 2))
-    check_unit(z=F.normalize(torch.randn(4, 8, dtype=torch.bfloat16), dim=1))
+    for dtype in (torch.bfloat16, torch.float16):  # normalised in half precision, and cast only then
+        rows = F.normalize(torch.randn(64, 8), dim=1).to(dtype)
+        check_unit(z=rows, wide=rows.float(), wider=(rows / rows.norm(dim=1, keepdim=True)).double())
     with pytest.raises(ValueError, match="z must have rows of norm 1, got 2 in row 0"):
         check_unit(z=torch.tensor([[2.0, 0.0]]))
 
@@ -318,3 +320,21 @@ def test_the_package_gives_the_function_whatever_was_imported_before() -> None:
     code = "from palimpsest.contrast import nt_xent; import palimpsest.contrast.info_nce; "
     code += "from palimpsest.contrast import info_nce; info_nce.__call__"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_rows_normalised_under_mixed_precision_train() -> None:
+    encoder = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 384))
+    loss = SigmoidLoss()
+    objective = Views(lambda a, b: loss(*(z / z.norm(dim=1, keepdim=True) for z in (a, b))))
+
+    class Narrow(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.encoder = encoder
+
+        def forward(self, x):
+            z = self.encoder(x)  # in bfloat16 here, and in float32 outside
+            return z / z.norm(dim=1, keepdim=True)
+
+    for compare in (objective, Views(loss), Views(lambda a, b: hardness_nce(a, b, 10.0))):
+        assert fit(Narrow(), compare, vectors(), steps=2, precision="bf16", progress=False).steps

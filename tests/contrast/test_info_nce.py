@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -232,7 +233,7 @@ Q = unit(4, 3)
         ((Q, Q[:3]), {}, "query 3 has no positive"),
         ((Q, Q), {"targets": torch.tensor([0, 1, -1, 3])}, "query 2 has no positive: its target is -1"),
         ((Q, Q), {"labels": torch.arange(4), "exclude_self": True}, "no query has a positive"),
-        ((Q, Q), {"labels": torch.arange(3)}, r"labels of the queries must be \[4\], got \[3\]"),
+        ((Q, Q), {"labels": torch.arange(3)}, r"labels of the queries must be one a row, got \[3\] for 4 rows"),
         ((Q * torch.tensor([1.0, math.nan, 1.0]), Q), {}, r"query must be finite, got nan at \[0, 1\]"),
         ((Q, Q), {"negatives": unit(3, 2, 3)}, r"negatives must be \[queue, 3\] or \[4, hard, 3\]"),
         ((Q, Q), {"in_batch": False}, "negatives are needed"),
@@ -240,7 +241,7 @@ Q = unit(4, 3)
         ((Q, Q), {"reduction": "median"}, "reduction must be"),
         ((Q, Q), {"rows": 0}, "rows must be at least 1, got 0"),
         ((Q, Q), {"pair_weights": -torch.ones(4, 4)}, "pair_weights must not be negative, got -1.0"),
-        ((Q, Q, torch.tensor(0.1)), {"labels": torch.zeros(4), "margin": 0.1}, "needs a number as temperature"),
+        ((Q, Q, torch.tensor(0.1)), {"labels": torch.arange(4), "margin": 0.1}, "needs a number as temperature"),
         ((Q, Q, 1e-320), {}, "1 / temperature must be finite, got inf"),
         ((Q, Q, math.inf), {}, "temperature must be finite, got inf"),
         ((Q, Q, None), {}, "temperature must be a number or a tensor with elements, got None"),
@@ -272,7 +273,7 @@ def test_decoupled_refuses_a_query_without_negatives(reduction) -> None:
     with pytest.raises(ValueError, match="no negative left"):
         info_nce(q, q, 1.0, mask=mask, decoupled=True, reduction=reduction)
     with pytest.raises(ValueError, match="no negative left"):
-        info_nce(q, q, 1.0, labels=torch.zeros(3), decoupled=True, reduction=reduction)
+        info_nce(q, q, 1.0, labels=torch.zeros(3, dtype=torch.long), decoupled=True, reduction=reduction)
 
 
 def test_views_that_are_not_pairs_are_refused() -> None:
@@ -292,3 +293,62 @@ def test_a_number_as_temperature_keeps_its_digits_in_float64() -> None:
     q, k = unit(6, 4), unit(6, 4, seed=1)
     exact = torch.nn.functional.cross_entropy(q @ k.T / 0.07, torch.arange(6))
     torch.testing.assert_close(info_nce(q, k, 0.07), exact, rtol=1e-14, atol=1e-14)
+
+
+@pytest.mark.parametrize("temperature", [0.5, torch.tensor(0.07)])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"symmetric": True, "normalize": True},
+        {"reduction": "sum"},
+        {"targets": torch.tensor([1, 0, 3, 2, 4]), "exclude_self": True},
+    ],
+)
+def test_small_batches_take_the_plain_expression_and_say_the_same(options, temperature) -> None:
+    leaves = [3 * unit(5, 4, seed=i, dtype=torch.float32) for i in range(2)]
+    if "exclude_self" in options:
+        leaves[1] = leaves[0]
+    found = []
+    for rows in (None, 2):
+        given = [leaf.clone().requires_grad_() for leaf in leaves]
+        value = info_nce(*given, temperature, rows=rows, **options)
+        found.append((value.detach(), *torch.autograd.grad(value, given)))
+    for small, streamed in zip(*found, strict=True):
+        torch.testing.assert_close(small, streamed)
+
+
+def test_no_query_is_compared_with_itself_and_the_queue_is_whole() -> None:
+    z1, z2, queue = (unit(4, 3, seed=i) for i in range(3))
+    z, partner = torch.cat([z1, z2]), torch.arange(8).roll(4)
+    for keys in (queue, queue[:2]):  # a queue longer, and one shorter than the batch
+        scores = torch.cat([(z * z[partner]).sum(1, keepdim=True), z @ keys.T], 1) / 0.5
+        expected = F.cross_entropy(scores, torch.zeros(8, dtype=torch.long))
+        torch.testing.assert_close(nt_xent(z1, z2, 0.5, negatives=keys, in_batch=False), expected)
+
+
+@pytest.mark.parametrize("shape", [(0, 3), (4, 0, 3)])
+def test_empty_negatives_are_none(shape) -> None:
+    with pytest.raises(ValueError, match="negatives are needed, got empty ones"):
+        info_nce(Q, Q, negatives=torch.zeros(shape, dtype=Q.dtype), in_batch=False)
+    with pytest.raises(ValueError, match="a batch of 1 has no negatives"):
+        info_nce(Q[:1], Q[:1], negatives=torch.zeros((*shape[:1], *shape[1:]), dtype=Q.dtype)[: 1 if shape[0] else 0])
+
+
+def test_lists_and_arrays_are_refused_by_name() -> None:
+    for name in ("labels", "targets", "sample_weights", "negatives"):
+        for value in ([0, 1, 2, 3], np.arange(4)):
+            with pytest.raises(TypeError, match=rf"{name}.* must be a tensor.*, got {type(value).__name__}"):
+                info_nce(Q, Q, **{name: value})
+
+
+def test_what_is_not_finite_is_found_after_the_fact_under_the_callers_name() -> None:
+    bad = Q.clone()
+    bad[2, 1] = -math.inf  # its scores are -inf, so that the loss alone would not show it
+    for rows in (None, 2):
+        with pytest.raises(ValueError, match=r"key must be finite, got -inf at \[2, 1\]"):
+            info_nce(Q.abs(), bad, rows=rows)
+    with pytest.raises(ValueError, match=r"z2 must be finite, got -inf at \[2, 1\]"):
+        nt_xent(Q, bad)
+    with pytest.raises(ValueError, match="negatives must be finite, got nan"):
+        info_nce(Q, Q, negatives=Q * math.nan, mask=torch.zeros(4, 8) > 0)

@@ -257,7 +257,7 @@ def test_errors_at_the_door():
         (torch.tensor([0, 1, 2]), ValueError, r"one a row, got \[3\] for 4 rows"),
         (torch.tensor([True, False, True, True]), TypeError, "whole numbers, got torch.bool"),
         (torch.ones(4), TypeError, "whole numbers, got torch.float32"),
-        ([0, 1, 2, 3], TypeError, "whole numbers, got <class 'list'>"),
+        ([0, 1, 2, 3], TypeError, "whole numbers, got list"),
     ],
 )
 def test_errors_of_labels(labels, error, message):

@@ -113,7 +113,7 @@ def oracle_loss(
     >>> torch.allclose(oracle_loss(z, z, labels, 1.0, rescaled=False), torch.log(1 + 4 / torch.tensor(1.0).exp()))
     True
     """
-    check_pairs(least=2, z1=z1, z2=z2)
+    check_pairs(least=2, z1=z1, z2=z2, values=False)
     y = check_labels(labels, len(z1)).to(z1.device).repeat(2)  # of both views
     factor = torch.ones(len(y), dtype=torch.float64, device=y.device)
     if rescaled:

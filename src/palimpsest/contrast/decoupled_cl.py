@@ -19,7 +19,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from palimpsest.contrast.checks import check_embeddings, check_pairs, check_positive, one_number
+from palimpsest.contrast.checks import Blaming, check_embeddings, check_pairs, check_positive, one_number
 from palimpsest.contrast.info_nce import info_nce, nt_xent
 from palimpsest.contrast.precision import widened
 
@@ -41,7 +41,7 @@ def dcl_loss(
     >>> dcl_loss(torch.eye(3), torch.eye(3), 0.5).item()  # -2 + log 4
     -0.6137...
     """
-    check_pairs(least=2, z1=z1, z2=z2)
+    check_pairs(least=2, z1=z1, z2=z2, values=False)
     return nt_xent(z1, z2, tau, decoupled=True, reduction=reduction)
 
 
@@ -91,7 +91,7 @@ def npc_multiplier(
     >>> npc_multiplier(torch.eye(3), torch.eye(3), 0.5)  # 4 / (e^2 + 4)
     tensor([0.3512, 0.3512, 0.3512, 0.3512, 0.3512, 0.3512])
     """
-    check_pairs(least=2, z1=z1, z2=z2)
+    check_pairs(least=2, z1=z1, z2=z2, values=False)
     with torch.no_grad():
         return -torch.expm1(-nt_xent(z1, z2, tau, reduction="none"))
 
@@ -114,13 +114,14 @@ def dcl_queue_loss(
     >>> dcl_queue_loss(torch.eye(2), torch.eye(2), -torch.eye(2), 1.0).item()  # -1 + log(e^-1 + 1)
     -0.6867...
     """
-    check_pairs(query=query, key=key)
-    check_embeddings(query=query, queue=queue)
+    check_pairs(query=query, key=key, values=False)
+    check_embeddings(query=query, queue=queue, values=False)
     if not len(queue):
         raise ValueError("the queue is empty: decoupled contrastive learning needs negatives")
-    return info_nce(
-        query, key, tau, negatives=queue, in_batch=False, decoupled=True, normalize=True, reduction=reduction
-    )
+    with Blaming(query=query, key=key, queue=queue):
+        return info_nce(
+            query, key, tau, negatives=queue, in_batch=False, decoupled=True, normalize=True, reduction=reduction
+        )
 
 
 def _cosines(z1: Tensor, z2: Tensor) -> Float[Tensor, " batch"]:

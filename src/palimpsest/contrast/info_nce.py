@@ -23,15 +23,22 @@ from torch.nn import functional as F
 
 from palimpsest.contrast import streaming
 from palimpsest.contrast.checks import (
+    Blaming,
     check_embeddings,
     check_finite,
+    check_labels,
     check_of_pairs,
     check_pairs,
     check_positive,
+    look,
 )
 from palimpsest.contrast.distributed import gather_rows, position
 from palimpsest.contrast.precision import wide_dtype, without_autocast
 from palimpsest.contrast.streaming import OfPairs, Pairs
+
+# Up to how many scores the plain expression is faster, in one direction and in both: see benchmarks/contrast.py.
+SMALL = {False: 448**2, True: 320**2}
+DIGITS = 1e-3  # below it the cross-entropy in float32 has fewer than four right digits
 
 Labels = Int[Tensor, " queries"] | tuple[Int[Tensor, " queries"], Int[Tensor, " keys"]]
 
@@ -66,7 +73,8 @@ def info_nce(
     a positive, and l_i = -mean_p s_ip + log sum_j w_ij e^{s_ij} over all keys, the positives among them ("out" in
     SupCon). Symmetric is the mean of this and of the same with queries and keys exchanged.
 
-    Memory grows as queries + keys, not as their product. The gradient is computed in the forward pass, unless
+    Memory grows as queries + keys, not as their product (a table of up to 448 x 448 scores, in both directions 320 x
+    320, is held, where that is faster). The gradient is computed in the forward pass, unless
     `reduction="none"`; second derivatives (`create_graph=True`) take the plain expression, with all its memory.
 
     Args:
@@ -107,8 +115,13 @@ def info_nce(
     """
     given = dict(locals())
     group, rows = given.pop("group"), given.pop("rows")
+    loss = None
     with without_autocast(query):
-        loss = _streamed(rows)(_problem(**given)) if group is None else _across(_streamed(rows), given, group)
+        if group is None and rows is None:
+            loss = _small(**given)
+        if loss is None:
+            loss = _streamed(rows)(_problem(**given)) if group is None else _across(_streamed(rows), given, group)
+    look(loss, query=query, key=key, **({} if negatives is None else {"negatives": negatives}))
     if decoupled:
         _check_negatives(loss)
     return loss
@@ -130,15 +143,60 @@ def nt_xent(
     >>> nt_xent(torch.eye(3), torch.eye(3), 0.5).item()  # -2 + log(e^2 + 4)
     0.4326...
     """
-    check_pairs(z1=z1, z2=z2)
+    check_pairs(z1=z1, z2=z2, values=False)
     z = torch.cat([z1, z2])
     partner = torch.arange(len(z), device=z.device).roll(len(z1))
-    return info_nce(z, z, temperature, targets=partner, exclude_self=True, normalize=True, **options)
+    with Blaming(z1=z1, z2=z2):
+        return info_nce(z, z, temperature, targets=partner, exclude_self=True, normalize=True, **options)
 
 
 _DEFAULTS: dict[str, Any] = {
     name: default for name, default in (info_nce.__kwdefaults__ or {}).items() if name not in ("group", "rows")
 }
+
+
+def _small(
+    query: Tensor,
+    key: Tensor,
+    temperature: Any,
+    symmetric: bool,
+    targets: Tensor | None,
+    exclude_self: bool,
+    margin: float,
+    normalize: bool,
+    reduction: str,
+    **others: Any,
+) -> Tensor | None:
+    """The loss of a small batch by PyTorch's own cross-entropy, which is faster there; None where that does not fit:
+    with other options, and where the loss is so small that cross-entropy rounds it away.
+    """
+    if (
+        not isinstance(query, Tensor)
+        or not isinstance(key, Tensor)
+        or len(query) * len(key) > SMALL[symmetric]
+        or reduction == "none"
+        or margin
+        or (exclude_self and targets is None)
+        or callable(temperature)
+        or (isinstance(temperature, Tensor) and temperature.numel() != 1)
+        or any(value is not _DEFAULTS[name] for name, value in others.items())
+    ):
+        return None
+    check_embeddings(query=query, key=key, values=False)
+    targets = _check_options(query, key, None, None, symmetric, targets, None, True, exclude_self, reduction, 0)
+    wide = wide_dtype(query)
+    query, key = (F.normalize(e.to(wide), dim=-1) if normalize else e.to(wide) for e in (query, key))
+    scores = query * _inverse(temperature, query) @ key.T
+    rows = torch.arange(len(query), device=query.device)
+    targets = rows if targets is None else targets
+    if exclude_self:  # but a target counts, whichever it is
+        scores = scores.diagonal_scatter(scores.diagonal().masked_fill(targets != rows, -torch.inf))
+    loss = F.cross_entropy(scores, targets, reduction=reduction)
+    if symmetric:
+        loss = (loss + F.cross_entropy(scores.T, targets, reduction=reduction)) / 2
+    if not torch.compiler.is_compiling() and loss < (DIGITS if reduction == "mean" else DIGITS * len(query)):
+        return None
+    return loss
 
 
 @dataclass
@@ -241,11 +299,21 @@ def _problem(
     reduction: str,
     start: int = 0,
 ) -> _Problem:
-    check_embeddings(query=query, key=key)
+    check_embeddings(query=query, key=key, values=False)
+    if negatives is not None and not isinstance(negatives, Tensor):
+        raise TypeError(f"negatives must be a tensor, got {type(negatives).__name__}")
     n = len(query)
     queue = negatives if negatives is not None and negatives.ndim == 2 else None
     hard = negatives if negatives is not None and negatives.ndim != 2 else None
-    _check_options(query, key, queue, hard, symmetric, targets, labels, in_batch, exclude_self, reduction, start)
+    targets = _check_options(
+        query, key, queue, hard, symmetric, targets, labels, in_batch, exclude_self, reduction, start
+    )
+    if labels is not None:
+        both = labels if isinstance(labels, tuple) else (labels, labels)
+        of_query, of_key = (
+            check_labels(of, rows, name=f"labels of the {name}")
+            for of, rows, name in zip(both, (n, len(key)), ("queries", "keys"), strict=True)
+        )
     wide = wide_dtype(query)
     query, key, queue, hard = (
         None if e is None else (F.normalize(e.to(wide), dim=-1) if normalize else e.to(wide))
@@ -278,7 +346,7 @@ def _problem(
     bias = None if pair_weights is None else _log(pair_weights)
     keep, left_out, extra = mask, [], []
     own = torch.arange(start, start + n, device=query.device)
-    if exclude_self:
+    if exclude_self and in_batch:
         left_out.append(own)
     if hard is not None:
         extra.append(torch.einsum("nd,nhd->nh", query, hard))
@@ -300,7 +368,6 @@ def _problem(
         if decoupled:
             positive = column_positive = None
     else:
-        of_query, of_key = labels if isinstance(labels, tuple) else (labels, labels)
         same = _same_label(of_query, of_key)
         if decoupled:
             keep = _and(keep, lambda part, products: ~same(part, products), len(key))
@@ -324,6 +391,8 @@ def _problem(
         columns=len(key) if symmetric else 0,
     )
     if sample_weights is not None:
+        if not isinstance(sample_weights, Tensor):
+            raise TypeError(f"sample_weights must be a tensor, got {type(sample_weights).__name__}")
         if sample_weights.shape != (n,):
             raise ValueError(f"sample_weights must be [{n}], got {list(sample_weights.shape)}")
         check_finite(sample_weights, "sample_weights")
@@ -343,7 +412,13 @@ def _weights(valid: Tensor, sample_weights: Tensor | None, reduction: str) -> Te
 def _inverse(temperature: Any, query: Tensor) -> Tensor:
     """1 / temperature as a tensor: one element, or [queries, 1]."""
     check_positive(temperature, "temperature")
-    temperature = torch.as_tensor(temperature, dtype=query.dtype, device=query.device)
+    if not isinstance(temperature, Tensor):  # numbers are looked at without a device's help
+        if not math.isfinite(temperature):
+            raise ValueError(f"temperature must be finite, got {temperature}")
+        if 1 / temperature > torch.finfo(query.dtype).max:
+            raise ValueError(f"1 / temperature must be finite, got inf for {temperature}")
+        return torch.full((), 1 / temperature, dtype=query.dtype, device=query.device)
+    temperature = temperature.to(query)
     check_finite(temperature, "temperature")
     if temperature.numel() == 1:
         temperature = temperature.reshape(())
@@ -469,20 +544,21 @@ def _check_options(
     exclude_self: bool,
     reduction: str,
     start: int,
-) -> None:
+) -> Tensor | None:
+    """The targets as int64, when everything fits."""
     n = len(query)
     if reduction not in ("mean", "sum", "none"):
         raise ValueError(f'reduction must be "mean", "sum" or "none", got {reduction!r}')
     if not n:
         raise ValueError("query is empty")
     if queue is not None:
-        check_embeddings(query=query, negatives=queue)
+        check_embeddings(query=query, negatives=queue, values=False)
     if hard is not None:
         if hard.ndim != 3 or hard.shape[0] != n or hard.shape[2] != query.shape[1]:
             raise ValueError(
                 f"negatives must be [queue, {query.shape[1]}] or [{n}, hard, {query.shape[1]}], got {list(hard.shape)}"
             )
-        check_embeddings(query=query, negatives=hard.flatten(0, 1))
+        check_embeddings(query=query, negatives=hard.flatten(0, 1), values=False)
     if symmetric and (targets is not None or not in_batch or n != len(key)):
         raise ValueError(
             f"symmetric needs as many keys as queries, in the batch and without targets, got {n} queries and"
@@ -493,22 +569,20 @@ def _check_options(
     if labels is not None:
         if targets is not None or not in_batch:
             raise ValueError("labels need the batch's keys and no targets")
-        parts = labels if isinstance(labels, tuple) else (labels, labels)
-        for name, part, rows in (("queries", parts[0], n), ("keys", parts[1], len(key))):
-            if part.shape != (rows,):
-                raise ValueError(f"labels of the {name} must be [{rows}], got {list(part.shape)}")
     elif targets is None and start + n > len(key):
         raise ValueError(f"query {len(key)} has no positive: there are {n} queries and {len(key)} keys; give targets")
     if targets is not None:
-        if targets.shape != (n,):
-            raise ValueError(f"targets must be [{n}], got {list(targets.shape)}")
-        outside = ((targets < 0) | (targets >= len(key))).nonzero()
+        targets = check_labels(targets, n, name="targets")
+        outside = () if torch.compiler.is_compiling() else ((targets < 0) | (targets >= len(key))).nonzero()
         if len(outside):
             query_row = int(outside[0])
             raise ValueError(
                 f"query {query_row} has no positive: its target is {targets[query_row].item()}, of {len(key)} keys"
             )
-    if not in_batch and queue is None and hard is None:
-        raise ValueError("without the batch's keys negatives are needed: give a queue, or hard negatives")
-    if in_batch and len(key) - exclude_self < 2 and queue is None and hard is None:
+    more = (0 if queue is None else len(queue)) + (0 if hard is None else hard.shape[1])
+    if not in_batch and not more:
+        given = "none" if queue is None and hard is None else "empty ones"
+        raise ValueError(f"without the batch's keys negatives are needed, got {given}: give a queue, or hard negatives")
+    if in_batch and len(key) - exclude_self < 2 and not more:
         raise ValueError(f"a batch of {n} has no negatives: give more pairs, or negatives")
+    return targets

@@ -68,7 +68,7 @@ def hardness_nce(
     >>> bool(hardness_nce(z, z, 5.0, alpha=9.0) > hardness_nce(z, z, 5.0, alpha=0.0))
     True
     """
-    check_pairs(q=q, k=k)
+    check_pairs(q=q, k=k, values=False)
     check_unit(q=q, k=k)
     scale = _checked(scale, alpha)
     rewards = _rewards(reward, len(q))

@@ -24,7 +24,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from palimpsest.contrast.checks import check_embeddings, check_pairs, check_positive, check_unit
+from palimpsest.contrast.checks import Blaming, check_embeddings, check_pairs, check_positive, check_unit
 from palimpsest.contrast.info_nce import info_nce
 from palimpsest.contrast.precision import widened, without_autocast
 from palimpsest.contrast.streaming import OfPairs
@@ -104,13 +104,13 @@ def queue_nce(
     >>> torch.isclose(loss, torch.log1p(torch.exp(torch.tensor(-2.0))))
     tensor(True)
     """
-    check_pairs(anchor=anchor, positive=positive)
-    check_embeddings(anchor=anchor, queue=queue)
+    check_pairs(anchor=anchor, positive=positive, values=False)
+    check_embeddings(anchor=anchor, queue=queue, values=False)
     check_unit(queue=queue)
     if not len(queue):
         raise ValueError("the queue is empty")
-    anchor, positive, queue = map(_unit, (anchor, positive, queue))
-    return info_nce(anchor, positive, tau, negatives=queue, in_batch=False, mask=mask)
+    with Blaming(anchor=anchor, positive=positive, queue=queue):
+        return info_nce(*map(_unit, (anchor, positive)), tau, negatives=_unit(queue), in_batch=False, mask=mask)
 
 
 def _unit(z: Tensor) -> Tensor:
@@ -152,13 +152,14 @@ def dual_view_loss(
     if not 0 <= lam < float("inf"):
         raise ValueError(f"lam must be finite and not negative, got {lam}")
     check_positive(tau, "tau")
-    check_pairs(query=query, key=key)
-    check_embeddings(query=query, queue=queue)
+    check_pairs(query=query, key=key, values=False)
+    check_embeddings(query=query, queue=queue, values=False)
     hardest = None if keep == 1 and drop_top == 0 else hard_negatives(keep, drop_top)
     key, queue = key.detach(), queue.detach()
-    loss = queue_nce(query, key, queue, hardest, tau)
-    if lam:
-        loss = loss + lam * queue_nce(key, query, queue, hardest, tau)
+    with Blaming(query=query, key=key, queue=queue):
+        loss = queue_nce(query, key, queue, hardest, tau)
+        if lam:
+            loss = loss + lam * queue_nce(key, query, queue, hardest, tau)
     if swapped is not None:
         loss = loss + dual_view_loss(*swapped, queue, lam, tau=tau, keep=keep, drop_top=drop_top)
     return loss

@@ -24,7 +24,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from palimpsest.contrast.checks import check_embeddings, check_finite, check_labels, check_pairs
+from palimpsest.contrast.checks import Blaming, check_embeddings, check_finite, check_labels, check_pairs
 from palimpsest.contrast.info_nce import nt_xent
 from palimpsest.contrast.precision import widened, without_autocast
 
@@ -78,12 +78,13 @@ def ncl_loss(
     >>> torch.allclose(ncl_loss(z1, z2), nt_xent(z1, z2, 0.2))
     True
     """
-    check_pairs(z1=z1, z2=z2)
+    check_pairs(z1=z1, z2=z2, values=False)
     if not eps > 0:
         raise ValueError(f"eps must be above 0, got {eps}")
     both = [activation(widened(z)) for z in (z1, z2)]
     lifted = [f + (f.norm(dim=1, keepdim=True) < eps) * (eps / f.shape[1] ** 0.5) for f in both]
-    return nt_xent(*lifted, temperature, **options)
+    with Blaming(z1=z1, z2=z2):
+        return nt_xent(*lifted, temperature, **options)
 
 
 def spectral_loss(

@@ -57,7 +57,7 @@ def sigmoid_loss(
     >>> torch.isclose(sigmoid_loss(z, z, t_prime=0.0, b=0.0), expected / 2)
     tensor(True)
     """
-    check_pairs(img=img, txt=txt)
+    check_pairs(img=img, txt=txt, values=False)
     check_unit(img=img, txt=txt)
     return sigmoid_nce(img, txt, t_prime, b, mask=mask)
 

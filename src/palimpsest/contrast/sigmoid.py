@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from palimpsest.contrast.checks import check_embeddings, check_finite, check_of_pairs, one_number
+from palimpsest.contrast.checks import check_embeddings, check_finite, check_of_pairs, look, one_number
 from palimpsest.contrast.precision import widened
 from palimpsest.contrast.streaming import OfPairs, of_pairs, strip_rows
 
@@ -51,8 +51,10 @@ def sigmoid_nce(
     True
     """
     check_of_pairs(mask, "mask", len(query), len(key), mask=True)
-    query, key, bias = _prepared(query, key, log_scale, bias, positives, normalize)
-    return _Sigmoid.apply(query, key, bias, positives, mask, strip_rows(query, key, rows))
+    wide, others, bias = _prepared(query, key, log_scale, bias, positives, normalize)
+    loss = _Sigmoid.apply(wide, others, bias, positives, mask, strip_rows(query, key, rows))
+    look(loss, query=query, key=key)
+    return loss
 
 
 def reference_sigmoid_nce(
@@ -83,7 +85,7 @@ def _plain(query: Tensor, key: Tensor, bias: Tensor, positives: bool, mask: OfPa
 
 def _prepared(query, key, log_scale, bias, positives, normalize) -> tuple[Tensor, Tensor, Tensor]:
     """Embeddings in the wide dtype, queries times the scale, and the bias as a tensor with one element."""
-    check_embeddings(query=query, key=key)
+    check_embeddings(query=query, key=key, values=False)
     if not len(query) or not len(key):
         raise ValueError(f"query and key must have rows, got {len(query)} and {len(key)}")
     if positives and len(query) != len(key):

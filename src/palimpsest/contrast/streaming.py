@@ -186,7 +186,8 @@ class _Visit:
         self.buffer = query.new_empty(min(rows, len(query)), len(keys))
         largest = [query.norm(dim=1).max() * keys.norm(dim=1).max()] if len(query) and len(keys) else []
         largest += [extra.abs().max()] if extra is not None and extra.numel() else []
-        self.safe = scale is None and pairs.bias is None and all(value.item() < SAFE for value in largest)
+        bare = scale is None and pairs.bias is None
+        self.safe = bare and (not largest or torch.stack(largest).max().item() < SAFE)
 
     def __iter__(self) -> Iterator[tuple[slice, Tensor]]:
         for start in range(0, len(self.query), self.rows):
