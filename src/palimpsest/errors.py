@@ -8,6 +8,10 @@ class UserError(ValueError):
         super().__init__(" ".join(message.split()))
 
 
+class NotFinite(UserError):
+    """A model's output is not a number: its scores would look like perfect forgetting."""
+
+
 class MissingExtra(UserError):
     """A library of an optional extra is not installed.
 

@@ -6,6 +6,8 @@ import os
 import sys
 from pathlib import Path
 
+from palimpsest.errors import UserError
+
 
 def home() -> Path:
     """The folder for worlds, the store of results and reports: `$PALIMPSEST_HOME`, or the user's cache folder.
@@ -13,11 +15,21 @@ def home() -> Path:
     That is `~/.cache/palimpsest` (or under `$XDG_CACHE_HOME`) on Linux, `~/Library/Caches/palimpsest` on macOS and
     `palimpsest` under `%LOCALAPPDATA%` on Windows. The folder is not created.
 
+    Raises:
+        UserError: nothing says where the user's home is.
+
     >>> home().is_absolute()
     True
     """
+    try:
+        return _home().absolute()
+    except RuntimeError:
+        raise UserError("there is no home folder: set PALIMPSEST_HOME to a folder for results") from None
+
+
+def _home() -> Path:
     if chosen := os.environ.get("PALIMPSEST_HOME"):
-        return Path(chosen).expanduser().absolute()
+        return Path(chosen).expanduser()
     if sys.platform == "win32":
         cache = os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local"
     elif sys.platform == "darwin":

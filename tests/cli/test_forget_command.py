@@ -266,6 +266,8 @@ def test_two_commands_into_one_folder_and_two_equal_ones(trained, tmp_path, caps
         (["--npo.beta", "-1"], "npo", ("beta must be above 0",)),
         (["--lr", "0"], "npo", ("lr",)),
         (["--steps", "0"], "npo", ("steps",)),
+        (["--seed", "1" * 20], "npo", ("seed", "must be below")),
+        (["--steps", "1" * 5000], "npo", ("steps",)),
         (["--schedule", "linaer"], "npo", ("linaer", "linear")),
         (["--batch-size", "0"], "npo", ("batch",)),
         (["--max-length", "8"], "npo", ("longer than 8",)),

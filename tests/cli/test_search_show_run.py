@@ -3,6 +3,7 @@
 import json
 import os
 import resource
+import signal
 import subprocess
 import sys
 from dataclasses import asdict, replace
@@ -14,6 +15,7 @@ from palimpsest.catalogue import Parity, Withdrawal, entries, entry
 from palimpsest.cli import COMMANDS, main
 from palimpsest.errors import UserError
 from palimpsest.evidence import Claim, expect, given, run_claim
+from palimpsest.paths import home
 
 CLEAN = "import sys; from palimpsest.cli import main; sys.exit(main())"
 
@@ -95,13 +97,13 @@ def test_an_unknown_command_is_answered_with_the_nearest(name, hint, capsys):
 
 
 @pytest.mark.parametrize("argv", [["search", "--nope"], ["search", "--k", "many", "x"], ["run", "--budget", "huge"]])
-def test_bad_flags_exit_with_2_and_say_so_on_stderr(argv, capsys):
-    with pytest.raises(SystemExit) as stopped:
-        main(argv)
-    assert stopped.value.code == 2
-    captured = capsys.readouterr()
-    assert captured.out == ""
-    assert argv[1] in captured.err
+def test_bad_flags_exit_with_2_and_one_line_on_stderr(argv, capsys):
+    code, out, err = called(capsys, *argv)
+    assert (code, out) == (2, "")
+    assert err.startswith("palimpsest: ")
+    assert argv[1] in err
+    assert err.endswith(f": palimpsest {argv[0]} --help explains the flags\n")
+    assert err.count("\n") == 1
 
 
 @pytest.mark.parametrize("command", ["search", "show", "run"])
@@ -142,6 +144,28 @@ def test_an_interrupt_exits_with_130_and_one_line(argv, line, monkeypatch, capsy
     monkeypatch.setattr("palimpsest.evidence.run_claim", interrupted, raising=False)
     monkeypatch.setattr("palimpsest.cli.search.search", interrupted)
     assert called(capsys, *argv) == (130, "", f"\npalimpsest: {line}\n")
+
+
+def test_termination_ends_with_143_and_one_line(monkeypatch, capsys):
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr("palimpsest.cli.search.search", lambda *args: os.kill(os.getpid(), signal.SIGTERM))
+    assert called(capsys, "search", "forget") == (143, "", "\npalimpsest: interrupted\n")
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_full_disk_behind_stdout_is_one_line():
+    command = [sys.executable, "-c", CLEAN, "show"]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert (done.returncode, done.stderr) == (2, "palimpsest: cannot go on: No space left on device\n")
+
+
+def test_no_home_is_one_line(monkeypatch):
+    monkeypatch.delenv("PALIMPSEST_HOME", raising=False)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr("os.path.expanduser", lambda path: path)  # as for a user whom the system does not know
+    with pytest.raises(UserError, match="set PALIMPSEST_HOME"):
+        home()
 
 
 def test_a_file_that_cannot_be_used_is_one_line(monkeypatch, capsys, tmp_path):

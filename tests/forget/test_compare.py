@@ -1,6 +1,7 @@
 """Several methods on one model: the rule that picks the best, and what becomes of a method that breaks down."""
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -133,6 +134,23 @@ def test_a_method_that_needs_other_rows_is_refused_before_any_is_tried(setting):
     with pytest.raises(UserError, match="rmu: RMU needs retain rows"):
         compare(load, {"rmu": RMU()}, forget, steps=1, progress=told.append)
     assert told == []
+
+
+@dataclass(frozen=True)
+class Breaks:
+    """Leaves weights that are finite, and outputs that are not."""
+
+    def edit(self, model, data, **options):
+        with torch.no_grad():
+            model.model.norm.weight.fill_(3e38)
+        return model
+
+
+def test_a_method_after_which_the_model_says_nothing_that_is_a_number_has_not_forgotten(setting):
+    load, _, forget, retain = setting
+    broken, sound = compare(load, {"broken": Breaks(), "sound": NPO()}, forget, retain, steps=1, batch_size=1).results
+    assert "not a number" in broken.error
+    assert not sound.error
 
 
 def test_refusals(setting):

@@ -461,6 +461,19 @@ def test_json_that_python_cannot_read_is_named(folder, content):
         load(folder)
 
 
+def test_a_chat_template_without_an_end_is_stopped(tmp_path, monkeypatch):
+    monkeypatch.setattr("palimpsest.models.files.PATIENCE", 0.5)
+    many = "{% for i in range(99999) %}"
+    tokenizer = word_tokenizer(["sky", "is", "blue"])
+    tokenizer.chat_template = f"{many}{many}{{% endfor %}}{{% endfor %}}"
+    save(lm(), tokenizer, tmp_path / "model")
+    with pytest.raises(UserError, match=r"the chat template in .*model takes more than 0\.5 seconds"):
+        load(tmp_path / "model")
+    tokenizer.chat_template = "{{ raise_exception('no') }}"  # for whoever uses it to explain
+    save(lm(), tokenizer, tmp_path / "other")
+    load(tmp_path / "other")
+
+
 def test_an_adapter_that_is_its_own_base_is_named(adapter, tmp_path):
     for base in (".", str(adapter), f"../{adapter.name}"):
         edit_config(adapter, "adapter_config.json", base_model_name_or_path=base)

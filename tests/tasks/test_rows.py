@@ -75,6 +75,10 @@ def test_normalising_twice_changes_nothing():
         (b'{"question": "q", "answer": "a", "perturbed_answer": {"x": 1}}', "perturbed_answer must be a string"),
         (b'{"question": "q", "answer": "\\ud800"}', "surrogate"),
         (b'{"question": "q", "answer": "\xff"}', "not UTF-8"),
+        (b'{"question": "q", "answer": "a", "n": ' + b"9" * 5000 + b"}", "beyond Python"),
+        (b'{"question": "q", "answer": "a", "n": ' + b"[" * 99999 + b"]" * 99999 + b"}", "beyond Python"),
+        (b'{"question": "q", "answer": "a", "n": ' + b"[" * 500 + b"]" * 500 + b"}", "in more than 100 others"),
+        (b'{"question": "q", "answer": "a", "perturbed_answer": ' + b"[" * 500 + b"]" * 500 + b"}", "than 100 others"),
     ],
 )
 def test_a_bad_line_is_named_with_file_and_number(tmp_path, line, message):

@@ -8,9 +8,13 @@ for what the user can mend.
 
 from __future__ import annotations
 
+import io
 import os
+import re
+import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr
 from importlib import import_module
 
 from palimpsest import __version__
@@ -47,31 +51,62 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command that `argv` (by default the process's arguments) asks for.
 
     Returns:
-        the exit code: 0; 2 for an error of the user's, told in one line on stderr; 130 if interrupted.
+        the exit code: 0; 2 for an error of the user's, told in one line on stderr; 130 if interrupted, 143 if told to
+        terminate.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")  # a terminal without Unicode shows ?, not a traceback
     try:
-        code = _dispatch(argv)
-        sys.stdout.flush()
-        return code
+        with _terminable():
+            code = _dispatch(argv)
+            sys.stdout.flush()
+            return code
     except UserError as error:
         print(f"palimpsest: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, _Terminated) as error:
         kept = "; finished jobs are kept, the same command goes on from there" if argv and argv[0] in RESUMED else ""
         print(f"\npalimpsest: interrupted{kept}", file=sys.stderr)
-        return 130
+        return 143 if isinstance(error, _Terminated) else 130
     except BrokenPipeError:  # the reader, such as head, has left: nothing more to say, not even at exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _close_stdout()
         return 141
     except OSError as error:
-        if not error.filename:
+        if error.errno is None:
             raise
-        print(f"palimpsest: cannot use {error.filename2 or error.filename}: {error.strerror}", file=sys.stderr)
+        place = error.filename2 or error.filename
+        if not place:
+            _close_stdout()  # which may be what could not be written: what its buffer holds would be tried at exit
+        print(f"palimpsest: cannot {f'use {place}' if place else 'go on'}: {error.strerror}", file=sys.stderr)
         return 2
+
+
+class _Terminated(BaseException):
+    """The process was told to end, and clears away what is unfinished first."""
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """SIGTERM, as batch systems and containers send it, ends the block as Ctrl-C does."""
+
+    def end(number: int, frame: object) -> None:
+        raise _Terminated
+
+    try:
+        before = signal.signal(signal.SIGTERM, end)
+    except ValueError:  # not the main thread, which alone may ask for this
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _close_stdout() -> None:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _dispatch(argv: list[str]) -> int:
@@ -91,10 +126,31 @@ def _dispatch(argv: list[str]) -> int:
     import tyro
 
     command = import_module(f"palimpsest.cli.{name}")
-    args = tyro.cli(
-        command.Arguments,
-        prog=f"palimpsest {name}",
-        args=rest,
-        config=(tyro.conf.FlagCreatePairsOff, tyro.conf.DisallowNone, tyro.conf.PositionalMetavarFromFieldName),
-    )
+    said = io.StringIO()
+    try:
+        with redirect_stderr(said):
+            args = tyro.cli(
+                command.Arguments,
+                prog=f"palimpsest {name}",
+                args=rest,
+                config=(tyro.conf.FlagCreatePairsOff, tyro.conf.DisallowNone, tyro.conf.PositionalMetavarFromFieldName),
+            )
+    except SystemExit as end:
+        if end.code != 2:
+            raise
+        raise UserError(f"{_unboxed(said.getvalue())}: palimpsest {name} --help explains the flags") from None
     return command.main(args) or 0
+
+
+def _unboxed(text: str) -> str:
+    """What tyro says in a box, on one line and without its explanations.
+
+    >>> _unboxed("╭─ Error ──╮\\n│ --lr is  │\\n│ no good. │\\n│ ──────── │\\n│ help     │")
+    '--lr is no good'
+    """
+    lines = [re.sub(r"\x1b\[[0-9;]*m", "", line).strip("│ ") for line in text.splitlines()]
+    inner = [line for line in re.split(r"─{8,}", "\n".join(lines[1:]))[0].splitlines() if line]
+    if inner and inner[0].startswith("Missing from"):  # the names stand for themselves, without what they mean
+        names = [line for line in inner[1:] if re.fullmatch(r"(--)?[A-Za-z][\w.-]*( [A-Z|{},. ]+)?", line)]
+        return f"{inner[0].rstrip(':')}: {', '.join(names)}"
+    return " ".join(inner).rstrip(".")

@@ -72,6 +72,8 @@ def main(args: Arguments) -> None:
             raise UserError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(args, name)}")
     if not args.relearn_lr > 0:
         raise UserError(f"--relearn-lr must be above 0, got {args.relearn_lr}")
+    if not 0 <= args.seed < 2**32:
+        raise UserError(f"--seed {args.seed}: it must be from 0 to below 2^32, which is what random generators take")
     attacks = chosen(args)
     folders = {"model": args.model, "reference": args.reference, "before": args.before}
     if args.report:

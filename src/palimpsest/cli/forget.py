@@ -117,6 +117,8 @@ def main(args: Any) -> None:
     for name in ("batch_size", "max_length", "max_rows", "checkpoint_every"):
         if getattr(args, name) is not None and getattr(args, name) < 1:
             raise UserError(f"{name}={getattr(args, name)}: it must be at least 1")
+    if args.seed >= 2**32:
+        raise UserError(f"--seed {args.seed}: it must be below 2^32, which is what random generators take")
     out = check_out(args.out, args.force, inputs := [args.forget, *filter(None, [args.retain]), *sources(args.model)])
     html = check_report(args.report or out.with_name(f"{out.name}.html"), inputs, args.report is not None or args.force)
     if html == out or out in html.parents:

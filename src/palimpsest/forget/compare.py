@@ -249,13 +249,13 @@ def compare(
             changed, loss, learned = apply(
                 model, method, data, batch_size=batch_size, seed=seed, checkpoint=checkpoint(name), **options
             )
+            seconds = time.perf_counter() - started
+            after_forget, after_retain = scores(changed)
         except (ValueError, RuntimeError) as error:
             reason = next(iter(str(error).splitlines()), type(error).__name__)
             results.append(Result(name, seconds=time.perf_counter() - started, error=reason))
             progress(f"{name}: {reason}")
             continue
-        seconds = time.perf_counter() - started
-        after_forget, after_retain = scores(changed)
         forgotten = 1 - left(before_forget, after_forget, FORGOTTEN_BY)
         kept = left(before_retain, after_retain, KEPT_BY) if retain else float("nan")
         results.append(

@@ -40,11 +40,12 @@ def score_candidates(
 
     Returns:
         The mean negative log-likelihood of every answer, in nats a token, the end token counted and the prompt not:
-        NaN where a row has no such candidate, infinite where the model's output is not a number. And, for every
-        candidate, whether each of its tokens was the model's first choice.
+        NaN where a row has no such candidate. And, for every candidate, whether each of its tokens was the model's
+        first choice.
 
     Raises:
         UserError: an answer does not fit into the model's context.
+        NotFinite: the model's output is not a number.
     """
     if len(questions) != len(candidates):
         raise ValueError(f"as many questions as rows of candidates are needed: {len(questions)} and {len(candidates)}")
@@ -60,12 +61,11 @@ def score_candidates(
         return nll, [[] for _ in questions]
     encoded = encode(tokenizer, *zip(*unique, strict=True), max_length=context_length(model) or sys.maxsize)
     scores = score(model, encoded, batch_size=batch_size, pad_id=0)
-    unique_nll = np.where(np.isnan(scores.nll), np.inf, scores.nll)
     indices = iter(unique[pair] for pair in pairs)
     hits = []
     for row, answers in enumerate(candidates):
         places = [next(indices) for _ in answers]
-        nll[row, : len(places)] = unique_nll[places]
+        nll[row, : len(places)] = scores.nll[places]
         hits.append([scores.argmax_hits[place] for place in places])
     return nll, hits
 

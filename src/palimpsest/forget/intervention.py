@@ -22,6 +22,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -117,14 +118,14 @@ def load(
     folder = Path(path).expanduser()
     if not (folder / SETTINGS).is_file():
         return model, tokenizer
-    try:
+    with files.explained(f"the intervention in {folder}"):
         saved = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
         module, name = INTERVENTIONS[saved["method"]]
         intervention = getattr(import_module(module), name)(**saved["settings"])
         learned = load_file(folder / TENSORS)
-    except UserError:
-        raise
-    except Exception as error:
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise UserError(f"cannot load the intervention in {folder}: {reason}") from error
-    return intervention.install(model, tokenizer, learned), tokenizer
+    with files.explained(f"the intervention in {folder}"), torch.no_grad():
+        changed = intervention.install(model, tokenizer, learned)
+        output = changed(input_ids=torch.zeros(1, 1, dtype=torch.long))  # tensors of another model come to light here
+        if output.logits.isnan().any():
+            raise UserError(f"cannot load the intervention in {folder}: with it, the model's output is not a number")
+    return changed, tokenizer

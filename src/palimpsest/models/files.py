@@ -7,9 +7,11 @@ import json
 import os
 import re
 import shutil
+import signal
+import threading
 import uuid
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import MappingProxyType
 
@@ -43,6 +45,7 @@ DTYPES = ("float32", "bfloat16", "float16", "float64")
 ADAPTER = "adapter_config.json"
 LFS = b"version https://git-lfs"
 COUNTS = re.compile(r"^n(um)?_.*(layer|expert|head)s?$|^(encoder|decoder)_layers$")  # sizes of loops in a model's code
+PATIENCE = 10  # seconds; the longest templates take milliseconds
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 # Any one of these is enough for some tokenizer.
 TOKENIZER_FILES = (
@@ -377,7 +380,8 @@ def _check_counts(folder: Path, config: dict) -> None:
     """A configuration with more parts than there are weights for would be built for hours, or until memory ends."""
     tensors = 0
     for path in folder.glob("*.safetensors"):
-        with explained(f"the model in {folder}"), safe_open(path, framework="pt") as file:
+        # What cannot be read is named by whoever loads it.
+        with suppress(Exception), safe_open(path, framework="pt") as file:
             tensors += len(file.keys())
     limit = max(tensors, 4096)  # experts may share one tensor
     for part in (config, *(value for value in config.values() if isinstance(value, dict))):
@@ -454,7 +458,35 @@ def _load_tokenizer(folder: Path, task: str, remote_code: bool) -> PreTrainedTok
     if not any((folder / name).is_file() for name in TOKENIZER_FILES):
         raise UserError(f"{folder} has no tokenizer (tokenizer.json is missing): save the model's tokenizer there")
     with explained(f"the tokenizer in {folder}"):
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=remote_code)
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=remote_code)
+    _check_template(tokenizer, folder)
+    return tokenizer
+
+
+def _check_template(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """A chat template is a program: one that does not come to its end would hang whatever uses it.
+
+    What else may be wrong with it is said by whoever uses it.
+    """
+    if not tokenizer.chat_template or threading.current_thread() is not threading.main_thread():
+        return
+    if not hasattr(signal, "setitimer"):  # Windows
+        return
+
+    def stop(number: int, frame: object) -> None:
+        raise UserError(f"the chat template in {folder} takes more than {PATIENCE} seconds for one word: mend it")
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, PATIENCE)
+    try:
+        tokenizer.apply_chat_template([{"role": "user", "content": "word"}], tokenize=False, add_generation_prompt=True)
+    except UserError:
+        raise
+    except Exception:  # some templates want other turns
+        pass
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 @contextmanager
@@ -462,6 +494,8 @@ def explained(what: str) -> Iterator[None]:
     """Whatever goes wrong while foreign files are read is about those files."""
     try:
         yield
+    except UserError:
+        raise
     except Exception as error:
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise UserError(f"cannot load {what}: {reason}") from error

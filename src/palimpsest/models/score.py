@@ -21,7 +21,7 @@ from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from palimpsest.errors import UserError
+from palimpsest.errors import NotFinite, UserError
 from palimpsest.losses.divergence import kl_divergence
 from palimpsest.models.encoding import IGNORED, Encoded, encode, encode_prompts, pad_token_id
 from palimpsest.models.last_layer import LastLayer, linear_kl, linear_logprobs, run_to_last_layer
@@ -200,6 +200,7 @@ def score(model: nn.Module, encoded: Encoded, *, batch_size: int = 64, pad_id: i
 
     Raises:
         ValueError: `batch_size` is not positive, or a token is outside the model's vocabulary.
+        NotFinite: the model's output is not a number.
 
     Example:
         >>> from palimpsest.models import causal_lm
@@ -229,6 +230,8 @@ def score(model: nn.Module, encoded: Encoded, *, batch_size: int = 64, pad_id: i
                 for row, piece in zip(indices, np.split(torch.cat(values).cpu().numpy(), ends), strict=True):
                     column[row] = piece
     logps, hits, *rest = columns
+    if broken := sum(bool(np.isnan(row).any()) for row in logps):
+        raise NotFinite(f"the model's output is not a number in {broken} of {rows} rows: its weights are broken")
     return Scores(
         np.array([row.sum(dtype=np.float64) for row in logps], dtype=np.float64),
         np.array([len(row) for row in logps], dtype=np.int64),

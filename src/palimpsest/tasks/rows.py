@@ -16,6 +16,7 @@ from palimpsest.errors import UserError
 from palimpsest.models.template import Verbatim
 
 FORMS = (("question", "answer"), ("prompt", "completion"), ("text",))
+DEEPEST = 100  # more than any data has, and less than what JSON can be written with again
 PARAPHRASES = ("paraphrased_question", "paraphrased_answer")
 
 
@@ -119,12 +120,24 @@ def check_overlap(forget: Iterable[Row], retain: Iterable[Row]) -> None:
 
 def _parse(text: str, where: str) -> Any:
     try:
-        return json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
+        record = json.loads(text)
+    except (ValueError, RecursionError) as error:  # a ValueError of its own for a whole number of thousands of digits
         if text[0] == "[":
             raise UserError(f"{where}: a JSON array: write one object a line instead") from None
-        reason = f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else "too deep"
+        reason = f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else "beyond Python"
         raise UserError(f"{where}: not valid JSON ({reason}): one complete object a line") from None
+    if _depth(record) > DEEPEST:
+        raise UserError(f"{where}: lists or objects in more than {DEEPEST} others: write it flat")
+    return record
+
+
+def _depth(value: Any) -> int:
+    """How many lists and objects stand in each other."""
+    depth, level = 0, [value]
+    while level := [each for each in level if isinstance(each, (list, dict))]:
+        depth += 1
+        level = [part for each in level for part in (each.values() if isinstance(each, dict) else each)]
+    return depth
 
 
 def _text(record: Mapping[str, Any], name: str, where: str) -> str:

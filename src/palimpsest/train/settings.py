@@ -55,6 +55,8 @@ def check_numbers(arguments: dict[str, Any]) -> None:
     """The checks of those arguments of `fit` that are numbers and names, for whoever takes them from a user."""
     for name, least in (("steps", 1), ("accumulate", 1), ("warmup", 0), ("seed", 0)):
         _whole_number(name, arguments[name], least)
+    if arguments["seed"] >= 2**63:
+        raise ValueError(f"seed={arguments['seed']}: it must be below 2^63, which is what random generators take")
     for name, above in (("lr", True), ("clip", True), ("weight_decay", False), ("momentum", False)):
         value = arguments[name]
         if name == "clip" and value is None:
