@@ -367,6 +367,16 @@ def test_an_adapter_forgets_and_its_base_model_is_left_alone(trained, adapter, t
     assert scores.probability.mean() == pytest.approx(found["methods"]["grad_diff"]["forget"]["probability"], rel=1e-4)
 
 
+def test_lora_trains_fresh_adapters_and_saves_them_alone(trained, tmp_path, capsys):
+    argv = command(trained, tmp_path / "out", "--steps", "30", "--lr", "1e-2", "--lora", "8", method="grad_diff")
+    assert main([*argv, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["methods"]["grad_diff"]["forget"]["probability"] < 0.5 * found["before"]["forget"]["probability"]
+    assert not (tmp_path / "out" / "model.safetensors").exists()
+    scores = tofu_score(tmp_path / "out", trained / "forget.jsonl")
+    assert scores.probability.mean() == pytest.approx(found["methods"]["grad_diff"]["forget"]["probability"], rel=1e-4)
+
+
 def test_an_adapter_is_merged_on_demand_and_a_method_that_needs_frozen_weights_says_so(
     trained, adapter, tmp_path, capsys
 ):

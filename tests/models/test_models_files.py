@@ -6,13 +6,13 @@ import stat
 
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, PromptTuningConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoModelForImageClassification, PreTrainedModel
 from transformers.utils import logging
 
 from palimpsest.errors import UserError
-from palimpsest.models.files import check_out, load, save, tidy
+from palimpsest.models.files import add_lora, check_out, load, save, tidy
 from palimpsest.models.language import causal_lm, encoder_decoder_lm, masked_lm
 from palimpsest.models.tokenizers import word_tokenizer
 from palimpsest.models.vision import cnn, mlp, vit
@@ -565,3 +565,85 @@ def test_transformers_reads_what_we_save(folder):
     model = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True)
     assert model.lm_head.weight is model.model.embed_tokens.weight
     assert same_weights(model, lm())
+
+
+def adapted_on(base, out, **settings):
+    """An adapter with matrices that are not zero, on the model in the folder `base`."""
+    model = load(base)[0]
+    adapted = get_peft_model(model, LoraConfig(r=2, task_type="CAUSAL_LM", **settings))
+    with torch.no_grad():
+        for p in (p for p in adapted.parameters() if p.requires_grad):
+            p.add_(0.3 * torch.randn_like(p))
+    adapted.save_pretrained(out)
+    edit_config(out, "adapter_config.json", base_model_name_or_path=str(base))
+    return adapted.eval()
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"target_modules": ["q_proj", "lm_head"]},
+        {"target_modules": ["q_proj", "embed_tokens"]},
+        {"target_modules": ["q_proj"], "modules_to_save": ["lm_head"]},
+        {"target_modules": ["q_proj"], "modules_to_save": ["lm_head", "embed_tokens"]},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("tie", [True, False])
+def test_merging_into_the_output_layer_leaves_tied_embeddings_alone(tmp_path, settings, tie):
+    save(lm(tie=tie), TOKENIZER, tmp_path / "base")
+    adapted = adapted_on(tmp_path / "base", tmp_path / "adapter", **settings)
+    ids = torch.tensor([[1, 4, 5, 6]])
+    merged, tokenizer = load(tmp_path / "adapter", merge_adapter=True)
+    torch.testing.assert_close(merged(ids).logits, adapted(ids).logits)
+    save(merged, tokenizer, tmp_path / "merged")
+    torch.testing.assert_close(load(tmp_path / "merged")[0](ids).logits, adapted(ids).logits)
+
+
+def test_a_merged_adapter_elsewhere_leaves_the_tie(tmp_path):
+    save(lm(tie=True), TOKENIZER, tmp_path / "base")
+    adapted_on(tmp_path / "base", tmp_path / "adapter", target_modules=["q_proj"])
+    merged, _ = load(tmp_path / "adapter", merge_adapter=True)
+    assert merged.lm_head.weight is merged.model.embed_tokens.weight
+
+
+@pytest.mark.parametrize("merge", [True, False])
+@pytest.mark.parametrize("saved", [["embed_tokens", "lm_head"], None])
+@pytest.mark.parametrize("tie", [True, False])
+def test_the_base_grows_to_the_tokens_of_its_adapter(tmp_path, saved, merge, tie):
+    save(lm(tie=tie), TOKENIZER, tmp_path / "base")
+    model, grown = load(tmp_path / "base")
+    grown.add_tokens(["<x>", "<y>"])
+    if saved:
+        model.resize_token_embeddings(len(grown), mean_resizing=False)
+    settings = {"target_modules": ["q_proj"], "modules_to_save": saved}
+    adapted = get_peft_model(model, LoraConfig(r=2, task_type="CAUSAL_LM", **settings)).eval()
+    adapted.save_pretrained(tmp_path / "adapter")
+    grown.save_pretrained(tmp_path / "adapter")
+    edit_config(tmp_path / "adapter", "adapter_config.json", base_model_name_or_path=str(tmp_path / "base"))
+    loaded, tokenizer = load(tmp_path / "adapter", merge_adapter=merge)
+    assert loaded.get_input_embeddings().weight.shape[0] == len(tokenizer) == len(grown)
+    ids = torch.tensor([[1, 4, len(grown) - 1]]) if saved else torch.tensor([[1, 4, 5]])
+    known = len(grown) if saved else len(TOKENIZER)
+    torch.testing.assert_close(loaded(ids).logits[..., :known], adapted(ids).logits[..., :known])
+
+
+def test_virtual_tokens_cannot_be_merged(folder, tmp_path):
+    config = PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2)
+    get_peft_model(load(folder)[0], config).save_pretrained(tmp_path / "adapter")
+    edit_config(tmp_path / "adapter", "adapter_config.json", base_model_name_or_path=str(folder))
+    with pytest.raises(UserError, match="PROMPT_TUNING, which puts virtual tokens before the prompt"):
+        load(tmp_path / "adapter", merge_adapter=True)
+    assert not any(p.requires_grad for p in load(tmp_path / "adapter")[0].parameters())
+
+
+def test_fresh_adapters_leave_the_model_as_it_is_and_find_it_again(folder, tmp_path):
+    model = add_lora(load(folder)[0], 2, folder)
+    ids = torch.tensor([[1, 4, 5]])
+    torch.testing.assert_close(model(ids).logits, load(folder)[0](ids).logits)
+    save(model, TOKENIZER, tmp_path / "adapter")
+    torch.testing.assert_close(load(tmp_path / "adapter")[0](ids).logits, model(ids).logits)
+    with pytest.raises(UserError, match="has an adapter already"):
+        add_lora(model, 2, folder)
+    with pytest.raises(UserError, match="at least 1, got 0"):
+        add_lora(lm(), 0, folder)

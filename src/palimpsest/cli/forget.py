@@ -29,7 +29,7 @@ from palimpsest.forget.compare import FORGOTTEN_BY, RULE, Comparison, Result, co
 from palimpsest.forget.evaluation import subsample
 from palimpsest.forget.methods import METHODS
 from palimpsest.locks import held
-from palimpsest.models.files import check_out, copy, load, save, sources, tidy
+from palimpsest.models.files import add_lora, check_out, copy, load, save, sources, tidy
 from palimpsest.paths import home
 from palimpsest.tasks.rows import Row, check_overlap, read_rows
 from palimpsest.train.settings import check_numbers
@@ -76,6 +76,8 @@ class Common:
     """Type of the weights when scored and saved, whatever it is on disk; they train in float32."""
     merge_adapter: bool = False
     """Where the model is a peft adapter: merge it into its base model, and train and save that."""
+    lora: int | None = None
+    """Train and save LoRA adapters of this rank on all linear maps, not the weights: less memory, a small result."""
     max_length: int = 512
     """Longest question with its answer, in tokens; never more than the model's context."""
     truncate: bool = False
@@ -161,7 +163,7 @@ def train(
     shutil.rmtree(best, ignore_errors=True)  # of an interrupted command: it is made again from the checkpoints
     tidy(best)
     comparison = compare(
-        lambda: load(args.model, dtype=args.dtype, merge_adapter=args.merge_adapter),
+        lambda: opened(args),
         methods,
         forget,
         retain,
@@ -180,6 +182,16 @@ def train(
         copy(best, out, force=args.force, extra={"palimpsest.json": json.dumps(summary, indent=2) + "\n"})
     shutil.rmtree(work, ignore_errors=True)
     return summary, comparison
+
+
+def opened(args: Any) -> tuple[Any, Any]:
+    """The model and its tokenizer, with fresh adapters where --lora asks for them."""
+    model, tokenizer = load(args.model, dtype=args.dtype, merge_adapter=args.merge_adapter)
+    if args.lora is None:
+        return model, tokenizer
+    if args.merge_adapter:
+        raise UserError("--lora saves its adapters beside the model on disk, which --merge-adapter changes: give one")
+    return add_lora(model, args.lora, args.model, args.seed), tokenizer
 
 
 def keep(model: Any, tokenizer: Any, folder: Path, method: Any, learned: Any) -> None:
@@ -211,7 +223,7 @@ def chosen(args: Any) -> dict[str, Any]:
 def digest(args: Any, methods: dict[str, Any], forget: list[Row], retain: list[Row]) -> str:
     """Names the unfinished work of this very command, so that only the same one goes on from it."""
     weights = sorted((p.name, p.stat().st_size, p.stat().st_mtime_ns) for p in args.model.glob("*.safetensors"))
-    names = (*TRAINING, "batch_size", "max_length", "truncate", "seed", "dtype", "merge_adapter")
+    names = (*TRAINING, "batch_size", "max_length", "truncate", "seed", "dtype", "merge_adapter", "lora")
     settings = {name: getattr(args, name) for name in names}
     parts = [str(args.model.resolve()), weights, settings, {n: asdict(m) for n, m in methods.items()}, forget, retain]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
