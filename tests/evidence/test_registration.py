@@ -1,7 +1,6 @@
 """What enters the ledger, what a change of the claim makes of a run, and which change counts as one."""
 
 import importlib
-import json
 import sys
 import threading
 import time
@@ -12,6 +11,7 @@ from palimpsest.audit.hark import TamperedLedger, digest
 from palimpsest.errors import UserError
 from palimpsest.evidence import Claim, Store, expect, given, registration, run_claim
 from palimpsest.evidence.registration import enter, history, keep_verdict, preregister, registered
+from palimpsest.records import sealed, write
 
 SEEDS = (100, 101, 102, 103, 104)
 
@@ -270,9 +270,7 @@ def exported(store, tmp_path, monkeypatch):
     first, second = make(by=0.9, **shelved), make(by=0.1, **shelved)
     run(first, store)
     outcome = run(second, store, amend="a slip")
-    file = tmp_path / "results" / "zzfamily" / "zz.json"
-    file.parent.mkdir(parents=True)
-    file.write_text(json.dumps(outcome.to_dict()))
+    write(tmp_path / "results" / "zzfamily" / "zz.json", sealed(outcome.to_dict(), outcome.chain))
     monkeypatch.setattr(registration, "records", lambda: tmp_path / "results")
     return first, second
 
@@ -296,6 +294,15 @@ def test_a_store_that_is_behind_catches_up(exported, tmp_path):
         assert run(make(by=0.3, module=second.module), old).standing == "exploratory", "the record is no licence"
         assert enter(old, second, SEEDS)[1] == "of record"
         assert digest(registered(old, "zz")) == digest(preregister(second))
+
+
+def test_a_record_that_was_changed_is_not_taken_over(exported, tmp_path):
+    file = tmp_path / "results" / "zzfamily" / "zz.json"
+    file.write_text(file.read_text().replace("a slip", "a better idea"))
+    with Store(tmp_path / "new.sqlite") as new:
+        with pytest.raises(UserError, match="the record of zz was changed after it was sealed"):
+            enter(new, exported[1], SEEDS)
+        assert new.ledger() == []
 
 
 def test_what_a_store_knows_is_not_listed_twice(exported, store, tmp_path):
@@ -328,3 +335,22 @@ def test_tampering_with_a_verdict_is_noticed(store):
         other.execute("""UPDATE ledger SET body = replace(body, '"refuted"', '"held"')""")
     with pytest.raises(TamperedLedger, match="row 12 "):
         store.verify_chain()
+    with pytest.raises(
+        UserError, match=r"evidence.sqlite was changed from outside: row 12 of the ledger .* move it away"
+    ):
+        run(make(by=0.9), store)
+
+
+def test_of_two_runs_of_one_claim_the_second_says_who_is_first(store):
+    def arm(seed, budget):
+        with Store(store.path) as second, pytest.raises(UserError, match=r"another process \(\d+\) runs the claim zz "):
+            run(make(), second)
+        return {"m": 1.0}
+
+    outcome = run(make(arms={"method": arm, "baseline": baseline}), store)
+    assert outcome.failures == []
+    assert run(make(paper="zz2"), store).failures == []
+
+
+def test_an_outcome_knows_the_head_of_its_ledger(store):
+    assert run(make(), store).chain == store.verify_chain() == store.head()

@@ -1,7 +1,10 @@
 """Digests of source: blind to layout, not to the program."""
 
+import ast
 import importlib
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -112,6 +115,22 @@ def test_code_digest_covers_what_a_claim_imports_and_only_that(package, file, ne
     before = code_digest("zzlab.claims")
     (package / file).write_text(new)
     assert (code_digest("zzlab.claims") != before) is matters
+
+
+def test_one_thread_parses_at_a_time(monkeypatch):
+    plain, inside, most = ast.parse, [], []
+
+    def parse(source):
+        inside.append(source)
+        most.append(len(inside))
+        time.sleep(0.02)
+        inside.pop()
+        return plain(source)
+
+    monkeypatch.setattr(source.ast, "parse", parse)
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(normalised, ["x = 1", "y = 2", "z = 3", "w = 4"]))
+    assert most == [1, 1, 1, 1]
 
 
 def test_code_digest_follows_a_lazy_front_door(package):

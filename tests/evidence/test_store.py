@@ -5,6 +5,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
+from contextlib import closing
 from dataclasses import replace
 
 import pytest
@@ -263,3 +264,80 @@ def test_what_is_no_store_is_said_in_one_line(tmp_path):
         with pytest.raises(UserError, match=r"cannot use .* as the store of results"):
             Store(path)
     assert text.read_text().startswith("no database"), "and left as it was"
+
+
+def put(path, *statements):
+    with closing(sqlite3.connect(path)) as database:
+        for statement in statements:
+            database.execute(statement)
+        database.commit()
+
+
+@pytest.mark.parametrize(
+    ("statement", "why"),
+    [
+        ("PRAGMA user_version = 2", "its tables have version 2"),
+        ("ALTER TABLE jobs RENAME COLUMN code TO code_digest", "its table jobs is another"),
+        ("ALTER TABLE results ADD COLUMN unit TEXT", "its table results is another"),
+    ],
+)
+def test_a_store_of_another_version_is_refused_and_left_as_it_is(filled, statement, why):
+    path = filled.path
+    filled.close()
+    put(path, statement, "PRAGMA journal_mode = DELETE")
+    before = path.read_bytes()
+    with pytest.raises(
+        UserError, match=f"{path.name} is a store of another version of palimpsest .{why}, this one has 1"
+    ):
+        Store(path)
+    assert path.read_bytes() == before
+    assert {file.name for file in path.parent.iterdir()} <= {path.name, f"{path.name}.lock"}
+
+
+def test_a_store_from_before_versions_were_written_goes_on(filled):
+    path = filled.path
+    filled.close()
+    put(path, "PRAGMA user_version = 0")
+    with Store(path) as store:
+        assert set(store.jobs(*KEY)) == {("npo", 100), ("npo", 101)}
+        assert store._database.execute("PRAGMA user_version").fetchone() == (1,)
+
+
+def test_corrupt_pages_are_one_line(filled):
+    for seed in range(102, 140):
+        filled.add(job(seed=seed, metrics={"c": [(float(i), float(i)) for i in range(50)]}))
+    path = filled.path
+    filled.close()
+    put(path, "PRAGMA wal_checkpoint(TRUNCATE)")
+    size = path.stat().st_size
+    with path.open("r+b") as file:
+        file.seek(4096)
+        file.write(b"\xa5" * (size - 4096))
+    with pytest.raises(
+        UserError, match=r"cannot use .*evidence.sqlite as the store of results: .*: the file is damaged"
+    ):
+        Store(path).verify_chain()
+
+
+def test_text_that_is_no_json_any_more_is_one_line(filled):
+    put(filled.path, "DROP TRIGGER ledger_no_update", "UPDATE ledger SET body = substr(body, 4) WHERE position = 2")
+    with pytest.raises(UserError, match="the file is damaged"):
+        filled.ledger()
+
+
+def test_a_disk_that_fails_is_one_line_and_keeps_what_was_there(filled, monkeypatch):
+    before = filled.ledger()
+
+    class Failing:
+        in_transaction = True
+
+        def execute(self, statement, *values):
+            raise sqlite3.OperationalError("disk I/O error")
+
+    whole = filled._database
+    monkeypatch.setattr(filled, "_database", Failing())
+    for call in (lambda: filled.add(job(seed=102)), lambda: filled.append({"kind": "x"}), filled.ledger, filled.head):
+        with pytest.raises(UserError, match=r"cannot use .*: disk I/O error: is the disk full, or a network drive"):
+            call()
+    monkeypatch.setattr(filled, "_database", whole)
+    assert filled.ledger() == before

@@ -14,7 +14,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from palimpsest.audit.hark import TUNING_SEEDS, WORDS, Prereg, canonical_json, digest
+from palimpsest.audit.hark import TUNING_SEEDS, WORDS, Prereg, TamperedLedger, canonical_json, digest
 from palimpsest.errors import UserError
 from palimpsest.evidence.claim import Budget, Claim, Curve, load_claim
 from palimpsest.evidence.registration import STANDINGS, Standing, enter, history, keep_verdict, preregister
@@ -22,6 +22,7 @@ from palimpsest.evidence.runner import alone, run_jobs
 from palimpsest.evidence.source import code_digest
 from palimpsest.evidence.store import Job, Store
 from palimpsest.evidence.verdict import Cell, Verdict, cell, judge, omnibus
+from palimpsest.locks import held
 from palimpsest.paths import home, records
 from palimpsest.records import sealed, write
 
@@ -171,7 +172,8 @@ def run_claim(
         fresh: run everything again, also jobs that are stored already.
 
     Raises:
-        UserError: for an unknown paper, seeds that mix pilots and verdict, an amendment that changes nothing.
+        UserError: for an unknown paper, seeds that mix pilots and verdict, an amendment that changes nothing, a store
+            that was changed from outside, a claim that another process runs with the same store.
         KeyboardInterrupt: as it comes; finished jobs are kept and the next run goes on from there.
     """
     claim = load_claim(claim) if isinstance(claim, str) else claim
@@ -183,7 +185,12 @@ def run_claim(
         outcome = _smoke(claim, 0 if seeds is None or isinstance(seeds, int) else _chosen(claim, seeds)[0])
     else:
         chosen = _chosen(claim, seeds)
-        with nullcontext(store) if isinstance(store, Store) else Store(store) as kept:
+        with (
+            nullcontext(store) if isinstance(store, Store) else Store(store) as kept,
+            # Two at once would run every job twice, and the second is not told what the first has done already.
+            held(kept.path / claim.paper, f"runs the claim {claim.paper} with {kept.path}"),
+        ):
+            _check(kept)
             outcome = _run(claim, chosen, kept, workers, ray, progress, amend, fresh)
     if report:
         from palimpsest.evidence.report import write_report
@@ -239,7 +246,16 @@ def _run(
     outcome = replace(outcome, verdicts=judge(claim, outcome.values, seeds))
     if standing != "pilot":
         keep_verdict(store, claim.paper, _for_history(outcome))
-    return replace(outcome, history=tuple(history(store, claim.paper)), chain=store.verify_chain())
+    return replace(outcome, history=tuple(history(store, claim.paper)), chain=store.head())
+
+
+def _check(store: Store) -> None:
+    try:
+        store.verify_chain()
+    except TamperedLedger as error:
+        raise UserError(
+            f"{store.path} was changed from outside: {error}; put a copy of it in its place, or move it away"
+        ) from None
 
 
 def _smoke(claim: Claim, seed: int) -> Outcome:

@@ -12,6 +12,7 @@ import importlib
 import importlib.util
 import inspect
 import sys
+import threading
 from collections.abc import Iterator
 from functools import cache
 from hashlib import sha256
@@ -32,7 +33,16 @@ def normalised(source: str) -> str:
     >>> normalised("x = 1") == normalised("x = 2")
     False
     """
-    return canonical_json(_shape(ast.parse(source)))
+    return canonical_json(_shape(_tree(source)))
+
+
+_PARSER = threading.Lock()
+
+
+def _tree(source: str) -> ast.Module:
+    """The syntax tree. Python 3.11's parser counts its depth for all threads together, and fails where two parse."""
+    with _PARSER:
+        return ast.parse(source)
 
 
 def source_digest(module: str) -> str:
@@ -131,7 +141,7 @@ def _read(file: Path) -> tuple[ast.Module, str]:
 @cache
 def _parsed(file: Path, _changed: int) -> tuple[ast.Module, str]:
     source = file.read_text(encoding="utf-8")
-    return ast.parse(source), sha256(normalised(source).encode()).hexdigest()
+    return _tree(source), sha256(normalised(source).encode()).hexdigest()
 
 
 def _imports(module: str, file: Path) -> Iterator[tuple[str, str, str]]:

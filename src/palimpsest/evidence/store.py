@@ -13,7 +13,7 @@ import json
 import math
 import sqlite3
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from hashlib import sha256
@@ -26,6 +26,7 @@ from palimpsest.audit.hark import GENESIS, Row, TamperedLedger, canonical_json, 
 from palimpsest.errors import UserError
 from palimpsest.paths import home
 
+_VERSION = 1  # of the tables, kept as SQLite's user_version; 0 is a store from before it was written
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS ledger (
     position INTEGER PRIMARY KEY, body TEXT NOT NULL, previous TEXT NOT NULL UNIQUE, hash TEXT NOT NULL UNIQUE
@@ -115,29 +116,53 @@ class Store:
         self.path = Path(path) if path is not None else home() / "evidence.sqlite"
         self.lock = FileLock(f"{self.path}.lock")
         """held by who reads the ledger to decide what to append"""
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            # Two processes that create the file at once would meet a lock that SQLite does not wait for.
-            with self.lock:
-                self._open()
-        except (OSError, sqlite3.Error) as error:
-            raise UserError(f"cannot use {self.path} as the store of results: {error}") from None
+        with self._said():
+            try:
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                # Two processes that create the file at once would meet a lock that SQLite does not wait for.
+                with self.lock:
+                    self._open()
+            except OSError as error:
+                raise UserError(f"cannot use {self.path} as the store of results: {error}") from None
 
     def _open(self) -> None:
         self._database = sqlite3.connect(self.path, timeout=60, isolation_level=None)
-        self._database.execute("PRAGMA journal_mode = WAL")
-        with self._transaction():
-            for statement in _SCHEMA.split(";\n"):
-                self._database.execute(statement)
-            for table, same in _SAME.items():
-                there = f"WHEN EXISTS (SELECT 1 FROM {table} WHERE {same})"
-                for name, event, condition in (
-                    ("update", "UPDATE", ""),
-                    ("delete", "DELETE", ""),
-                    ("replace", "INSERT", there),
-                ):
-                    trigger = _TRIGGER.format(table=table, name=name, event=event, condition=condition)
-                    self._database.execute(trigger)
+        try:
+            self._check_version()
+            self._database.execute("PRAGMA journal_mode = WAL")
+            with self._transaction():
+                self._create()
+        except BaseException:
+            self._database.close()
+            raise
+
+    def _check_version(self) -> None:
+        """Refuse, before anything is written, a store that another version of the toolkit has made."""
+        (version,) = self._database.execute("PRAGMA user_version").fetchone()
+        found = _columns_of(self._database)
+        with closing(sqlite3.connect(":memory:")) as plain:
+            plain.executescript(_SCHEMA)
+            wanted = _columns_of(plain)
+        other = [table for table in found if table in wanted and found[table] != wanted[table]]
+        if version > _VERSION or other:
+            why = f"its tables have version {version}" if version > _VERSION else f"its table {other[0]} is another"
+            raise UserError(
+                f"{self.path} is a store of another version of palimpsest ({why}, this one has {_VERSION}): use that "
+                "version, move the file away, or set PALIMPSEST_HOME to another folder"
+            )
+
+    def _create(self) -> None:
+        for statement in _SCHEMA.split(";\n"):
+            self._database.execute(statement)
+        for table, same in _SAME.items():
+            there = f"WHEN EXISTS (SELECT 1 FROM {table} WHERE {same})"
+            for name, event, condition in (
+                ("update", "UPDATE", ""),
+                ("delete", "DELETE", ""),
+                ("replace", "INSERT", there),
+            ):
+                self._database.execute(_TRIGGER.format(table=table, name=name, event=event, condition=condition))
+        self._database.execute(f"PRAGMA user_version = {_VERSION}")
 
     def __enter__(self) -> Store:
         return self
@@ -150,12 +175,12 @@ class Store:
 
     def append(self, body: Mapping[str, Any]) -> Row:
         """Add a row to the ledger."""
-        with self._transaction():
+        with self._said(), self._transaction():
             return self._append(body)[1]
 
     def add(self, job: Job) -> None:
         """Keep a job and its row in the ledger, both or neither."""
-        with self._transaction():
+        with self._said(), self._transaction():
             position, _ = self._append(job.entry())
             row = {name: getattr(job, name) for name in _COLUMNS} | {"versions": canonical_json(job.versions)}
             cursor = self._database.execute(
@@ -170,7 +195,9 @@ class Store:
         """The last attempt of every (arm, seed); one that failed does not replace an earlier one that succeeded."""
         found: dict[tuple[str, int], Job] = {}
         where = "paper = ? AND digest = ? AND code = ? AND budget = ?"
-        for _, job in self._jobs(where, (paper, digest, code, budget)):
+        with self._said():
+            rows = list(self._jobs(where, (paper, digest, code, budget)))
+        for _, job in rows:
             earlier = found.get((job.arm, job.seed))
             if earlier is None or earlier.error is not None or job.error is None:
                 found[job.arm, job.seed] = job
@@ -178,8 +205,15 @@ class Store:
 
     def ledger(self, paper: str | None = None) -> list[dict[str, Any]]:
         """The ledger's rows in order, of one paper where it is named."""
-        bodies = (json.loads(row.body) for row in self._rows())
+        with self._said():
+            bodies = [json.loads(row.body) for row in self._rows()]
         return [body for body in bodies if paper in (None, body.get("paper"))]
+
+    def head(self) -> str:
+        """The hash of the ledger's last row, unchecked."""
+        with self._said():
+            last = self._database.execute("SELECT hash FROM ledger ORDER BY position DESC LIMIT 1").fetchone()
+        return last[0] if last else GENESIS
 
     def verify_chain(self) -> str:
         """Check every link of the ledger and every job against its row; returns the hash of the last row.
@@ -187,7 +221,7 @@ class Store:
         Raises:
             TamperedLedger: naming the first row that does not fit.
         """
-        with self._transaction("DEFERRED"):
+        with self._said(), self._transaction("DEFERRED"):
             head = verify_chain(self._rows())
             entries = dict(self._database.execute("SELECT position, body FROM ledger"))
             promised = {position for position, body in entries.items() if json.loads(body)["kind"] == "job"}
@@ -225,10 +259,36 @@ class Store:
         self._database.execute(f"BEGIN {kind}")
         try:
             yield
+            self._database.execute("COMMIT")
         except BaseException:
-            self._database.execute("ROLLBACK")
+            if self._database.in_transaction:  # SQLite has rolled back by itself where the disk failed
+                with suppress(sqlite3.Error):
+                    self._database.execute("ROLLBACK")
             raise
-        self._database.execute("COMMIT")
+
+    @contextmanager
+    def _said(self) -> Iterator[None]:
+        """What SQLite cannot do, and rows that are no rows any more, as one line that names the file."""
+        try:
+            yield
+        except (sqlite3.Error, json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise UserError(f"cannot use {self.path} as the store of results: {error}{_advice(error)}") from None
+
+
+def _columns_of(database: sqlite3.Connection) -> dict[str, list[str]]:
+    """The columns of every table."""
+    tables = [name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+    return {table: [row[1] for row in database.execute(f"PRAGMA table_info({table})")] for table in tables}
+
+
+def _advice(error: Exception) -> str:
+    """What to do about an error, after it."""
+    text = str(error)
+    if isinstance(error, ValueError) or "malformed" in text or "not a database" in text or "decode" in text:
+        return ": the file is damaged; move it away, or put a copy of it in its place"
+    if "I/O" in text or "locking" in text or "full" in text:
+        return ": is the disk full, or a network drive? PALIMPSEST_HOME=FOLDER keeps it elsewhere"
+    return ""
 
 
 def now() -> str:
