@@ -67,8 +67,12 @@ def test_all_attacks_in_one_table(trained, blank, tmp_path, capsys):
     assert main([*argv, "--json", "--report", str(report)]) == 0
     found = json.loads(capsys.readouterr().out)
     known, unknown = found["model"], found["reference"]
-    assert known == found["before"]
-    for name in ("paraphrase", "few_shot", "prefix", "relearn", "quantization"):
+    # Examples and personas confuse this tiny model, which was never asked like that: they say nothing of the others.
+    assert found["control of the attacks"] == "before"
+    assert set(found["void"]) <= {"few_shot", "jailbreak", "probe"}
+    assert known == {k: v for k, v in found["before"].items() if k.removeprefix("left after ") not in found["void"]}
+    assert found["void"].keys() & {k.removeprefix("left after ") for k in unknown} == set()
+    for name in ("paraphrase", "prefix", "relearn", "quantization"):
         assert 0 <= known[f"left after {name}"] <= 1
     assert known["left after quantization"] > 0.8 > unknown["left after quantization"]
     assert known["robustly forgotten"] <= known["forgotten"] == pytest.approx(1 - known["rouge"])
@@ -80,6 +84,23 @@ def test_all_attacks_in_one_table(trained, blank, tmp_path, capsys):
     shown = capsys.readouterr().out
     assert "robustly forgotten" in shown
     assert "left out: membership" in shown
+    assert "control of the attacks: before" in shown
+
+
+def test_without_the_model_before_kept_rows_are_the_control(trained, blank, capsys):
+    attacks = ["--attacks", "relearn,quantization,few_shot", "--relearn-steps", "3", "--json"]
+    argv = ["audit", str(trained / "model"), "--data", str(trained / "forget.jsonl"), *attacks]
+    assert main([*argv, "--retain", str(trained / "retain.jsonl")]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["control of the attacks"] == "rows that the model kept"
+    assert found["control"]["left after quantization"] > 0.8
+    assert found["void"].keys().isdisjoint({"quantization", "relearn"})
+    assert "left after relearn" in found["model"]
+    argv[1] = str(blank)  # knows neither: nothing vouches for any attack, and no rate can be found
+    assert main([*argv, "--retain", str(trained / "retain.jsonl")]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["control of the attacks"].startswith("none: give --before")
+    assert "control" not in found
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
+from transformers import GptOssConfig, GptOssForCausalLM, MixtralConfig, MixtralForCausalLM
 
 from palimpsest.forget.quantization import quantized, round_to_nearest
 from palimpsest.models import causal_lm
@@ -54,6 +55,48 @@ def test_channels_are_the_outputs_in_either_layout():
     with quantized(model, 4):
         assert torch.equal(weight, expected)
         assert (weight[:, 1:] != 0).any()
+
+
+SIZES = {
+    "vocab_size": 30,
+    "hidden_size": 16,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 2,
+}
+MIXTURES = {
+    "mixtral": lambda: MixtralForCausalLM(MixtralConfig(**SIZES, intermediate_size=24, num_local_experts=3)),
+    "gpt_oss": lambda: GptOssForCausalLM(
+        GptOssConfig(**SIZES, intermediate_size=24, num_local_experts=3, head_dim=8, layer_types=["full_attention"])
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", MIXTURES)
+def test_experts_are_rounded_channel_by_channel_in_either_layout(kind):
+    model = MIXTURES[kind]().eval()
+    experts = [p for name, p in model.named_parameters() if p.ndim == 3]
+    assert len(experts) == 2
+    with torch.no_grad():
+        for p in experts:
+            p.normal_()
+    wanted = [
+        torch.stack([round_to_nearest(e.T, 4).T if kind == "gpt_oss" else round_to_nearest(e, 4) for e in p])
+        for p in experts
+    ]
+    before = [p.clone() for p in experts]
+    with quantized(model, 4):
+        for p, rounded, was in zip(experts, wanted, before, strict=True):
+            assert torch.equal(p, rounded)
+            assert not torch.equal(p, was)
+    assert all(torch.equal(p, was) for p, was in zip(experts, before, strict=True))
+
+
+def test_convolutions_are_left_alone():
+    layer = nn.Sequential(nn.Conv1d(4, 4, 3))
+    before = layer[0].weight.clone()
+    with quantized(layer, 4):
+        assert torch.equal(layer[0].weight, before)
 
 
 def test_it_is_undone_after_an_error():

@@ -5,12 +5,13 @@ from copy import deepcopy
 import numpy as np
 import pytest
 import torch
+from transformers import BloomConfig, BloomForCausalLM
 
 from palimpsest.errors import UserError
 from palimpsest.forget.evaluation import greedy_answers
 from palimpsest.forget.prompting import extract, plain, strongest, ways
 from palimpsest.forget.refusals import REFUSALS
-from palimpsest.forget.robustness import ATTACKS, Robustness, attack, fluency
+from palimpsest.forget.robustness import ATTACKS, RATES, SPARED, Robustness, attack, fluency, halves
 from palimpsest.forget.tofu import tofu_score
 from palimpsest.models import causal_lm, word_tokenizer
 from palimpsest.models.score import Template, encode
@@ -148,3 +149,65 @@ def test_fluency(knows):
     text = fluency(knows, TOKENIZER, [], [row["answer"] for row in ROWS["retain"]])["text perplexity"]
     assert 1 < text < len(TOKENIZER)
     assert fluency(knows, TOKENIZER, [""]) == {}
+
+
+@pytest.mark.parametrize("architecture", ["llama", "bloom"])
+def test_what_is_said_of_a_row_does_not_hang_on_the_longest_row(architecture):
+    # An untrained model goes on and on: only the cut decides how much of the answer it happens to hit.
+    if architecture == "llama":
+        model = causal_lm(len(TOKENIZER), **SIZES)
+    else:
+        model = BloomForCausalLM(BloomConfig(vocab_size=len(TOKENIZER), hidden_size=16, n_layer=1, n_head=2)).eval()
+    short = ROWS["forget"][:3]
+    long = {**ROWS["forget"][3], "answer": " ".join([ROWS["forget"][3]["answer"]] * 4)}
+    alone, beside = (
+        greedy_answers(model, TOKENIZER, *zip(*((r["question"], r["answer"]) for r in rows), strict=True))[0]
+        for rows in (short, [*short, long])
+    )
+    assert beside[:3] == alone
+    assert len(beside[3]) > max(len(said) for said in alone)
+    assert (
+        extract(model, TOKENIZER, [*short, long], plain).rouge[:3] == extract(model, TOKENIZER, short, plain).rouge
+    ).all()
+
+
+def test_rows_that_say_the_same_stay_together():
+    rows = [{"question": f"Who is {i}?", "answer": f"Number {i}."} for i in range(6)]
+    twice = [*rows, *({"question": r["question"].upper() + " ", "answer": " " + r["answer"]} for r in rows)]
+    shown, judged = halves(twice)
+    assert len(shown) == len(judged) == 6
+    assert not {r["answer"].strip() for r in shown} & {r["answer"].strip() for r in judged}
+    assert halves(rows[:1] * 4) == (rows[:1] * 4, [])
+
+
+def test_the_attackers_rate_is_the_controls_and_spares_what_it_knows(knows, gold, found):
+    given = {"retain": ROWS["retain"], "attacks": ("relearn", "relearn_unrelated"), "steps": 10}
+    control = attack(knows, TOKENIZER, ROWS["forget"], **given)
+    assert control.rate in RATES
+    assert control.recall["relearn"] >= SPARED * control.recall["plain"] - 0.1
+    made = attack(gold, TOKENIZER, ROWS["forget"], control=control, **given)
+    assert made.rate == control.rate
+    assert not made.void
+    assert f"at {control.rate:g}" in made.how["relearn"]
+
+
+def test_a_rate_that_breaks_the_control_makes_the_attack_void(knows, gold):
+    given = {"retain": ROWS["retain"], "attacks": ("relearn", "quantization"), "steps": 10, "lr": 0.3}
+    control = attack(knows, TOKENIZER, ROWS["forget"], **given)
+    made = attack(gold, TOKENIZER, ROWS["forget"], control=control, **given)
+    assert set(made.void) == {"relearn"}
+    assert "the control recalls" in made.void["relearn"]
+    assert "relearn" not in made.recall
+    assert "quantization" in made.recall
+
+
+def test_without_a_control_there_is_no_rate_and_no_verdict():
+    untrained = causal_lm(len(TOKENIZER), **SIZES)
+    made = attack(untrained, TOKENIZER, ROWS["forget"], attacks=("relearn",), steps=1)
+    assert "relearn" in made.left_out or made.rate in RATES
+    made = Robustness(recall={"plain": 0.1, "prefix": 0.3}, area={"probe": 0.9, "membership: loss": 0.9})
+    made.judge(Robustness(recall={"plain": 0.9, "prefix": 0.95}, area={"probe": 0.52, "membership: loss": 0.8}))
+    assert set(made.void) == {"probe"}
+    assert made.area == {"membership: loss": 0.9}
+    made.judge(Robustness(recall={"plain": 0.0, "prefix": 0.0}))  # a control that knows nothing vouches for nothing
+    assert made.recall == {"plain": 0.1}

@@ -1,6 +1,7 @@
 """`palimpsest audit MODEL --data rows.jsonl [--attacks all] [--reference OTHER] [--before ORIGINAL] ...`."""
 
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -14,7 +15,7 @@ from palimpsest.cli.output import number, print_json, terminal
 from palimpsest.errors import UserError
 from palimpsest.forget.evaluation import subsample
 from palimpsest.forget.intervention import SETTINGS, load
-from palimpsest.forget.robustness import ATTACKS, Robustness, attack, fluency
+from palimpsest.forget.robustness import ATTACKS, KNOWN, Robustness, attack, fluency, own_control
 from palimpsest.forget.tofu import RowScores, tofu_score
 from palimpsest.models.files import load as load_plain
 from palimpsest.models.files import sources
@@ -50,8 +51,8 @@ class Arguments:
     """JSON lines of the same kind that the model never saw: adds the membership attacks."""
     relearn_steps: int = 20
     """Steps of the relearning attacks."""
-    relearn_lr: float = 1e-3
-    """Learning rate of the relearning attacks: about 1e-5 for models of billions of parameters."""
+    relearn_lr: float | None = None
+    """Learning rate of the relearning attacks, in place of the largest that their control bears."""
     max_rows: int | None = None
     """Ask about at most so many rows."""
     max_length: int = 512
@@ -70,7 +71,7 @@ def main(args: Arguments) -> None:
     for name in ("max_rows", "max_length", "batch_size", "relearn_steps"):
         if getattr(args, name) is not None and getattr(args, name) < 1:
             raise UserError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(args, name)}")
-    if not args.relearn_lr > 0:
+    if args.relearn_lr is not None and not args.relearn_lr > 0:
         raise UserError(f"--relearn-lr must be above 0, got {args.relearn_lr}")
     if not 0 <= args.seed < 2**32:
         raise UserError(f"--seed {args.seed}: it must be from 0 to below 2^32, which is what random generators take")
@@ -83,21 +84,47 @@ def main(args: Arguments) -> None:
     rows = subsample(read_rows(args.data), args.max_rows, args.seed)
     other = {name: rows_of(getattr(args, name), args) for name in ("retain", "neighbours", "heldout")}
     text = pieces(args.text) if args.text else []
-    audited = {name: audit(folder, rows, other, text, attacks, args) for name, folder in folders.items() if folder}
+    audited: dict[str, tuple[RowScores, dict[str, float], Robustness | None]] = {}
+    control, whose = None, ""
+    # A model that knows the rows comes first, and is the control of the attacks on the others.
+    for name in ("before", "reference", "model"):
+        if folders[name] is None:
+            continue
+        alone = name == "model" and control is None
+        scores, more, robust, own = audit(folders[name], rows, other, text, attacks, args, control, alone)
+        audited[name] = scores, more, robust
+        if alone and own:
+            control, whose = own, "rows that the model kept"
+        elif control is None and robust and robust.recall["plain"] >= KNOWN and name != "model":
+            control, whose = robust, name
+    audited = {name: audited[name] for name in folders if name in audited}
     found = {name: {**measures(scores), **more} for name, (scores, more, _) in audited.items()}
-    left_out = audited["model"][2].left_out if audited["model"][2] else {}
+    if control is not None and whose not in found:
+        found["control"] = numbers(control)
+    robust = audited["model"][2]
+    left_out = robust.left_out if robust else {}
+    void = robust.void if robust else {}
+    if robust:
+        none = "none: give --before, or --retain with rows that the model knows; no attack can be found void"
+        control_said = whose or none
 
     if args.report:
         with written(html, report(args, rows, audited, found, left_out)):
             pass
     if args.json:
         shown = {name: {**found[name], "rows": scores.records()} for name, (scores, *_) in audited.items()}
-        print_json({**shown, "left out": left_out} if attacks else shown)
+        if "control" in found:
+            shown["control"] = found["control"]
+        more = {"control of the attacks": control_said, "void": void, "left out": left_out} if robust else {}
+        print_json({**shown, **more})
         return
     console = terminal()
     console.print(table(found))
-    for name, reason in left_out.items():
-        console.print(f"left out: {name} ({reason})", soft_wrap=True, markup=False)
+    if robust:
+        console.print(f"control of the attacks: {control_said}", soft_wrap=True, markup=False)
+    for what, reasons in {"void": void, "left out": left_out}.items():
+        for name, reason in reasons.items():
+            console.print(f"{what}: {name} ({reason})", soft_wrap=True, markup=False)
     if args.report:
         console.print(f"report: {args.report}", soft_wrap=True, markup=False)
 
@@ -149,31 +176,38 @@ def audit(
     text: list[str],
     attacks: tuple[str, ...],
     args: Arguments,
-) -> tuple[RowScores, dict[str, float], Robustness | None]:
-    """The scores of every row; what is kept, what the attacks leave and how it speaks; and the attacks in full."""
+    control: Robustness | None,
+    alone: bool,
+) -> tuple[RowScores, dict[str, float], Robustness | None, Robustness | None]:
+    """The scores of every row; what is kept, what the attacks leave and how it speaks; the attacks in full; and, of a
+    model that is `alone`, without another for a control, those on rows that it kept."""
     model, tokenizer = load(folder)
     scores = tofu_score(model, rows, tokenizer=tokenizer, batch_size=args.batch_size)
     more: dict[str, float] = {}
-    robust = None
+    robust = own = None
     if attacks:
         print(f"attacking {folder}", file=sys.stderr)
+        given = {
+            "heldout": other["heldout"],
+            "without": load_plain(folder)[0] if (folder / SETTINGS).is_file() else None,
+            "attacks": attacks,
+            "steps": args.relearn_steps,
+            "lr": args.relearn_lr,
+            "max_length": args.max_length,
+            "batch_size": args.batch_size,
+            "seed": args.seed,
+        }
+
+        def said(what: str) -> Callable[[str], None]:
+            return lambda name: print(f"{what}: {name}", file=sys.stderr, flush=True)
+
+        if alone:
+            own = own_control(model, tokenizer, other["retain"], progress=said(f"control of {folder}"), **given)
+            control = own
         robust = attack(
-            model,
-            tokenizer,
-            rows,
-            retain=other["retain"],
-            heldout=other["heldout"],
-            without=load_plain(folder)[0] if (folder / SETTINGS).is_file() else None,
-            attacks=attacks,
-            steps=args.relearn_steps,
-            lr=args.relearn_lr,
-            max_length=args.max_length,
-            batch_size=args.batch_size,
-            seed=args.seed,
-            progress=lambda name: print(f"{folder}: {name}", file=sys.stderr, flush=True),
+            model, tokenizer, rows, retain=other["retain"], control=control, progress=said(str(folder)), **given
         )
-        more |= {f"left after {name}": value for name, value in robust.recall.items() if name != "plain"}
-        more |= {"probe AUC" if name == "probe" else name: value for name, value in robust.area.items()}
+        more |= numbers(robust)
         if set(attacks) - {"membership", "probe"}:
             more |= {"forgotten": robust.forgotten, "robustly forgotten": robust.robustly_forgotten}
     for name, kept in {"kept": other["retain"], "kept of neighbours": other["neighbours"]}.items():
@@ -182,7 +216,13 @@ def audit(
             more |= {name: float(spared.rouge.mean()), f"{name}, probability": float(spared.probability.mean())}
     if text or attacks:
         more |= fluency(model, tokenizer, scores.output, text)
-    return scores, more, robust
+    return scores, more, robust, own
+
+
+def numbers(robust: Robustness) -> dict[str, float]:
+    """What the attacks left, by the names that the table has."""
+    recalls = {f"left after {name}": value for name, value in robust.recall.items() if name != "plain"}
+    return recalls | {"probe AUC" if name == "probe" else name: value for name, value in robust.area.items()}
 
 
 def lines(found: dict[str, dict[str, float]]) -> list[tuple[str, list[str]]]:
@@ -191,14 +231,14 @@ def lines(found: dict[str, dict[str, float]]) -> list[tuple[str, list[str]]]:
     for name in found["model"]:
         values = [model.get(name, float("nan")) for model in found.values()]
         cells = [number(value) for value in values]
-        if len(values) == 2:
+        if len(values) == 2 and "control" not in found:
             cells.append(number(values[0] - values[1]))
         shown.append((name.replace("_", " "), cells))
     return shown
 
 
 def columns(found: dict[str, Any]) -> list[str]:
-    return [*found, "change"] if len(found) == 2 else [*found]
+    return [*found, "change"] if len(found) == 2 and "control" not in found else [*found]
 
 
 def table(found: dict[str, dict[str, float]]) -> Table:
@@ -227,6 +267,7 @@ def report(
     notes = [f"{meaning}." for name, meaning in MEASURES.items() if name in found["model"]]
     if robust := audited["model"][2]:
         notes += [f"left after {name}: {how}." for name, how in robust.how.items() if name in robust.recall]
+        notes += [f"void: {name} ({reason})." for name, reason in robust.void.items()]
         notes += [f"left out: {name} ({reason})." for name, reason in left_out.items()]
     if args.heldout:
         notes.append("membership: how often an attack ranks one of these rows above an unseen one; 0.5 is chance.")

@@ -20,7 +20,7 @@ from palimpsest.metrics.text import words
 from palimpsest.models.score import context_length, encode, greedy, prompt_template, score
 
 T = TypeVar("T")
-SPARE_TOKENS = 4  # an answer may run this much longer than the longest reference before it is cut
+SPARE_TOKENS = 4  # an answer may run this much longer than its reference before it is cut
 
 
 def score_candidates(
@@ -78,7 +78,7 @@ def greedy_answers(
     *,
     batch_size: int = 64,
 ) -> tuple[list[str], list[str]]:
-    """The model's most likely answer to each question, cut a few tokens after the length of the longest reference.
+    """The model's most likely answer to each question, cut a few tokens after the length of its reference.
 
     Where the question is "", the reference is a plain text: the model is given its first half and continues it.
 
@@ -96,8 +96,9 @@ def greedy_answers(
             half = (len(pieces) + 1) // 2
             prompts.append(" ".join(pieces[:half]))
             expected.append(" ".join(pieces[half:]))
-    longest = max(len(ids) for ids in tokenizer(expected, add_special_tokens=False).input_ids)
-    outputs = greedy(model, tokenizer, prompts, max_new_tokens=longest + SPARE_TOKENS, batch_size=batch_size)
+    # Each by its own answer's length: what is said of a row must not hang on the longest row of the file.
+    lengths = [len(ids) + SPARE_TOKENS for ids in tokenizer(expected, add_special_tokens=False).input_ids]
+    outputs = greedy(model, tokenizer, prompts, max_new_tokens=lengths, batch_size=batch_size)
     return [template.said(output).strip() for output in outputs], expected
 
 

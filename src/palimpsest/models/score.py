@@ -334,7 +334,7 @@ def greedy(
     tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[str],
     *,
-    max_new_tokens: int,
+    max_new_tokens: int | Sequence[int],
     batch_size: int = 64,
 ) -> list[str]:
     """Continue every prompt with the most probable token at each step.
@@ -348,7 +348,7 @@ def greedy(
         model: a causal language model.
         tokenizer: its tokenizer.
         prompts: N texts, encoded as `encode` does.
-        max_new_tokens: the longest continuation in tokens.
+        max_new_tokens: the longest continuation in tokens, of all or of each.
         batch_size: how many prompts go through the model together.
 
     Returns:
@@ -369,7 +369,10 @@ def greedy(
     """
     if isinstance(prompts, str):
         raise TypeError("prompts must be several strings, got one: put it into a list")
-    if max_new_tokens < 1 or batch_size < 1:
+    limits = [max_new_tokens] * len(prompts) if isinstance(max_new_tokens, int) else list(max_new_tokens)
+    if len(limits) != len(prompts):
+        raise ValueError(f"max_new_tokens must be one number or {len(prompts)}, got {len(limits)}")
+    if min(limits, default=1) < 1 or batch_size < 1:
         raise ValueError(f"max_new_tokens and batch_size must be at least 1, got {max_new_tokens} and {batch_size}")
     rows = encode_prompts(tokenizer, prompts)
     context = context_length(model)
@@ -385,7 +388,7 @@ def greedy(
         for indices in _by_length(rows, batch_size):
             chunk = [rows[i] for i in indices]
             # The last new token is never read, hence the one beyond the context.
-            room = [min(max_new_tokens, context + 1 - len(r)) if context else max_new_tokens for r in chunk]
+            room = [min(limits[i], context + 1 - len(rows[i])) if context else limits[i] for i in indices]
             new = _continue(model, chunk, room, stops, pad_id)
             for i, ids in zip(indices, new, strict=True):
                 continuations[i] = ids
@@ -451,8 +454,11 @@ def _continue_with_generate(
 ) -> list[list[int]]:
     """The same for a model whose forward takes no positions or no cache of keys and values (ALiBi, state spaces)."""
     new: list[list[int]] = [[] for _ in room]
-    for steps in set(room):
-        rows = [i for i, n in enumerate(room) if n == steps]
+    context = context_length(model)
+    # One call for all and each row cut to its own room, unless the longest row would leave the context on the way.
+    together = context is None or int(mask.sum(1).max()) + max(room) <= context + 1
+    for steps in {max(room)} if together else set(room):
+        rows = [i for i, n in enumerate(room) if together or n == steps]
         out = model.generate(
             ids[rows],
             attention_mask=mask[rows],
@@ -463,7 +469,7 @@ def _continue_with_generate(
             eos_token_id=sorted(stops) or None,
         )
         for i, row in zip(rows, out[:, ids.shape[1] :].tolist(), strict=True):
-            new[i] = _until_stop(row, stops)
+            new[i] = _until_stop(row[: room[i]], stops)
     return new
 
 
