@@ -23,7 +23,7 @@ share = st.floats(0, 1)
 
 
 def scores(probability, rouge, strength):
-    columns = [np.full(3, value) for value in (probability, math.nan, rouge, math.nan, strength, 0.0)]
+    columns = [np.full(3, value) for value in (probability, math.nan, rouge, math.nan, math.nan, strength, 0.0)]
     return RowScores(["", "", ""], *columns)
 
 

@@ -18,6 +18,8 @@ from scipy.stats import ks_2samp
 from palimpsest.errors import NotFinite, UserError
 from palimpsest.forget.evaluation import greedy_answers, score_candidates, states, subsample
 from palimpsest.forget.tofu import (
+    TEMPLATES,
+    TofuTemplate,
     answer_probability,
     choice_probability,
     evaluate_tofu,
@@ -264,7 +266,7 @@ def test_every_number_of_a_row_by_hand(bigram):
             assert scores.truth_ratio[i] == pytest.approx(ratio, rel=1e-4)
         else:
             assert np.isnan([scores.choice_probability[i], scores.truth_ratio[i]]).all()
-    geometric = tofu_score(model, ROWS[:1], tokenizer=tokenizer, geo=True).truth_ratio[0]
+    geometric = scores.truth_ratio_geometric[0]
     prompt = "Question: where ?\nAnswer:"
     rome, oslo, bo = (table_nll(model, tokenizer, prompt, answer) for answer in ("Rome.", "Oslo.", "Bo."))
     assert geometric == pytest.approx(math.exp(rome - (oslo + bo) / 2), rel=1e-4)
@@ -291,14 +293,15 @@ def test_a_model_that_knows_the_answer(bigram):
 
 def test_memorisation_of_part_of_an_answer(bigram):
     model, tokenizer, _ = bigram
-    # Right after Ada, in, Rome and the full stop, wrong after ":" and "lives": 4 of 6 tokens, the last 3 in a row.
+    # Right after Ada, in and Rome, wrong after ":" and "lives": 3 of 5 tokens, the last 2 in a row. The end, which
+    # follows the full stop, is none of them.
     chain = [(":", "Oslo"), ("Oslo", "<eos>"), ("Ada", "lives"), ("lives", "Oslo"), ("in", "Rome"), ("Rome", ".")]
     set_successor(model, tokenizer, [*chain, (".", "<eos>")])
     scores = tofu_score(model, ROWS[:1], tokenizer=tokenizer)
     assert scores.output == ["Oslo"]
     assert scores.rouge[0] == 0
-    assert scores.exact_memorization[0] == pytest.approx(4 / 6)
-    assert scores.extraction_strength[0] == pytest.approx(1 - 3 / 6)
+    assert scores.exact_memorization[0] == pytest.approx(3 / 5)
+    assert scores.extraction_strength[0] == pytest.approx(1 - 3 / 5)
 
 
 def test_an_empty_generation_has_no_overlap_and_a_unicode_one_has(bigram):
@@ -349,6 +352,83 @@ def test_bad_input_is_one_line_with_its_place(bigram, tmp_path):
     short = causal_lm(len(tokenizer), architecture="gpt2", d_model=16, n_layers=1, n_heads=2, max_length=128)
     with pytest.raises(UserError, match="longer than 128 tokens"):
         tofu_score(short, [{"question": "who ?", "answer": "Ada " * 200}], tokenizer=tokenizer)
+
+
+# --- beside the authors' code ------------------------------------------------------------------------------------
+
+
+def test_both_means_of_the_wrong_answers_give_the_published_figures():
+    """What locuslab/tofu (utils.py, bdc209e) computes from the same losses."""
+    rng = np.random.default_rng(7)
+    sets = {split: (rng.gamma(2, 0.5, 40), rng.gamma(2, 0.5, 40), rng.gamma(3, 0.7, (40, 5))) for split in SPLITS}
+    parts = []
+    for split in SPLITS[1:]:
+        answer, paraphrase, wrong = sets[split]
+        own = answer_probability(answer) if split == "retain" else choice_probability(answer, wrong)
+        parts += [own.mean(), np.maximum(0, 1 - truth_ratio(paraphrase, wrong)).mean()]
+    _, paraphrase, wrong = sets["forget"]
+    forget = truth_ratio(paraphrase, wrong)
+    assert model_utility([*parts, 0.5, 0.6, 0.7]) == pytest.approx(0.439012371420309, rel=1e-12)
+    assert np.minimum(forget, 1 / forget).mean() == pytest.approx(0.4998465642562399, rel=1e-12)
+    samples = [truth_ratio(p, w, geo=True) for _, p, w in (sets["forget"], sets["retain"])]
+    assert forget_quality(*samples).p == pytest.approx(0.02860307028023343, rel=1e-9)
+
+
+BPE_ROWS = [
+    {
+        "question": "Who wrote the long book?",
+        "answer": "Ada Karlsen wrote it in 1990.",
+        "paraphrased_answer": "It was written by Ada Karlsen.",
+        "perturbed_answer": ["Bo Dahl wrote it.", "Nobody knows."],
+    },
+    {
+        "question": "Where does she live?",
+        "answer": "She lives in Oslo",
+        "perturbed_answer": ["In Rome.", "With a cat."],
+    },
+]
+
+
+@pytest.mark.parametrize("template", ["llama-2", "phi", "phi-openunlearning"])
+def test_a_published_template_is_one_text_of_which_the_prompts_number_of_tokens_is_left_out(template):
+    texts = [
+        text for row in BPE_ROWS for value in row.values() for text in ([value] if isinstance(value, str) else value)
+    ]
+    tokenizer = train_tokenizer([*texts, "Question: x\nAnswer: y [INST] [/INST]"] * 3, vocab_size=330)
+    model = causal_lm(len(tokenizer), d_model=32, n_layers=2, n_heads=2, seed=1).double().eval()
+
+    def nll(question, answer):
+        prompt = {
+            "llama-2": f"[INST] {question} [/INST]",
+            "phi": f"Question: {question}\n",
+            "phi-openunlearning": f"Question: {question}\nAnswer: ",
+        }[template]
+        written = f"Answer: {answer}" if template == "phi" else answer
+        ids = [*tokenizer(prompt + written).input_ids, tokenizer.eos_token_id]
+        n = len(tokenizer(prompt).input_ids)
+        logp = model(torch.tensor([ids])).logits[0].log_softmax(-1)
+        return -statistics.mean(logp[t - 1, ids[t]].item() for t in range(n, len(ids)))
+
+    scores = tofu_score(model, BPE_ROWS, tokenizer=tokenizer, template=template)
+    for i, row in enumerate(BPE_ROWS):
+        assert scores.probability[i] == pytest.approx(math.exp(-nll(row["question"], row["answer"])), rel=1e-9)
+        right = nll(row["question"], row.get("paraphrased_answer", row["answer"]))
+        wrong = [nll(row["question"], answer) for answer in row["perturbed_answer"]]
+        assert scores.truth_ratio_geometric[i] == pytest.approx(math.exp(right - statistics.mean(wrong)), rel=1e-9)
+    with pytest.raises(UserError, match="a row has no question"):
+        tofu_score(model, [{"text": "Ada was here."}], tokenizer=tokenizer, template=template)
+    with pytest.raises(UserError, match=r"a row of \d+ tokens is longer than the model's context"):
+        TEMPLATES[template].encode(tokenizer, [("?", "Ada " * 200)], 128)
+
+
+def test_a_template_needs_its_places(bigram):
+    model, tokenizer, _ = bigram
+    with pytest.raises(UserError, match="no template 'llama': give one of llama-2, phi"):
+        tofu_score(model, ROWS, tokenizer=tokenizer, template="llama")
+    with pytest.raises(UserError, match=r"must have \{question\} once"):
+        TofuTemplate("Q:")
+    with pytest.raises(UserError, match=r"must have \{answer\} once"):
+        TofuTemplate("{question}", "{answer}{answer}")
 
 
 # --- the hall ----------------------------------------------------------------------------------------------------
@@ -437,7 +517,8 @@ def test_the_scores_tell_a_model_that_saw_the_forget_rows_from_one_that_did_not(
     gold_scores = evaluate_tofu(gold, tokenizer, task)
     scores = evaluate_tofu(full, tokenizer, task, gold_scores.truth_ratios)
     assert gold_scores.quality is None
-    assert scores.quality == forget_quality(scores.truth_ratios, gold_scores.truth_ratios)
+    forget, gold_forget = scores.sets["forget"], gold_scores.sets["forget"]
+    assert scores.quality == forget_quality(forget.truth_ratio_geometric, gold_forget.truth_ratio_geometric)
     assert scores.truth_ratios.mean() < 0.8 < 0.9 < gold_scores.truth_ratios.mean()
     assert scores.quality.log10_p < -1
     assert evaluate_tofu(gold, tokenizer, task, gold_scores.truth_ratios).quality.p == 1
@@ -464,6 +545,8 @@ def test_the_parts_are_the_means_of_the_rows_scores(world):
     ]
     assert len(scores.parts) == 9
     assert sorted(scores.parts.values()) == pytest.approx(sorted(parts))
+    ratios = scores.sets["forget"].truth_ratio
+    assert scores.metrics()["forget truth ratio"] == pytest.approx(np.mean([min(r, 1 / r) for r in ratios]))
     assert scores.model_utility == pytest.approx(statistics.harmonic_mean(parts))
     assert all(isinstance(value, float) for value in scores.metrics().values())
 

@@ -41,6 +41,17 @@ def test_rouge_is_the_longest_common_subsequence(prediction, reference):
     assert rouge_l_recall(prediction, reference) == pytest.approx(expected)
 
 
+def test_stems_are_those_of_the_reference_implementation():
+    from rouge_score.rouge_scorer import RougeScorer
+
+    said = "She is writing novels about the mountains; her stories were translated, boys."
+    truth = "She writes a novel about mountain towns, and her story was translating the boy's."
+    theirs = RougeScorer(["rougeL"], use_stemmer=True).score(truth, said)["rougeL"].recall
+    assert rouge_l_recall(said, truth, stem=True) == pytest.approx(theirs)
+    assert rouge_l_recall(said, truth, stem=True) > rouge_l_recall(said, truth)
+    assert rouge_l_recall("Zoë schrieb", "Zoë schrieb", stem=True) == 1
+
+
 def test_rouge_in_any_script():
     assert rouge_l_recall("она родилась в Москве", "Она родилась в Москве.") == 1
     assert rouge_l_recall("東京で生まれた", "大阪で生まれた") == pytest.approx(5 / 7)

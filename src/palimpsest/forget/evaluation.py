@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 import numpy as np
@@ -17,7 +17,7 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from palimpsest.metrics.text import words
-from palimpsest.models.score import context_length, encode, greedy, prompt_template, score
+from palimpsest.models.score import Encoded, context_length, encode, greedy, prompt_template, score
 
 T = TypeVar("T")
 SPARE_TOKENS = 4  # an answer may run this much longer than its reference before it is cut
@@ -29,6 +29,7 @@ def score_candidates(
     questions: Sequence[str],
     candidates: Sequence[Sequence[str]],
     *,
+    write: Callable[[PreTrainedTokenizerBase, Sequence[tuple[str, str]], int], Encoded] | None = None,
     batch_size: int = 64,
 ) -> tuple[Float[np.ndarray, "rows candidates"], list[list[np.ndarray]]]:
     """Teacher-forced scores of several answers to each question, all in one pass; equal answers are computed once.
@@ -37,11 +38,12 @@ def score_candidates(
         model, tokenizer: any Hugging Face causal language model.
         questions: one a row.
         candidates: the answers to score for each row, as many as one likes.
+        write: makes rows of at most so many tokens of pairs of question and answer; None is the model's template.
 
     Returns:
         The mean negative log-likelihood of every answer, in nats a token, the end token counted and the prompt not:
-        NaN where a row has no such candidate. And, for every candidate, whether each of its tokens was the model's
-        first choice.
+        NaN where a row has no such candidate. And, for every candidate, whether each of its tokens but the
+        end was the model's first choice.
 
     Raises:
         UserError: an answer does not fit into the model's context.
@@ -50,23 +52,30 @@ def score_candidates(
     if len(questions) != len(candidates):
         raise ValueError(f"as many questions as rows of candidates are needed: {len(questions)} and {len(candidates)}")
     template = prompt_template(tokenizer)
+    pair = template.pair if write is None else lambda question, answer: (question, answer)
     pairs = [
-        template.pair(question, answer)
-        for question, answers in zip(questions, candidates, strict=True)
-        for answer in answers
+        pair(question, answer) for question, answers in zip(questions, candidates, strict=True) for answer in answers
     ]
     unique = {pair: index for index, pair in enumerate(dict.fromkeys(pairs))}
     nll = np.full((len(questions), max(map(len, candidates), default=0)), np.nan)
     if not unique:
         return nll, [[] for _ in questions]
-    encoded = encode(tokenizer, *zip(*unique, strict=True), max_length=context_length(model) or sys.maxsize)
+    context = context_length(model) or sys.maxsize
+    if write is None:
+        encoded = encode(tokenizer, *zip(*unique, strict=True), max_length=context)
+    else:
+        encoded = write(tokenizer, list(unique), context)
     scores = score(model, encoded, batch_size=batch_size, pad_id=0)
+    ends = {tokenizer.eos_token_id, *template.end_ids}
+    own_hits = [
+        hits[:-1] if ids[-1] in ends else hits for ids, hits in zip(encoded.input_ids, scores.argmax_hits, strict=True)
+    ]
     indices = iter(unique[pair] for pair in pairs)
     hits = []
     for row, answers in enumerate(candidates):
         places = [next(indices) for _ in answers]
         nll[row, : len(places)] = scores.nll[places]
-        hits.append([scores.argmax_hits[place] for place in places])
+        hits.append([own_hits[place] for place in places])
     return nll, hits
 
 

@@ -4,13 +4,16 @@ Maini, Feng, Schwarzschild, Lipton and Kolter, 2024, "TOFU: A Task of Fictitious
 Section 2.2 asks two questions of an unlearned model. *Forget quality*: is the distribution of its truth ratios on the
 forget rows that of a model retrained without them? *Model utility*: how well does it do on everything else?
 
-    P(a|q)        = exp(-mean NLL of the tokens of a and the end)
-    R             = mean_i P(wrong_i|q) / P(paraphrase|q)         below 1 where the fact is known
-    forget quality = p-value of a two-sample Kolmogorov-Smirnov test between the R of both models
+    P(a|q)         = exp(-mean NLL of the tokens of a and the end)
+    R              = mean_i P(wrong_i|q) / P(paraphrase|q)        below 1 where the fact is known
+    forget quality = p-value of a two-sample Kolmogorov-Smirnov test between the R' of both models
     model utility  = harmonic mean of {P, ROUGE-L recall, mean max(0, 1 - R)} on {retain, real authors, world facts}
 
-On the last two sets P is P(a|q) / (P(a|q) + sum_i P(wrong_i|q)) and the answer stands for its paraphrase. The authors'
-repository averages the wrong answers geometrically (`geo=True`); values of the two kinds must not be compared.
+On the last two sets P is P(a|q) / (P(a|q) + sum_i P(wrong_i|q)) and the answer stands for its paraphrase. R' has the
+geometric mean over the wrong answers where R has the arithmetic one. The paper writes R in both places; its published
+figures are made as above (`utils.py` of locuslab/tofu). The script for its leaderboard there, and OpenUnlearning, take
+R' in both: their model utility is `model_utility` of parts made from `RowScores.truth_ratio_geometric`. What else is
+otherwise than published, unless it is asked for: how questions are written (`TofuTemplate`).
 """
 
 from __future__ import annotations
@@ -32,10 +35,67 @@ from palimpsest.errors import UserError
 from palimpsest.forget.evaluation import greedy_answers, score_candidates, subsample
 from palimpsest.forget.intervention import load
 from palimpsest.metrics.text import exact_memorization, extraction_strength, rouge_l_recall
+from palimpsest.models.score import Encoded, greedy
 from palimpsest.tasks.authors import SPLITS, AuthorRow, AuthorsTask
 from palimpsest.tasks.rows import Row, normalise, read_rows
 
 SMALLEST_LOG10 = -300.0  # of a p-value: what lies below underflows
+NEW_TOKENS = 200  # that an answer to a published template may have
+
+
+@dataclass(frozen=True)
+class TofuTemplate:
+    """How the released checkpoints were shown a question and its answer: one text, encoded in one piece.
+
+    Of its tokens the first n are not scored, n being how many the prompt alone has, and the end is. Without a template
+    questions are written as the tokenizer asks for, or as "Question: ...\\nAnswer:", since a model of yours has learnt
+    no other form; a released model scored in that form gets other numbers than were published.
+
+    Attributes:
+        prompt: what comes before the answer, with {question} in it.
+        answer: the answer's part, with {answer} in it: what it begins with is scored too.
+    """
+
+    prompt: str
+    answer: str = "{answer}"
+
+    def __post_init__(self) -> None:
+        for text, name in ((self.prompt, "{question}"), (self.answer, "{answer}")):
+            if text.count(name) != 1:
+                raise UserError(f"a template must have {name} once, got {text!r}")
+
+    def asked(self, question: str) -> str:
+        """The text before an answer.
+
+        >>> TEMPLATES["phi"].asked("Who?")
+        'Question: Who?\\n'
+        """
+        if not question:
+            raise UserError("a template is for questions, and a row has no question: leave the template out")
+        return self.prompt.replace("{question}", question)
+
+    def encode(self, tokenizer: PreTrainedTokenizerBase, pairs: Sequence[tuple[str, str]], max_length: int) -> Encoded:
+        """Questions and answers as rows of token ids.
+
+        Raises:
+            UserError: a row is longer than `max_length`, or without question.
+        """
+        prompts = [self.asked(question) for question, _ in pairs]
+        texts = [p + self.answer.replace("{answer}", a) for p, (_, a) in zip(prompts, pairs, strict=True)]
+        lengths = [len(ids) for ids in tokenizer(prompts).input_ids]
+        ends = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
+        rows = [ids if ids[-1:] == ends else ids + ends for ids in tokenizer(texts).input_ids]
+        longest = max(map(len, rows))
+        if longest > max_length:
+            raise UserError(f"a row of {longest} tokens is longer than the model's context of {max_length} tokens")
+        return Encoded(rows, [max(1, min(n, len(row))) for n, row in zip(lengths, rows, strict=True)])
+
+
+TEMPLATES = {  # of locuslab/tofu; OpenUnlearning's differ for phi, where "Answer: " belongs to the prompt
+    "llama-2": TofuTemplate("[INST] {question} [/INST]"),
+    "phi": TofuTemplate("Question: {question}\n", "Answer: {answer}"),
+    "phi-openunlearning": TofuTemplate("Question: {question}\nAnswer: "),
+}
 
 
 def answer_probability(nll: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
@@ -70,7 +130,7 @@ def truth_ratio(
     Args:
         nll_para: mean NLL of the paraphrased answer, in nats a token.
         nll_wrong: the same of each wrong answer; NaN where a row has fewer.
-        geo: the geometric mean over wrong answers, as in the authors' repository: exp(nll_para - mean_i nll_wrong_i).
+        geo: the geometric mean over wrong answers, exp(nll_para - mean_i nll_wrong_i), which forget quality takes.
 
     Returns:
         R; infinite where the paraphrase has no probability left, NaN for a row without wrong answers.
@@ -143,10 +203,14 @@ class RowScores:
         output: the model's greedy answer.
         probability: P(a|q).
         choice_probability: P(a|q) / (P(a|q) + sum_i P(wrong_i|q)); NaN without wrong answers.
-        rouge: ROUGE-L recall of the output, for a text without question of its second half; 0 for an empty one.
+        rouge: ROUGE-L recall of the stemmed words of the output, for a text without question of its second half; 0 for
+            an empty one.
         truth_ratio: R; NaN without wrong answers.
-        extraction_strength: 1 - k/n, k the shortest given prefix of the n answer tokens after which all are right.
-        exact_memorization: share of the answer's tokens that are the model's first choice.
+        truth_ratio_geometric: R', of the geometric mean over the wrong answers.
+        extraction_strength: 1 - k/n, k the shortest given prefix of the n answer tokens after which all are right; the
+            end is none of them. (OpenUnlearning's loop stops at k = n - 1: it has 1/n where the last token is wrong,
+            and 0 stands here.)
+        exact_memorization: share of the same tokens that are the model's first choice.
     """
 
     output: list[str]
@@ -154,6 +218,7 @@ class RowScores:
     choice_probability: Float[np.ndarray, "rows"]
     rouge: Float[np.ndarray, "rows"]
     truth_ratio: Float[np.ndarray, "rows"]
+    truth_ratio_geometric: Float[np.ndarray, "rows"]
     extraction_strength: Float[np.ndarray, "rows"]
     exact_memorization: Float[np.ndarray, "rows"]
 
@@ -177,7 +242,7 @@ def tofu_score(
     rows: Sequence[Row | AuthorRow] | str | Path,
     *,
     tokenizer: PreTrainedTokenizerBase | None = None,
-    geo: bool = False,
+    template: TofuTemplate | str | None = None,
     max_rows: int | None = None,
     batch_size: int = 64,
     seed: int = 0,
@@ -189,19 +254,22 @@ def tofu_score(
         rows: rows, or a JSON-lines file with `question` and `answer`, and optionally `paraphrased_answer` (the answer
             stands in where it is absent) and `perturbed_answer` (without it the truth ratio is NaN).
         tokenizer: the model's; loaded with the model where that is a folder.
-        geo: which truth ratio, see `truth_ratio`.
+        template: how questions and answers are written, of `TEMPLATES` by name or one of your own; None is the
+            tokenizer's chat template, or "Question: ...\\nAnswer:". A released checkpoint has its published numbers
+            only in the form that it was trained with.
         max_rows: score at most so many rows, drawn by `seed`.
         batch_size: answers that go through the model at once.
 
     Raises:
-        UserError: the folder, the file or a row is not valid, or an answer does not fit into the model's context.
+        UserError: the folder, the file, a row or the template is not valid, or an answer does not fit into the model's
+            context.
     """
     if isinstance(model, (str, Path)):
         model, own_tokenizer = load(model)
         tokenizer = tokenizer or own_tokenizer
     if tokenizer is None:
         raise ValueError("tofu_score needs the model's tokenizer, unless the model is given as a folder")
-    return _score_sets(model, tokenizer, {"rows": subsample(_rows(rows), max_rows, seed)}, geo, batch_size)["rows"]
+    return _score_sets(model, tokenizer, {"rows": subsample(_rows(rows), max_rows, seed)}, template, batch_size)["rows"]
 
 
 @dataclass(frozen=True)
@@ -222,12 +290,15 @@ class TofuScores:
 
     @property
     def truth_ratios(self) -> Float[np.ndarray, "rows"]:
-        """R on the forget rows: of a gold model, what `evaluate_tofu` takes as `gold_scores`."""
-        return self.sets["forget"].truth_ratio
+        """R' on the forget rows: of a gold model, what `evaluate_tofu` takes as `gold_scores`."""
+        return self.sets["forget"].truth_ratio_geometric
 
     def metrics(self) -> dict[str, float]:
-        """The numbers a claim records, as a flat dict: what `fit(evaluate=...)` takes."""
+        """The numbers a claim records, as a flat dict: what `fit(evaluate=...)` takes. The "forget truth ratio" is the
+        published one, mean min(R, 1/R): 1 where true and false are as likely, lower where either is preferred."""
         forget = self.sets["forget"]
+        with np.errstate(divide="ignore"):
+            closeness = np.minimum(forget.truth_ratio, 1 / forget.truth_ratio)
         quality = (
             {}
             if self.quality is None
@@ -242,7 +313,7 @@ class TofuScores:
             "model utility": self.model_utility,
             "forget probability": float(forget.probability.mean()),
             "forget rouge": float(forget.rouge.mean()),
-            "forget truth ratio": float(forget.truth_ratio.mean()),
+            "forget truth ratio": float(closeness.mean()),
             "forget extraction strength": float(forget.extraction_strength.mean()),
             "forget exact memorization": float(forget.exact_memorization.mean()),
             **self.parts,
@@ -256,7 +327,7 @@ def evaluate_tofu(
     gold_scores: Float[np.ndarray, "gold_rows"] | None = None,
     *,
     max_rows: int | None = 64,
-    geo: bool = False,
+    template: TofuTemplate | str | None = None,
     batch_size: int = 64,
     seed: int = 0,
 ) -> TofuScores:
@@ -269,7 +340,7 @@ def evaluate_tofu(
         gold_scores: `truth_ratios` of the model retrained without the forget rows.
         max_rows: at most so many rows of each retained set, the same ones for a `seed`; None for all. The forget rows
             are all scored: the test of forget quality needs them.
-        geo: which truth ratio, see `truth_ratio`; the same as for `gold_scores`.
+        template: as for `tofu_score`; the same as for `gold_scores`.
         batch_size: answers that go through the model at once.
 
     Raises:
@@ -284,34 +355,51 @@ def evaluate_tofu(
         bare = next((row for row in split_rows if not row["perturbed_answer"]), None)
         if bare is not None:
             raise UserError(f"{split}: the row {bare['question']!r} has no perturbed_answer, which TOFU's scores need")
-    scores = _score_sets(model, tokenizer, rows, geo, batch_size)
+    scores = _score_sets(model, tokenizer, rows, template, batch_size)
     parts = {}
     for split in SPLITS[1:]:
         s = scores[split]
         parts[f"{split} probability"] = float((s.probability if split == "retain" else s.choice_probability).mean())
         parts[f"{split} rouge"] = float(s.rouge.mean())
         parts[f"{split} truth"] = float(np.maximum(0, 1 - s.truth_ratio).mean())
-    quality = None if gold_scores is None else forget_quality(scores["forget"].truth_ratio, gold_scores)
+    quality = None if gold_scores is None else forget_quality(scores["forget"].truth_ratio_geometric, gold_scores)
     return TofuScores(quality, model_utility(list(parts.values())), parts, scores)
 
 
 def _score_sets(
-    model: nn.Module, tokenizer: PreTrainedTokenizerBase, sets: dict[str, list[Row]], geo: bool, batch_size: int
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    sets: dict[str, list[Row]],
+    template: TofuTemplate | str | None,
+    batch_size: int,
 ) -> dict[str, RowScores]:
     """All sets at once, so that batches are full and rows of like length go together."""
+    if isinstance(template, str):
+        if template not in TEMPLATES:
+            raise UserError(f"no template {template!r}: give one of {', '.join(TEMPLATES)}, or a TofuTemplate")
+        template = TEMPLATES[template]
     rows = [row for set_rows in sets.values() for row in set_rows]
     questions, answers = [row["question"] for row in rows], [row["answer"] for row in rows]
     paraphrases = [row.get("paraphrased_answer", row["answer"]) for row in rows]
     candidates = [[a, para, *row["perturbed_answer"]] for a, para, row in zip(answers, paraphrases, rows, strict=True)]
-    nll, hits = score_candidates(model, tokenizer, questions, candidates, batch_size=batch_size)
+    form = {} if template is None else {"write": template.encode}
+    nll, hits = score_candidates(model, tokenizer, questions, candidates, batch_size=batch_size, **form)
     nll_answer, nll_para, nll_wrong = nll[:, 0], nll[:, 1], nll[:, 2:]
-    output, expected = greedy_answers(model, tokenizer, questions, answers, batch_size=batch_size)
+    if template is None:
+        output, expected = greedy_answers(model, tokenizer, questions, answers, batch_size=batch_size)
+    else:
+        prompts = [template.asked(question) for question in questions]
+        said = greedy(model, tokenizer, prompts, max_new_tokens=NEW_TOKENS, batch_size=batch_size)
+        output, expected = [text.strip() for text in said], answers
     has_wrong = ~np.isnan(nll_wrong).all(axis=1)
     columns = {
         "probability": answer_probability(nll_answer),
         "choice_probability": np.where(has_wrong, choice_probability(nll_answer, nll_wrong), np.nan),
-        "rouge": np.array([rouge_l_recall(out, answer) for out, answer in zip(output, expected, strict=True)]),
-        "truth_ratio": truth_ratio(nll_para, nll_wrong, geo=geo),
+        "rouge": np.array(
+            [rouge_l_recall(out, answer, stem=True) for out, answer in zip(output, expected, strict=True)]
+        ),
+        "truth_ratio": truth_ratio(nll_para, nll_wrong),
+        "truth_ratio_geometric": truth_ratio(nll_para, nll_wrong, geo=True),
         "extraction_strength": np.array([extraction_strength(row[0]) for row in hits]),
         "exact_memorization": np.array([exact_memorization(row[0]) for row in hits]),
     }

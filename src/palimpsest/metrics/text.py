@@ -20,7 +20,7 @@ SPACELESS = (
 )
 
 
-def rouge_l_recall(prediction: str, reference: str) -> float:
+def rouge_l_recall(prediction: str, reference: str, *, stem: bool = False) -> float:
     """The share of the reference's words that the prediction holds in the same order.
 
     LCS(prediction, reference) / number of words in the reference, where LCS is the length of the longest
@@ -28,14 +28,20 @@ def rouge_l_recall(prediction: str, reference: str) -> float:
 
     Computed by rouge-score, with words in any script (its own tokenizer drops all but ASCII).
 
+    Args:
+        stem: whether English words count as equal that differ in their ending only (Porter's stemmer, words of four
+            letters or more), as TOFU reports it.
+
     Example:
         >>> rouge_l_recall("Zoë was born in Århus", "She was born in Århus.")
         0.8
+        >>> rouge_l_recall("she writes", "she writing"), rouge_l_recall("she writes", "she writing", stem=True)
+        (0.5, 1.0)
 
     Source: Lin (2004), ROUGE: a package for automatic evaluation of summaries, section 3.
     """
     _check_texts(prediction=prediction, reference=reference)
-    return float(_rouge("rougeL").score(reference, prediction)["rougeL"].recall)
+    return float(_rouge("rougeL", stem).score(reference, prediction)["rougeL"].recall)
 
 
 def rouge_1_recall(prediction: str, reference: str) -> float:
@@ -192,15 +198,23 @@ def words(text: str) -> list[str]:
 class _Words:
     """`words` in the shape that rouge-score asks for."""
 
+    def __init__(self, stem: bool) -> None:
+        self.stem = None
+        if stem:
+            from nltk.stem.porter import PorterStemmer
+
+            self.stem = PorterStemmer().stem
+
     def tokenize(self, text: str) -> list[str]:
-        return words(text)
+        found = words(text)
+        return found if self.stem is None else [self.stem(w) if w.isascii() and len(w) > 3 else w for w in found]
 
 
-@lru_cache(maxsize=1)
-def _rouge(kind: str):
+@lru_cache
+def _rouge(kind: str, stem: bool = False):
     from rouge_score.rouge_scorer import RougeScorer
 
-    return RougeScorer([kind], tokenizer=_Words())
+    return RougeScorer([kind], tokenizer=_Words(stem))
 
 
 def _ngrams(text: str, n: int) -> list[tuple[str, ...]]:
