@@ -27,6 +27,26 @@ INFO_NCE = {
 }
 
 
+def of_the_whole_batch():
+    """Losses of two views that know nothing of processes, as `gathered` takes them."""
+    from palimpsest.contrast.amcl import amcl_loss
+    from palimpsest.contrast.cacr import multi_view_cacr
+    from palimpsest.contrast.debiased_cl import debiased_loss
+    from palimpsest.contrast.decoupled_cl import dcl_loss, dclw_loss
+    from palimpsest.contrast.groco import groco_loss
+    from palimpsest.contrast.macl import macl_loss
+
+    return {
+        "dcl": dcl_loss,
+        "dclw": dclw_loss,
+        "debiased": debiased_loss,
+        "macl": macl_loss,
+        "cacr": lambda a, b: multi_view_cacr(torch.stack([a, b], 1)),
+        "amcl": lambda a, b: amcl_loss(a[:, None], b[:, None], 0.2),
+        "groco": lambda a, b: groco_loss(torch.stack([a, b]), k_neg=3),
+    }
+
+
 def launch(out, processes):
     """What every rank wrote."""
     out.mkdir()
@@ -79,10 +99,12 @@ def value_and_gradients(loss, *inputs):
 
 
 def main(out):
+    from palimpsest.contrast.distributed import gathered
     from palimpsest.contrast.gradcache import GradCache, naive_accumulation
     from palimpsest.contrast.inf_cl import ring_nce
-    from palimpsest.contrast.info_nce import info_nce
+    from palimpsest.contrast.info_nce import info_nce, nt_xent
     from palimpsest.contrast.llave import hardness_nce
+    from palimpsest.contrast.nonneg_cl import ncl_loss
     from palimpsest.contrast.siglip import chunked_sigmoid_loss
 
     dist.init_process_group("gloo")
@@ -105,6 +127,13 @@ def main(out):
     numbers = [torch.tensor(value, dtype=torch.float64, requires_grad=True) for value in (1.5, -2.0)]
     loss = chunked_sigmoid_loss(*leaves[:2], *numbers, group=dist.group.WORLD)
     results["sigmoid"] = value_and_gradients(loss, *leaves[:2], *numbers)
+    for name, whole in of_the_whole_batch().items():
+        results[name] = value_and_gradients(gathered(whole)(*leaves[:2]), *leaves[:2])
+    for name, loss_fn in {"simclr": nt_xent, "ncl": ncl_loss}.items():
+        loss = loss_fn(*leaves[:2], 1 / leaves[2], group=dist.group.WORLD)
+        results[name] = value_and_gradients(loss, *leaves)
+    further = torch.cat([leaves[1], leaves[1].flip(1)])  # each process brings more keys than queries
+    results["further keys"] = value_and_gradients(info_nce(leaves[0], further, group=dist.group.WORLD), *leaves[:2])
     loss = hardness_nce(*leaves[:2], leaves[2], group=dist.group.WORLD)
     results["hardness"] = value_and_gradients(loss, *leaves)
     try:

@@ -300,6 +300,98 @@ def test_a_real_sentence_encoder_learns_from_pairs() -> None:
     assert values[-1] < values[0]
 
 
+def columns_of(rows, columns=2):
+    return [{"ids": torch.arange(first, first + rows)} for first in range(0, columns * 8, 8)]
+
+
+def both_ways(query, key):
+    return info_nce(query, key, 0.1, symmetric=True, normalize=True)
+
+
+def test_a_last_batch_that_the_loss_refuses_counts_as_nothing() -> None:
+    model = Lookup(24, 4)
+    loss = SentenceLoss(model, lambda q, k: groco_loss(torch.stack([q, k]), k_neg=3))
+    with pytest.raises(ValueError, match="k_neg must be"):
+        loss(columns_of(3))  # the first batch is no last one
+    loss(columns_of(8))
+    for rows in (1, 3):
+        with pytest.warns(UserWarning, match=f"a last batch of {rows} counts as 0: k_neg must be"):
+            value = loss(columns_of(rows))
+        value.backward()
+        assert value == 0
+        assert not model.weight.grad.any()
+    with pytest.warns(UserWarning, match="a last batch of 1 counts as 0: a batch of 1 has no negatives"):
+        SentenceLoss(model, both_ways)(columns_of(1))
+    loss = SentenceLoss(model, both_ways)
+    loss(columns_of(8))
+    model.weight.data.fill_(torch.nan)
+    with pytest.raises(ValueError, match="must be finite"):  # a fault of the model's, whatever the batch
+        loss(columns_of(4))
+
+
+def test_columns_that_the_comparison_does_not_take() -> None:
+    with pytest.raises(ValueError, match=r"3 columns of texts, and compare\(query, key\) does not take them"):
+        SentenceLoss(Lookup(24, 4), both_ways)(columns_of(8, 3))
+    with pytest.raises(ValueError, match="2 columns of texts beside the labels, and compare"):
+        SentenceLoss(Lookup(24, 4), both_ways, labels=True)(columns_of(8), torch.zeros(8))
+
+
+def test_chunks_have_the_gradient_of_the_whole() -> None:
+    model = Lookup(24, 4)
+    found = []
+    for chunk in (None, 3):
+        model.zero_grad()
+        loss = SentenceLoss(model, both_ways, chunk=chunk)
+        (2 * loss(columns_of(8))).backward()
+        found.append(model.weight.grad.clone())
+    torch.testing.assert_close(*found)
+    assert set(loss.state_dict()) == {"model.weight"}
+    with torch.no_grad():
+        torch.testing.assert_close(loss(columns_of(8)), SentenceLoss(model, both_ways)(columns_of(8)))
+
+
+@pytest.mark.parametrize("chunk", [None, 4])
+def test_the_trainer_of_sentence_transformers(chunk, tmp_path) -> None:
+    reason = "needs the extra encoder"
+    st = pytest.importorskip("sentence_transformers", reason=reason)
+    datasets = pytest.importorskip("datasets", reason=reason)
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+
+    words = ["[PAD]", "[UNK]", *(f"w{i}" for i in range(33)), *(f"v{i}" for i in range(33))]
+    tokens = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="[UNK]"))
+    tokens.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=tokens, pad_token="[PAD]", unk_token="[UNK]")
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=len(words), hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32
+    )
+    BertModel(config).save_pretrained(tmp_path / "bert")
+    tokenizer.save_pretrained(tmp_path / "bert")
+    model = st.SentenceTransformer(str(tmp_path / "bert"), device="cpu")  # with the mean over tokens
+    pairs = {"anchor": [f"w{i}" for i in range(33)], "positive": [f"v{i} v{i}" for i in range(33)]}
+    arguments = st.SentenceTransformerTrainingArguments(
+        output_dir=str(tmp_path / "out"),
+        num_train_epochs=6,
+        per_device_train_batch_size=8,  # one row is left at the end of each epoch
+        learning_rate=1e-2,
+        report_to=[],
+        logging_steps=1,
+        save_strategy="no",
+        use_cpu=True,
+        disable_tqdm=True,
+    )
+    loss = SentenceLoss(model, both_ways, chunk=chunk)
+    rows = datasets.Dataset.from_dict(pairs)
+    trainer = st.SentenceTransformerTrainer(model, arguments, train_dataset=rows, loss=loss)
+    with pytest.warns(UserWarning, match="a last batch of 1 counts as 0"):
+        trainer.train()
+    values = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    assert len(values) == 30
+    assert values[4::5] == [0] * 6
+    assert sum(values[25:29]) < 0.8 * sum(values[:4])
+
+
 def test_checks_name_the_value() -> None:
     with pytest.raises(TypeError, match="query must be a tensor, got list"):
         check_embeddings(query=[1.0])
@@ -325,7 +417,6 @@ def test_the_package_gives_the_function_whatever_was_imported_before() -> None:
 def test_rows_normalised_under_mixed_precision_train() -> None:
     encoder = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 384))
     loss = SigmoidLoss()
-    objective = Views(lambda a, b: loss(*(z / z.norm(dim=1, keepdim=True) for z in (a, b))))
 
     class Narrow(nn.Module):
         def __init__(self):
@@ -336,5 +427,5 @@ def test_rows_normalised_under_mixed_precision_train() -> None:
             z = self.encoder(x)  # in bfloat16 here, and in float32 outside
             return z / z.norm(dim=1, keepdim=True)
 
-    for compare in (objective, Views(loss), Views(lambda a, b: hardness_nce(a, b, 10.0))):
+    for compare in (Views(loss), Views(lambda a, b: hardness_nce(a, b, 10.0))):
         assert fit(Narrow(), compare, vectors(), steps=2, precision="bf16", progress=False).steps

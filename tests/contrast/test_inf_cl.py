@@ -4,13 +4,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from several_processes import INFO_NCE, ROWS, batch, launch, options_of
+from several_processes import INFO_NCE, ROWS, batch, launch, of_the_whole_batch, options_of
 from torch import nn
 from torch.nn import functional as F
 
 from palimpsest.contrast.inf_cl import ring_nce, tiled_nce
-from palimpsest.contrast.info_nce import info_nce
+from palimpsest.contrast.info_nce import info_nce, nt_xent
 from palimpsest.contrast.llave import hardness_nce
+from palimpsest.contrast.nonneg_cl import ncl_loss
 from palimpsest.contrast.siglip import sigmoid_loss
 from palimpsest.metrics.memory import peak_memory
 
@@ -235,6 +236,15 @@ def test_other_losses_across_processes(processes):
     numbers = [torch.tensor(value, dtype=torch.float64, requires_grad=True) for value in (1.5, -2.0)]
     check(processes, "sigmoid", sigmoid_loss(q, k, *numbers), q, k, *numbers)
     check(processes, "hardness", hardness_nce(q, k, scale), q, k, scale)
+
+
+def test_losses_of_views_across_processes(processes):
+    q, k, scale, *_ = (each.requires_grad_() if each.is_floating_point() else each for each in batch())
+    for name, whole in of_the_whole_batch().items():
+        check(processes, name, whole(q, k), q, k)
+    check(processes, "simclr", nt_xent(q, k, 1 / scale), q, k, scale)
+    check(processes, "ncl", ncl_loss(q, k, 1 / scale), q, k, scale)
+    check(processes, "further keys", info_nce(q, torch.cat([k, k.flip(1)])), q, k)
 
 
 def test_what_is_not_to_be_had_across_processes(processes):

@@ -18,7 +18,7 @@ from palimpsest.contrast.info_nce import info_nce as info_nce
 
 _ROOMS = {
     "clustering": ("spherical_kmeans",),
-    "distributed": ("gather_rows",),
+    "distributed": ("gather_rows", "gathered"),
     "heads": ("Projected", "projection_head"),
     "info_nce": ("nt_xent", "reference_info_nce"),
     "momentum": ("KeyQueue", "MomentumPair"),

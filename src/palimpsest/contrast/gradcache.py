@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 # What an encoder is called with: encoder(x), encoder(*x) or encoder(**x).
 Rows = Tensor | tuple | Mapping[str, Any]
@@ -35,6 +36,8 @@ class GradCache:
         loss_fn: from the representations of all inputs to a scalar; any loss of a batch. Parameters of its own get
             their gradient too (under DDP they are yours to average).
         scaler: a `torch.amp.GradScaler` for float16: the gradients are scaled by it, the loss that is returned is not.
+
+    `step` goes forward and backward; `represent` gives representations for a loss that is differentiated elsewhere.
 
     The result is the full batch's gradient, dropout included: the second pass draws what the first drew, on the CPU
     and on CUDA devices. Layers that mix the rows of a batch see chunks instead; batch norm in train mode is warned of
@@ -76,43 +79,77 @@ class GradCache:
         >>> cached.step({"input": torch.arange(5)}, scale=0.0)
         tensor(0.)
         """
-        encoders = _one_each(self.encoders, inputs)
-        chunks = [list(_chunks(x, n)) for x, n in zip(inputs, _chunks_of(self.chunk, len(inputs)), strict=True)]
-        _warn_of_mixing(encoders)
-        states: list[list[_RandomState]] = []
-        cache: list[Tensor] = []
-        for encoder, parts in zip(encoders, chunks, strict=True):
-            states.append([])
-            found = []
-            with torch.no_grad():
-                for part in parts:
-                    states[-1].append(_RandomState(encoder, part))
-                    found.append(_represent(encoder, part))
-            cache.append(torch.cat(found).requires_grad_())
-        # Autocast keeps copies of the weights; those of a pass without a graph would cut the next one's.
-        torch.clear_autocast_cache()
-
         with torch.enable_grad():
-            loss = _scalar(self.loss_fn(*cache, **options))
+            loss = _scalar(self.loss_fn(*self.represent(*inputs), **options))
         if not loss.requires_grad:
             raise ValueError("loss_fn's value does not depend on the representations: there is no gradient")
         _scaled(loss, self.scaler).backward()
-
-        # Inputs that the loss takes no gradient of are not encoded again: the last one that is synchronises.
-        last = {id(encoder): position for position, encoder in enumerate(encoders) if cache[position].grad is not None}
-        for position, (encoder, parts) in enumerate(zip(encoders, chunks, strict=True)):
-            gradient = cache[position].grad
-            if gradient is None or not any(parameter.requires_grad for parameter in encoder.parameters()):
-                continue
-            start = 0
-            for number, part in enumerate(parts):
-                final = number == len(parts) - 1 and last[id(encoder)] == position
-                with _synchronised([encoder], final), states[position][number].replayed(), torch.enable_grad():
-                    rep = _represent(encoder, part)
-                    if rep.requires_grad:  # else no trainable parameter is in use
-                        torch.autograd.backward(rep, gradient[start : start + len(rep)])
-                start += len(rep)
         return loss.detach()
+
+    def represent(self, *inputs: Rows) -> tuple[Float[Tensor, "rows *d"], ...]:
+        """The representations of each input. Differentiating what is made of them, once, encodes the inputs again and
+        adds to the parameters' `.grad`, as `step` does: for a trainer that calls `backward` itself.
+
+        >>> encoder, x = nn.Linear(4, 3), torch.randn(8, 4)
+        >>> a, b = GradCache(encoder, 3, nn.Identity()).represent(x, x + 1)
+        >>> (a * b).sum().backward()
+        >>> encoder.weight.grad.shape
+        torch.Size([3, 4])
+        """
+        encoders = _one_each(self.encoders, inputs)
+        chunks = [list(_chunks(x, n)) for x, n in zip(inputs, _chunks_of(self.chunk, len(inputs)), strict=True)]
+        _warn_of_mixing(encoders)
+        for encoder in encoders:
+            if getattr(encoder, "static_graph", False):
+                raise ValueError(
+                    "GradCache runs a module several times a step, which DDP's static_graph=True rules out: leave"
+                    " static_graph out"
+                )
+        # No input of the function is a tensor with a gradient: the first argument stands for the parameters.
+        found = _Representations.apply(torch.zeros((), requires_grad=True), encoders, chunks)
+        # Autocast keeps copies of the weights; those of a pass without a graph would cut the next one's.
+        torch.clear_autocast_cache()
+        return found
+
+
+class _Representations(torch.autograd.Function):
+    """Of every input, chunk by chunk; the backward pass encodes them again."""
+
+    @staticmethod
+    def forward(ctx, parameters, encoders, chunks):
+        ctx.encoders, ctx.chunks, ctx.states, found = encoders, chunks, [], []
+        ctx.set_materialize_grads(False)
+        for encoder, parts in zip(encoders, chunks, strict=True):
+            ctx.states.append([])
+            reps = []
+            for part in parts:
+                ctx.states[-1].append(_RandomState(encoder, part))
+                reps.append(_represent(encoder, part))
+            found.append(torch.cat(reps))
+        kinds = {"cpu", *(rep.device.type for rep in found)}
+        ctx.autocast = [(kind, torch.get_autocast_dtype(kind), torch.is_autocast_enabled(kind)) for kind in kinds]
+        return tuple(found)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, *gradients):
+        # Inputs that the loss takes no gradient of are not encoded again: the last one that is synchronises.
+        last = {id(encoder): place for place, encoder in enumerate(ctx.encoders) if gradients[place] is not None}
+        with ExitStack() as stack:
+            for kind, dtype, enabled in ctx.autocast:  # trainers differentiate outside of their autocast
+                stack.enter_context(torch.autocast(kind, dtype, enabled))
+            for place, (encoder, parts, gradient) in enumerate(zip(ctx.encoders, ctx.chunks, gradients, strict=True)):
+                if gradient is None or not any(parameter.requires_grad for parameter in encoder.parameters()):
+                    continue
+                start = 0
+                for number, part in enumerate(parts):
+                    final = number == len(parts) - 1 and last[id(encoder)] == place
+                    with _synchronised([encoder], final), ctx.states[place][number].replayed(), torch.enable_grad():
+                        rep = _represent(encoder, part)
+                        if rep.requires_grad:  # else no trainable parameter is in use
+                            torch.autograd.backward(rep, gradient[start : start + len(rep)])
+                    start += len(rep)
+        return None, None, None
 
 
 def naive_accumulation(

@@ -82,7 +82,8 @@ def info_nce(
         temperature: above 0; a number, a tensor with one element, one a query, or one for every pair ([queries, keys],
             or a function of a slice of rows and their q . k, which gets no gradient). Tensors get a gradient.
         symmetric: both directions; queue and hard negatives count for the queries only.
-        targets: which key is each query's positive; by default that of its own row (further keys are negatives).
+        targets: which key is each query's positive; by default that of its own row (further keys are negatives). With a
+            group they are among the process's own keys.
         labels: of queries and keys (one tensor where both are the same): equal ones are positives. Queries whose label
             no key has are left out of the mean, with a warning that counts them; theirs is 0 with `reduction="none"`.
         negatives: more keys: a queue for all [queue, d], or hard ones of each query [queries, hard, d].
@@ -138,7 +139,8 @@ def nt_xent(
 ) -> Float[Tensor, ""]:
     """SimCLR's loss of two views: every view picks its partner among all 2 batch - 1 other views, by cosine.
 
-    Options are those of `info_nce`. With `reduction="none"` there are 2 batch values, the first view's first.
+    Options are those of `info_nce`; with a `group` the other views are those of all processes. With
+    `reduction="none"` there are 2 batch values, the first view's first.
 
     >>> nt_xent(torch.eye(3), torch.eye(3), 0.5).item()  # -2 + log(e^2 + 4)
     0.4326...
@@ -253,8 +255,6 @@ def _per_sample(problem: _Problem, by_row: Tensor, by_column: Tensor) -> Tensor:
 def _across(loss: Callable[[_Problem], Tensor], given: dict[str, Any], group: Any) -> Tensor:
     """The loss of this process's queries against the keys of all, and, if symmetric, the other way round."""
     query, key, labels = given["query"], given["key"], given["labels"]
-    if given["targets"] is not None:
-        raise ValueError("targets are those of the own rows where processes are taken together: leave targets out")
     one_temperature = not isinstance(given["temperature"], Tensor) or given["temperature"].numel() == 1
     if given["symmetric"] and (
         any(given[name] is not None for name in ("mask", "pair_weights"))
@@ -265,8 +265,10 @@ def _across(loss: Callable[[_Problem], Tensor], given: dict[str, Any], group: An
             "where processes are taken together, mask, pair_weights and temperatures of queries or pairs are of one"
             " direction only: leave symmetric out"
         )
-    start = position(len(query), group)
+    start = position(len(key), group)
     here = {**given, "symmetric": False, "start": start}
+    if given["targets"] is not None:
+        here["targets"] = start + check_labels(given["targets"], len(query), name="targets")
     of_query, of_key = labels if isinstance(labels, tuple) else (labels, labels)
 
     def one_way(own: Tensor, others: Tensor, own_labels: Tensor | None, other_labels: Tensor | None) -> Tensor:
