@@ -14,9 +14,10 @@ first token; elsewhere, where under more than half of the replacements one of th
 to the first token of the target's name. Without instruction, nothing is moved before the first mention. N = 1 without
 instruction is the older method (`WHP`).
 
-The authors' code differs in three points: it renames the pronouns' antecedents that a coreference model finds, and
-titles of books; it has the student read the instruction too, about the target, and trains on the document alone here;
-for questions it learns the rest of a name as well, from a prompt of its own ("Complete the following name.").
+The authors' code differs in four points: it finds pronouns by a coreference model, and titles of books; it has the
+student read the instruction too, about the target, where here it reads the row alone; for questions it learns the rest
+of a name as well, from a prompt of its own ("Complete the following name."); and a single token between two names,
+which is learned here, is left out there.
 """
 
 from __future__ import annotations

@@ -123,7 +123,8 @@ def word_starts(tokenizer: PreTrainedTokenizerBase, name: str) -> tuple[list[int
     def first(lead: str, word: str) -> int:
         encoded = tokenizer(lead + word, add_special_tokens=False, return_offsets_mapping=True)
         ends = [end for _, end in encoded["offset_mapping"]]
-        return encoded["input_ids"][next(i for i, end in enumerate(ends) if end > len(lead))]
+        before = len(lead.rstrip(" "))  # a space of its own is a rare word's first token
+        return encoded["input_ids"][next(i for i, end in enumerate(ends) if end > before)]
 
     return [first("a ", word) for word in name.split()], [first("\n", word) for word in name.split()]
 
