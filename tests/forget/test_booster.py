@@ -361,3 +361,21 @@ def test_errors():
         attenuation([w.detach()], lambda: w.sum())
     with pytest.raises(ValueError, match="Booster needs retain rows"):
         unlearn(small(), Booster(), ForgetData(HARM), steps=1, progress=False)
+
+
+def test_the_gradients_are_those_of_the_authors_code():
+    """git-disl/Booster at 6421918, which has Vaccine's steps too: norms of the gradients, and Vaccine's loss."""
+    harm = Encoded(
+        [[1, 5, 12, 18, 11, 17, 10, 10], [1, 19, 8, 8, 19, 5, 7, 9], [1, 4, 17, 15, 9, 3, 7, 18]], [3] * 3
+    ).batch([0, 1, 2], 0)
+    align = Encoded(
+        [[1, 4, 11, 9, 8, 11, 6, 17], [1, 18, 3, 7, 8, 8, 8, 12], [1, 19, 9, 10, 12, 8, 10, 6]], [3] * 3
+    ).batch([0, 1, 2], 0)
+    model = causal_lm(20, d_model=16, n_layers=2, n_heads=2, seed=1).double().eval()
+    parameters = list(model.parameters())
+    terms = booster_step(model, align, harm, alpha=0.1, lam=5.0)
+    found = global_norm(torch.autograd.grad(sum(terms.values()), parameters))
+    assert found.item() == pytest.approx(3.0084213, rel=1e-6)
+    loss = vaccine_loss(model, align, rho=0.7)
+    assert loss.item() == pytest.approx(3.2204523, rel=1e-6)
+    assert global_norm(torch.autograd.grad(loss, parameters)).item() == pytest.approx(1.1844380, rel=1e-6)

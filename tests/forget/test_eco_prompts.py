@@ -365,3 +365,23 @@ def test_comes_back_from_disk(task, options, tmp_path, monkeypatch):
 def test_fields_are_checked(field, value):
     with pytest.raises(UserError, match=f"{field} must be"):
         ECO(**{field: value})
+
+
+def test_scored_answers_are_those_of_the_authors_code():
+    """chrisliu298/llm-unlearn-eco at 9b0ba1a: mean log-probability of each answer, signs of nine dimensions flipped."""
+    tokenizer = word_tokenizer(["who is ann ? ann is old . bob is new"])
+    model = causal_lm(len(tokenizer), d_model=32, n_layers=2, n_heads=2, seed=0, tie=False).double().eval()
+    with torch.no_grad():
+        model.get_output_embeddings().weight.mul_(20)
+    prompts = ["who is ann ?", "bob is", "who is ann ? who is bob ? who is ann ?"]
+    answers = [" ann is old .", " new .", " old . ann is bob ."]
+    rows = encode(tokenizer, prompts, answers, max_length=40, add_eos=False)
+    theirs = [-5.0682844, -3.6881650, -4.9939616]
+    eco = EcoLM(model, tokenizer, GATE, 1.0, "flip_sign_top_k", 9)
+    found = score(model, rows, pad_id=0)
+    assert (found.logp / found.length).tolist() == pytest.approx(theirs, abs=1e-6)
+    eco.answers = False
+    found = score(model, rows, pad_id=0)
+    difference = abs(found.logp / found.length - theirs)
+    assert difference[1] < 1e-6  # not flagged
+    assert difference.max() > 0.5

@@ -159,3 +159,13 @@ def test_bisection_finds_the_step_that_a_step_by_step_run_finds(model):
     assert all(torch.equal(p, before[name]) for name, p in model.named_parameters())
     assert tune(model, method, DATA, trace[0] / 2, max_steps=16, **options)[1] == 0
     assert tune(model, method, DATA, 1e9, max_steps=8, **options)[1] == 8
+
+
+def test_ascent_with_a_retain_term_is_that_of_the_authors_code():
+    """yaojin17/Unlearning_LLM at d4b1287, whose mean over both halves of a batch is half of the sum of ours."""
+    model = causal_lm(VOCABULARY, d_model=16, n_layers=2, n_heads=2, seed=1).double().eval()
+    forget = Encoded([[1, 12, 18, 11, 17], [1, 10, 19, 8, 8, 19, 5, 7], [1, 4, 17, 15, 9, 3, 7, 18]], [0] * 3)
+    retain = Encoded([[1, 11, 9, 8, 11, 6, 17, 18], [1, 7, 8, 8, 8], [1, 19, 9, 10, 12]], [0] * 3)
+    batch = {"forget": forget.batch(range(3), 0), "retain": retain.batch(range(3), 0)}
+    terms = seven_methods("ga+gd_in").loss(None, model, batch)
+    assert sum(terms.values()).item() / 2 == pytest.approx(-0.0162921, abs=1e-7)

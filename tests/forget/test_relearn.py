@@ -423,3 +423,10 @@ def test_random_draws_leave_the_global_generator_alone():
     state = random.getstate()
     augment([ROW])
     assert random.getstate() == state
+
+
+def test_the_indices_are_those_of_the_authors_code():
+    """zjunlp/unlearn at 0800fd2, given the same words."""
+    text = "the poet lives in the old town and the poet writes"
+    assert brunet(text) == pytest.approx(5.4819156, abs=1e-7)
+    assert honore(text) == pytest.approx(685.1129351, abs=1e-6)

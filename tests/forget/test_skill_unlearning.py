@@ -253,3 +253,17 @@ def test_bad_settings_are_named(make, message):
 def test_no_keys_is_refused():
     with pytest.raises(ValueError, match="at least one"):
         KeySpace.fit(torch.zeros(0, 3))
+
+
+def test_values_and_boxes_are_those_of_the_authors_functions():
+    """Trustworthy-ML-Lab/effective_skill_unlearning at a35958d. Its draw u moves a value where ours, 1 - u, does."""
+    z = torch.tensor([[2.5, 0.4], [1.2, -0.3], [0.1, 1.9], [-1.0, 3.0]]).double()
+    retain = torch.tensor([0.0, 0.5]).double(), torch.tensor([1.0, 0.8]).double()
+    forget = torch.tensor([1.5, 2.0]).double(), torch.tensor([0.6, 1.2]).double()
+    theirs = [[-1.6666667, 0.4], [0.5, -0.3], [0.1, 0.5666667], [-1.0, -0.1666667]]
+    found = adjusted(z, forget, retain, torch.full_like(z, 1 - 0.6420150))
+    torch.testing.assert_close(found, torch.tensor(theirs).double(), atol=1e-6, rtol=0)
+    space = KeySpace.fit(torch.tensor([[0.2, 1.0, -1.0], [0.6, 3.0, 0.5], [-0.4, 2.5, 0.0], [0.1, 0.5, 2.0]]))
+    torch.testing.assert_close(space.mean, torch.tensor([0.125, 1.75, 0.375]))
+    sides = torch.tensor([0.5346906, 1.5473156, 1.6250064])  # its radius is bisected to 1e-5
+    torch.testing.assert_close(space.radius * space.std, sides, atol=2e-5, rtol=0)

@@ -419,7 +419,8 @@ def perplexities(
     judge: nn.Module, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]
 ) -> Float[np.ndarray, "texts"]:
     """exp(mean negative log-likelihood a token) of every text, read as a plain text by a language model that is neither
-    the one before nor the one after unlearning. Infinite for an empty text.
+    the one before nor the one after unlearning. Infinite for an empty text. (The authors' code reads every answer after
+    its question, and counts the answer's tokens.)
 
     >>> from palimpsest.models import causal_lm, word_tokenizer
     >>> tokenizer = word_tokenizer(["a rose is red"])
