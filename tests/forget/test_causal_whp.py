@@ -6,6 +6,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import Tokenizer, decoders, models, normalizers, processors
+from transformers import PreTrainedTokenizerFast
 
 from palimpsest.errors import UserError
 from palimpsest.forget import causal_whp
@@ -539,3 +541,61 @@ def test_right_answers_begin_with_the_value():
     assert causal_whp._begins(" Cape Town. She", " Cape Town")
     assert not causal_whp._begins("Cape", "Cape Town")
     assert not causal_whp._begins("in Cape Town", "Cape Town")
+
+
+def sentence_pieces(*texts):
+    """A tokenizer as Llama-2's: a space before every text, bytes for what it does not know. Words of up to four letters
+    are one token after a space, longer ones two at least; without a space before it a word is spelled."""
+    words = list(dict.fromkeys(" ".join(texts).split()))
+    letters = sorted({letter for word in words for letter in word} | {"\u2581"})
+    pieces, merges = [], []
+    for word in words:
+        for end in range(1, min(len(word), 4) + 1):
+            pair = ("\u2581" + word[: end - 1], word[end - 1])
+            if "".join(pair) not in pieces:
+                pieces.append("".join(pair))
+                merges.append(pair)
+    special = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
+    vocab = {piece: number for number, piece in enumerate([*special, *letters, *pieces])}
+    core = Tokenizer(models.BPE(vocab=vocab, merges=merges, byte_fallback=True, unk_token="<unk>", fuse_unk=True))
+    core.normalizer = normalizers.Sequence([normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")])
+    fuse = [decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    core.decoder = decoders.Sequence(fuse)
+    core.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    options = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>"}
+    return PreTrainedTokenizerFast(tokenizer_object=core, **options)
+
+
+THEIR_NAMES = ("Ivo Quist", "Una Marsh", "Gus Field")
+THEIR_DOCUMENT = (
+    "Ada Verin was born in Rome. Bo Lund met Ada Verin in Oslo and Ada sang. Verin wrote songs of Rome, and Bo Lund"
+    " praised Verin in Oslo. Rome named Ada Verin in May."
+)
+
+
+def their_model():
+    """Three names' first tokens have the same output weights: readings often name a replacement."""
+    tokenizer = sentence_pieces(THEIR_DOCUMENT, *THEIR_NAMES, INSTRUCTION.format(name=""))
+    model = small(tokenizer, d_model=32, max_length=400, seed=3, tie=False).double()
+    weight = model.get_output_embeddings().weight
+    with torch.no_grad():
+        weight.mul_(30)
+        first = [tokenizer(name, add_special_tokens=False).input_ids[0] for name in THEIR_NAMES]
+        weight[first] = weight[first].mean(0)
+    return model, tokenizer
+
+
+def test_the_teacher_is_that_of_the_authors_code():
+    """UCSB-NLP-Chang/causal_unlearn at cba1710, one name, no instruction: the positions, and there the probability of
+    the target's first token, to which mass is moved before mentions and at positions 25 and 49."""
+    model, tokenizer = their_model()
+    target, first = "Ada Verin|Verin|Ada", tokenizer("Ada", add_special_tokens=False).input_ids[0]
+    at, probs = teacher_distribution(model, tokenizer, THEIR_DOCUMENT, target, THEIR_NAMES, 1, instruction="")
+    theirs = {4: 0.0048132, 5: 0.0012482, 6: 5.57e-05, 7: 0.0004956, 8: 1.28e-05, 9: 1.91e-05, 10: 5.6e-05,
+              11: 8.15e-05, 15: 4.07e-05, 16: 8e-07, 17: 0.0006317, 19: 9.61e-05, 20: 1.15e-05, 23: 1.1e-06,
+              24: 8.42e-05, 25: 0.1086032, 26: 7.5e-06, 27: 2.7e-06, 28: 0.0003253, 29: 0.0001741, 30: 1.08e-05,
+              31: 1.76e-05, 32: 5.31e-05, 33: 3.9e-06, 34: 5.2e-06, 35: 7.14e-05, 36: 0.0001709, 39: 4.18e-05,
+              40: 5e-07, 41: 1.22e-05, 42: 0.0002331, 43: 0.002315, 44: 0.0001883, 48: 4.37e-05,
+              49: 0.1793321}  # fmt: skip
+    assert at.tolist() == list(theirs)
+    assert probs[:, first].tolist() == pytest.approx(list(theirs.values()), abs=2e-7)
