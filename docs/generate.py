@@ -41,6 +41,7 @@ def catalogue() -> dict[str, str]:
         found = record(entry)
         counts = (found or {}).get("counts", {})
         words = ", ".join(f"{n} {word}" for word, n in counts.items() if n) or "not measured yet"
+        words += ", older than its code" if found and found["changed"] else ""
         rows.append(f"| [{entry.id}]({entry.family}/{entry.id}.md) | {entry.family} | {entry.title} | {words} |")
         pages[f"catalogue/{entry.family}/{entry.id}.md"] = page(entry, found)
     head = ["# Catalogue", "", "Every paper, and what its claim came to.", ""]

@@ -16,7 +16,7 @@ from palimpsest.catalogue import Parity, Withdrawal, entries, entry, hall, recor
 from palimpsest.catalogue.papers import _parity
 from palimpsest.errors import UserError
 from palimpsest.evidence import load_claim
-from palimpsest.evidence.source import reached
+from palimpsest.evidence.source import code_digest, reached
 from palimpsest.records import sealed, write
 
 PACKAGE = Path(palimpsest.__file__).parent
@@ -181,6 +181,13 @@ def test_a_refuted_margin_that_was_a_gain_all_the_same_says_so(fields, told, kep
     kept(verdict("a above b by at least 0.01 on m", **fields))
     remarks = record(entry("npo"))["verdicts"][0]["remarks"]
     assert remarks == (["there is a difference of that sign, but it is smaller than 0.01"] if told else [])
+
+
+def test_a_record_older_than_the_code_it_reaches_is_marked(kept):
+    kept(verdict("a above b on m"), registration={"code": code_digest(entry("npo").claim)})
+    assert record(entry("npo"))["changed"] is False
+    kept(verdict("a above b on m"), registration={"code": "0" * 64})
+    assert record(entry("npo"))["changed"] is True
 
 
 @by_id([e for e in PAPERS if e.withdrawn or e.definitions])

@@ -58,6 +58,9 @@ def results(monkeypatch, tmp_path):
     """The folder of the results of record, empty at first."""
     for module in ("catalogue.papers", "evidence.outcome", "evidence.registration"):
         monkeypatch.setattr(f"palimpsest.{module}.records", lambda: tmp_path / "results")
+    monkeypatch.setattr(
+        "palimpsest.catalogue.papers._changed", lambda entry, found: False
+    )  # these claims are no papers'
     return tmp_path / "results"
 
 
@@ -335,6 +338,17 @@ def test_withdrawn_verdicts_are_shown_as_such_and_lists_count_them_apart(capsys,
     assert "on these rows: every seed splits the same 9 rows anew" in flat
     assert "refuted 1 · withdrawn 1" in called(capsys, "show")[1]
     assert json.loads(called(capsys, "show", "npo", "--json")[1])["record"]["counts"]["withdrawn"] == 1
+
+
+def test_a_record_older_than_its_code_says_so_in_show_and_lists(capsys, monkeypatch, claims, results):
+    main(["run", "npo", "--export", "--workers", "1"])
+    capsys.readouterr()
+    line = "the code it reaches has changed since; palimpsest run npo"
+    assert line not in called(capsys, "show", "npo")[1]
+    monkeypatch.setattr("palimpsest.catalogue.papers._changed", lambda entry, found: True)
+    assert line in called(capsys, "show", "npo")[1]
+    assert "refuted 1 · older than its code" in called(capsys, "show")[1]
+    assert json.loads(called(capsys, "show", "npo", "--json")[1])["record"]["changed"] is True
 
 
 def test_a_record_that_was_changed_by_hand_is_called_broken(capsys, claims, results):

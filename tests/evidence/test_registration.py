@@ -4,6 +4,7 @@ import importlib
 import sys
 import threading
 import time
+from dataclasses import asdict
 
 import pytest
 
@@ -135,6 +136,32 @@ def test_whatever_is_promised_or_run_changes_the_digest(declare, old, new):
 def test_settings_from_elsewhere_change_the_digest_though_the_source_is_the_same():
     assert digest(preregister(make(settings={"lr": 0.1}))) != digest(preregister(make(settings={"lr": 0.2})))
     assert digest(preregister(make(notes="small"))) == digest(preregister(make(notes="large")))
+
+
+def test_the_digest_covers_what_the_arms_reach(declare, tmp_path, monkeypatch):
+    (tmp_path / "zz_declared_below").mkdir()
+    below = tmp_path / "zz_declared_below" / "__init__.py"
+    below.write_text("RATE = 0.1\n")
+    (tmp_path / "zz_declared_below" / "claims.py").write_text(
+        SOURCE.replace("RATE = 0.1", "from zz_declared_below import RATE")
+    )
+    found = importlib.import_module("zz_declared_below.claims").claim
+    first, plain = digest(preregister(found)), digest(preregister(found, reach=False))
+    below.write_text("RATE = 0.125\n")
+    assert digest(preregister(found)) != first
+    assert digest(preregister(found, reach=False)) == plain
+
+
+def test_a_registration_of_the_first_scheme_stands_until_it_is_amended(store):
+    old = preregister(make(), reach=False)
+    store.append({"kind": "registration", "paper": "zz", "digest": digest(old), "prereg": asdict(old), "time": ""})
+    outcome = run(make(), store)
+    assert (outcome.standing, outcome.digest) == ("of record", digest(old))
+    assert run(make(by=0.2), store).standing == "exploratory"
+    amended = run(make(), store, amend="with what its arms reach")
+    assert amended.standing == "of record"
+    assert "reach" in amended.prereg.plan
+    assert amended.prereg.version == 2
 
 
 # --- registering ----------------------------------------------------------------------------------------------------

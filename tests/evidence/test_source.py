@@ -117,6 +117,21 @@ def test_code_digest_covers_what_a_claim_imports_and_only_that(package, file, ne
     assert (code_digest("zzlab.claims") != before) is matters
 
 
+def test_what_was_read_is_kept_for_later_processes(package, tmp_path, monkeypatch):
+    monkeypatch.setenv("PALIMPSEST_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(source, "_known", None)
+    found = code_digest("zzlab.claims")
+    source.keep_facts()
+    assert (tmp_path / "home" / "sources.json").is_file()
+    monkeypatch.setattr(source, "_known", None)
+    with monkeypatch.context() as without:
+        without.setattr(source, "_read", lambda file: pytest.fail(f"{file} was read again"))
+        assert code_digest("zzlab.claims") == found
+    (tmp_path / "home" / "sources.json").write_text('[["half')
+    monkeypatch.setattr(source, "_known", None)
+    assert code_digest("zzlab.claims") == found
+
+
 def test_one_thread_parses_at_a_time(monkeypatch):
     plain, inside, most = ast.parse, [], []
 
@@ -150,9 +165,9 @@ def test_a_module_without_source_has_a_digest():
 
 def files_behind(module, monkeypatch):
     """The files that enter a module's code digest."""
-    read, plainly = [], source._read
+    read, plainly = [], source._facts
     with monkeypatch.context() as patched:
-        patched.setattr(source, "_read", lambda file: read.append(file) or plainly(file))
+        patched.setattr(source, "_facts", lambda file: read.append(file) or plainly(file))
         code_digest(module)
     return {f"{file.parent.name}/{file.name}" for file in read}
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from palimpsest.errors import UserError
+from palimpsest.evidence.source import code_digest
 from palimpsest.paths import records
 from palimpsest.records import broken
 
@@ -176,8 +177,9 @@ def record(entry: Entry) -> dict[str, Any] | None:
     """The results of record of an entry's claim, as `palimpsest.evidence.export` wrote them, and what to make of them.
 
     Besides the question and the verdicts with their numbers there are `broken`, what is wrong with the file's seal
-    (empty if nothing is), and for every verdict `remarks`, sentences that a reader needs beside the word, and
-    `counted`: `counts` leaves out preconditions, checks of definitions and the withdrawn, and says how many of the
+    (empty if nothing is), `changed`, whether code that the claim reaches is another since, and for every verdict
+    `remarks`, sentences that a reader needs beside the word, and `counted`: `counts` leaves out preconditions, checks
+    of definitions and the withdrawn, and says how many of the
     last there are. None before the first export.
     """
     file = records() / entry.family / f"{entry.id}.json"
@@ -194,7 +196,12 @@ def record(entry: Entry) -> dict[str, Any] | None:
         raise UserError(f"{file} is damaged: restore it, or palimpsest run {entry.id} --export") from None
     if withdrawn := sum(verdict["withdrawn"] for verdict in verdicts):
         counts["withdrawn"] = withdrawn
-    return {**found, "verdicts": verdicts, "counts": counts, "broken": wrong}
+    return {**found, "verdicts": verdicts, "counts": counts, "broken": wrong, "changed": _changed(entry, found)}
+
+
+def _changed(entry: Entry, found: dict[str, Any]) -> bool:
+    made = found.get("registration", {}).get("code")
+    return made is not None and made != code_digest(entry.claim)
 
 
 def _remarked(entry: Entry, verdict: dict[str, Any]) -> dict[str, Any]:

@@ -57,7 +57,8 @@ def standing(entry: Entry) -> Text:
         return Text("not measured yet", style="bright_black")
     if result["broken"]:
         return Text("broken record", style="red")
-    return counted(result["counts"]) or Text("nothing counted", style="bright_black")
+    said = counted(result["counts"]) or Text("nothing counted", style="bright_black")
+    return Text.assemble(said, (" · older than its code", "bright_black")) if result["changed"] else said
 
 
 def number(value: float | str) -> str:

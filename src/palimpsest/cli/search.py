@@ -11,6 +11,7 @@ from tyro.conf import Positional, arg
 
 from palimpsest.catalogue import Hit, minilm, record, search
 from palimpsest.cli.output import page, print_json, standing
+from palimpsest.evidence.source import keep_facts
 
 SHORT = 220  # characters of a summary that are enough to choose by
 
@@ -37,6 +38,7 @@ def main(args: Arguments) -> None:
     hits = search(query, args.k, minilm if args.rerank else None)
     if args.json:
         print_json([_plain(hit) for hit in hits])
+        keep_facts()
         return
     with page() as console:
         if not hits:
@@ -51,6 +53,7 @@ def main(args: Arguments) -> None:
             console.print(head)
             console.print(Padding(Text(e.title, style="italic"), (0, 0, 0, 2)))
             console.print(Padding(Text(shorten(e.summary, SHORT, placeholder=" …")), (0, 0, 1, 2)))
+    keep_facts()
 
 
 def _plain(hit: Hit) -> dict:

@@ -14,6 +14,7 @@ from tyro.conf import Positional
 
 from palimpsest.catalogue import Entry, Parity, entries, entry, record
 from palimpsest.cli.output import STYLES, counted, number, page, print_json, standing
+from palimpsest.evidence.source import keep_facts
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,13 @@ class Arguments:
 
 
 def main(args: Arguments) -> None:
+    try:
+        _show(args)
+    finally:
+        keep_facts()
+
+
+def _show(args: Arguments) -> None:
     if not args.name:
         _show_all(entries(), args.json)
         return
@@ -130,6 +138,8 @@ def _evidence(e: Entry, result: dict[str, Any] | None) -> RenderableType | None:
             "numbers change from split to split, and is too narrow for other rows"
         )
     warnings = [result["broken"]] if result["broken"] else []
+    if result["changed"]:
+        warnings.append(f"the code it reaches has changed since; palimpsest run {e.id}")
     return Group(
         *(Text(warning, style="red") for warning in warnings),
         Text(result["question"]),

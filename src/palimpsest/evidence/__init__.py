@@ -7,7 +7,7 @@
     outcome.verdicts[0]     # word, estimate, 95% interval, p, Holm's p, effect, differences by seed
 
 The rules are in `palimpsest.audit.hark` (registration, ledger) and `palimpsest.evidence.verdict` (the four words). What
-only running needs (SciPy, joblib, rich) is loaded with the first of its names.
+a name needs (NumPy, and for running SciPy, joblib, rich) is loaded with the first use of it.
 """
 
 from __future__ import annotations
@@ -15,9 +15,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
-from palimpsest.evidence.claim import Claim, Expectation, claim_names, expect, given, load_claim
-
 _HOMES = {
+    **dict.fromkeys(("Claim", "Expectation", "claim_names", "expect", "given", "load_claim"), "claim"),
     "Job": "store",
     "Outcome": "outcome",
     "Store": "store",
@@ -28,7 +27,7 @@ _HOMES = {
     "write_report": "report",
 }
 
-__all__ = ["Claim", "Expectation", "claim_names", "expect", "given", "load_claim", *sorted(_HOMES)]
+__all__ = sorted(_HOMES)
 
 
 def __getattr__(name: str) -> Any:

@@ -1,6 +1,8 @@
 """Pre-registration: what a claim promises, by digest, and whether a run keeps to it.
 
-The digest covers the question, the arms, the expectations, the settings, the seeds and the claim's normalised source.
+The digest covers the question, the arms, the expectations, the settings, the seeds, the claim's normalised source and
+all code of the package that its arms reach. Registrations of the first scheme, without that code, keep their digest;
+their next amendment is of the second.
 It enters the ledger with the first run on the verdict's seeds; runs on the tuning seeds (0-99) are pilots and register
 nothing. A claim that differs from the registered one is exploratory until it is amended with a reason. Registrations,
 amendments and verdicts of a paper stay listed; those of the results of record are taken over into a new store.
@@ -16,7 +18,7 @@ from typing import Any, Literal
 from palimpsest.audit.hark import TUNING_SEEDS, Prereg, amend, canonical_json, digest
 from palimpsest.errors import UserError
 from palimpsest.evidence.claim import Claim
-from palimpsest.evidence.source import source_digest
+from palimpsest.evidence.source import reach_digest, source_digest
 from palimpsest.evidence.store import Store, now
 from palimpsest.paths import records
 from palimpsest.records import broken
@@ -25,14 +27,20 @@ Standing = Literal["of record", "preliminary", "exploratory", "pilot", "smoke"]
 STANDINGS: dict[Standing, str] = {
     "of record": "the registered claim on all of its seeds",
     "preliminary": "the registered claim on other seeds than all of its own",
-    "exploratory": "the claim differs from the one that was registered",
+    "exploratory": "the claim, or code that it reaches, differs from what was registered",
     "pilot": "on seeds that are open to tuning; registers nothing",
     "smoke": "a few steps on one seed, to see that it runs",
 }
 
 
-def preregister(claim: Claim) -> Prereg:
-    """The claim as a registration: its first expectation is the primary one, all of it is in the plan."""
+def preregister(claim: Claim, *, reach: bool = True) -> Prereg:
+    """The claim as a registration: its first expectation is the primary one, all of it is in the plan.
+
+    Args:
+        claim: the claim.
+        reach: also the code that the claim's module imports; False as in the first scheme, before it was covered.
+    """
+    plan = {"reach": reach_digest(claim.module)} if reach else {}
     return Prereg(
         hypothesis=claim.question,
         arms=tuple(claim.arms),
@@ -46,6 +54,7 @@ def preregister(claim: Claim) -> Prereg:
             "expectations": [asdict(expectation) for expectation in claim.expects],
             "settings": json.loads(canonical_json(claim.settings)),
             "source": source_digest(claim.module),
+            **plan,
         },
     )
 
@@ -67,8 +76,8 @@ def enter(store: Store, claim: Claim, seeds: Sequence[int], reason: str = "") ->
 
 def _stand(store: Store, claim: Claim, seeds: Sequence[int], reason: str, current: Prereg) -> tuple[Prereg, Standing]:
     known = registered(store, claim.paper)
-    if known is None or digest(known) != digest(current):
-        known = _from_record(store, claim, known, digest(current))
+    if known is None or not _promises(known, claim):
+        known = _from_record(store, claim, known)
     if known is None:
         if reason:
             raise UserError(f"{claim.paper} is not registered yet: there is nothing to amend")
@@ -81,9 +90,14 @@ def _stand(store: Store, claim: Claim, seeds: Sequence[int], reason: str, curren
             known = _enter(store, claim.paper, "amendment", amend(known, reason, **changes))
         except ValueError as error:
             raise UserError(f"{claim.paper}: {error}") from None
-    if digest(known) != digest(current):
+    if not _promises(known, claim):
         return current, "exploratory"
     return known, "of record" if sorted(seeds) == sorted(claim.seeds) else "preliminary"
+
+
+def _promises(known: Prereg, claim: Claim) -> bool:
+    """Whether a registration is of the claim as it is, by the scheme that it was made with."""
+    return digest(known) == digest(preregister(claim, reach="reach" in known.plan))
 
 
 def registered(store: Store, paper: str) -> Prereg | None:
@@ -117,7 +131,7 @@ def _enter(store: Store, paper: str, kind: str, prereg: Prereg) -> Prereg:
     return prereg
 
 
-def _from_record(store: Store, claim: Claim, known: Prereg | None, current: str) -> Prereg | None:
+def _from_record(store: Store, claim: Claim, known: Prereg | None) -> Prereg | None:
     """Take over the exported history of a paper: into a store that knows nothing of it, or that is behind it."""
     file = records() / claim.family / f"{claim.paper}.json"
     if not claim.family or not file.is_file():
@@ -125,7 +139,7 @@ def _from_record(store: Store, claim: Claim, known: Prereg | None, current: str)
     found = json.loads(file.read_text(encoding="utf-8"))
     exported = found["history"]
     last = next(entry for entry in reversed(exported) if entry["kind"] in ("registration", "amendment"))
-    if known is None or (last["digest"] == current and last not in history(store, claim.paper)):
+    if known is None or (_promises(Prereg(**last["prereg"]), claim) and last not in history(store, claim.paper)):
         if wrong := broken(found):
             raise UserError(f"its registration cannot be taken over from {file}: {wrong}")
         store.append({"kind": "record", "paper": claim.paper, "history": exported, "time": now()})

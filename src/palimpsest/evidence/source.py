@@ -11,18 +11,25 @@ import ast
 import importlib
 import importlib.util
 import inspect
+import json
+import os
 import sys
 import threading
 from collections.abc import Iterator
-from functools import cache
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from palimpsest.audit.hark import canonical_json
+from palimpsest.paths import home
 
 # The runner and its statistics do not enter a result; a claim imports them only to declare itself.
 _APART = "palimpsest.evidence"
+_ROOT = Path(__file__).parents[1]
+
+
+def _json(value: Any) -> str:
+    """As `palimpsest.audit.hark.canonical_json`, which loads NumPy."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"))
 
 
 def normalised(source: str) -> str:
@@ -33,7 +40,7 @@ def normalised(source: str) -> str:
     >>> normalised("x = 1") == normalised("x = 2")
     False
     """
-    return canonical_json(_shape(_tree(source)))
+    return _json(_shape(_tree(source)))
 
 
 _PARSER = threading.Lock()
@@ -46,7 +53,9 @@ def _tree(source: str) -> ast.Module:
 
 
 def source_digest(module: str) -> str:
-    """SHA-256 of a loaded module's normalised source; of nothing where the module has no source (a prompt)."""
+    """SHA-256 of a module's normalised source; of nothing where the module has no source (a prompt)."""
+    if module not in sys.modules and (file := _file(module)):
+        return _facts(file).digest
     try:
         source = inspect.getsource(sys.modules[module])
     except (KeyError, OSError, TypeError):
@@ -55,12 +64,19 @@ def source_digest(module: str) -> str:
 
 
 def code_digest(module: str) -> str:
-    """SHA-256 over the normalised sources of a loaded module and of all it imports from its own package and ours."""
-    return sha256(canonical_json(reached(module)).encode()).hexdigest()
+    """SHA-256 over the normalised sources of a module and of all it imports from its own package and ours."""
+    return sha256(_json(reached(module)).encode()).hexdigest()
+
+
+def reach_digest(module: str) -> str:
+    """The same of what the module imports, without the module itself."""
+    return sha256(
+        _json({name: found for name, found in reached(module).items() if name != module}).encode()
+    ).hexdigest()
 
 
 def reached(module: str) -> dict[str, str]:
-    """The loaded module and all it imports from its own package and ours, directly or not: name -> SHA-256 of its
+    """The module and all it imports from its own package and ours, directly or not: name -> SHA-256 of its
     normalised source."""
     packages = {"palimpsest", module.split(".")[0], _package(module).split(".")[0]}
     found: dict[str, str] = {module: source_digest(module)}
@@ -81,7 +97,7 @@ def reached(module: str) -> dict[str, str]:
             if behind := _behind(name, file, item):
                 todo += behind
                 continue
-        found.setdefault(name, _read(file)[1])
+        found.setdefault(name, _facts(file).digest)
         todo += [(target, original) for target, original, _ in _imports(name, file)]
     return found
 
@@ -89,7 +105,9 @@ def reached(module: str) -> dict[str, str]:
 def _behind(package: str, file: Path, item: str) -> list[tuple[str, str]]:
     if named := [(target, original) for target, original, bound in _imports(package, file) if bound == item]:
         return named
-    # A lazy front door (a module's __getattr__) names the room only when asked.
+    # A lazy front door (a module's __getattr__) names the room in a table, or only when asked.
+    if room := _facts(file).rooms.get(item):
+        return [(f"{package}.{room}", "*")]
     home = getattr(getattr(importlib.import_module(package), item, None), "__module__", package)
     return [(home, "*")] if home != package else []
 
@@ -120,6 +138,11 @@ def _is_prose(node: Any) -> bool:
 
 def _file(module: str) -> Path | None:
     origin = getattr(sys.modules.get(module), "__file__", None)  # a script, __main__, has no spec
+    if origin is None and module.startswith("palimpsest."):
+        # Found by its path: to find a module by its spec imports the packages around it.
+        path = _ROOT.joinpath(*module.split(".")[1:])
+        found = (path / "__init__.py", path.with_name(f"{path.name}.py"))
+        return next((file for file in found if file.is_file()), None)
     if origin is None:
         try:
             origin = getattr(importlib.util.find_spec(module), "origin", None)
@@ -134,26 +157,84 @@ def _package(module: str) -> str:
     return module.rpartition(".")[0] if known is None else known
 
 
-def _read(file: Path) -> tuple[ast.Module, str]:
-    return _parsed(file, file.stat().st_mtime_ns)
+class _Facts(NamedTuple):
+    """What is asked of a file."""
+
+    digest: str
+    """SHA-256 of its normalised source"""
+    imports: list[tuple[int, str, str, str]]
+    """dots before the name, module, name in it or *, name it is bound to"""
+    rooms: dict[str, str]
+    """of a lazy front door: name -> the module in the package that has it"""
 
 
-@cache
-def _parsed(file: Path, _changed: int) -> tuple[ast.Module, str]:
+_known: dict[str, tuple[int, int, _Facts]] | None = None
+"""file -> time of change, size, facts: as kept from earlier processes, and what this one adds"""
+_news = False
+
+
+def _facts(file: Path) -> _Facts:
+    """Read once for every change of the file, also by later processes: whole packages take seconds."""
+    global _known, _news
+    if _known is None:
+        _known = _kept()
+    stat = file.stat()
+    known = _known.get(str(file))
+    if known is None or known[:2] != (stat.st_mtime_ns, stat.st_size):
+        _news = True
+        known = _known[str(file)] = (stat.st_mtime_ns, stat.st_size, _read(file))
+    return known[2]
+
+
+def _read(file: Path) -> _Facts:
     source = file.read_text(encoding="utf-8")
-    return _tree(source), sha256(normalised(source).encode()).hexdigest()
+    imports, rooms = [], {}
+    for node in ast.walk(_tree(source)):
+        if isinstance(node, ast.Import):
+            imports += [(0, alias.name, "*", alias.asname or alias.name) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            module = node.module or ""
+            imports += [(node.level, module, alias.name, alias.asname or alias.name) for alias in node.names]
+        elif isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "_ROOMS":
+            rooms = {name: room for room, names in ast.literal_eval(node.value).items() for name in names}
+    return _Facts(sha256(normalised(source).encode()).hexdigest(), imports, rooms)
+
+
+def _kept() -> dict[str, tuple[int, int, _Facts]]:
+    try:
+        found = json.loads(_cache().read_text(encoding="utf-8"))
+        return {
+            file: (at, size, _Facts(d, [tuple(i) for i in imports], r)) for file, at, size, (d, imports, r) in found
+        }
+    except (OSError, ValueError, TypeError):
+        return {}  # none yet, or damaged: it can be made again
+
+
+def keep_facts() -> None:
+    """Keep what was read of the sources for later processes, in `home()`; where nothing can be written, do without."""
+    global _news
+    if not _news:
+        return
+    _news = False
+    rows = [(file, *known) for file, known in (_known or {}).items() if Path(file).is_file()]
+    beside = _cache().with_suffix(f".{os.getpid()}.tmp")
+    try:
+        beside.parent.mkdir(parents=True, exist_ok=True)
+        beside.write_text(json.dumps(rows), encoding="utf-8")
+        beside.replace(_cache())
+    except OSError:
+        beside.unlink(missing_ok=True)
+
+
+def _cache() -> Path:
+    return home() / "sources.json"
 
 
 def _imports(module: str, file: Path) -> Iterator[tuple[str, str, str]]:
     """(module, name in it or *, name it is bound to) of every import statement, also those inside functions."""
     package = module if file.name == "__init__.py" else _package(module)
-    for node in ast.walk(_read(file)[0]):
-        if isinstance(node, ast.Import):
-            for alias in node.names:
-                yield alias.name, "*", alias.asname or alias.name
-        elif isinstance(node, ast.ImportFrom):
-            target = "." * node.level + (node.module or "")
-            if node.level:
-                target = importlib.util.resolve_name(target, package)
-            for alias in node.names:
-                yield target, alias.name, alias.asname or alias.name
+    for level, target, name, bound in _facts(file).imports:
+        if level:
+            yield importlib.util.resolve_name("." * level + target, package), name, bound
+        else:
+            yield target, name, bound
