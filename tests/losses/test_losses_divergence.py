@@ -78,3 +78,22 @@ def test_errors():
         kl_divergence(torch.zeros(1, 2, 3), torch.zeros(1, 2, 4))
     with pytest.raises(ValueError, match="mask must be"):
         kl_divergence(torch.zeros(1, 2, 3), torch.zeros(1, 2, 3), torch.ones(1, 3, dtype=torch.bool))
+
+
+def test_classes_that_are_ruled_out_and_positions_that_do_not_count():
+    p, q = torch.randn(2, 3, 4), torch.randn(2, 3, 4)
+    p[..., 0] = q[0, ..., 0] = -torch.inf
+    mask = torch.tensor([[True, True, False], [True, False, False]])
+    expected = kl_divergence(p[..., 1:], q[..., 1:], mask)  # where q has the class too it is larger
+    p[~mask] = torch.nan
+    q[1, 2] = torch.nan
+    p.requires_grad_(), q.requires_grad_()
+    first = kl_divergence(p[:1], q[:1], mask[:1])
+    torch.testing.assert_close(first, kl_divergence(p[:1, ..., 1:], q[:1, ..., 1:], mask[:1]))
+    whole = kl_divergence(p, q, mask)
+    assert whole > expected
+    whole.backward()
+    assert p.grad.isfinite().all()
+    assert q.grad.isfinite().all()
+    assert not p.grad[~mask].any()
+    assert kl_divergence(torch.zeros(1, 1, 2), torch.tensor([[[0.0, -torch.inf]]])) == torch.inf

@@ -40,7 +40,28 @@ def test_barlow_twins_by_hand():
     expected = sum(
         (1 - correlation[a, b]) ** 2 if a == b else 0.1 * correlation[a, b] ** 2 for a in range(3) for b in range(3)
     )
-    torch.testing.assert_close(barlow_twins_loss(z1, z2, 0.1), expected)
+    torch.testing.assert_close(barlow_twins_loss(z1, z2, 0.1, eps=1e-14), expected)
+
+
+def test_barlow_twins_is_the_authors_batch_norm():
+    (z1, _), (z2, _) = data(10, 3), data(10, 3, seed=1)
+    normalise = torch.nn.BatchNorm1d(3, affine=False).double()  # with its eps of 1e-5
+    correlation = normalise(z1 / 50).T @ normalise(z2 / 50) / 10
+    weights = 5e-3 * (1 - torch.eye(3)) + torch.eye(3)
+    expected = ((correlation - torch.eye(3)).square() * weights).sum()
+    torch.testing.assert_close(barlow_twins_loss(z1 / 50, z2 / 50), expected)
+
+
+def test_barlow_twins_in_half_precision_and_what_is_no_number():
+    z1, z2 = (data(64, 8, seed=seed)[0].float() for seed in range(2))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        narrow = barlow_twins_loss(z1, z2)
+    assert torch.equal(narrow, barlow_twins_loss(z1, z2))
+    z2[3, 2] = torch.nan
+    with pytest.raises(ValueError, match=r"z2 must be finite, got nan at \[3, 2\]"):
+        barlow_twins_loss(z1, z2)
+    with pytest.raises(TypeError, match=r"of floats, got torch\.int64"):
+        barlow_twins_loss(z1.long(), z1.long())
 
 
 PAIRWISE = [

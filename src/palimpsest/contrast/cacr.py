@@ -17,7 +17,9 @@ negative that is farther than 1 / t- above the mean is attracted.
 The authors' code (JegZheng/CACR-SSL) does both: weights carry gradient in the experiments on small images, not in those
 with a momentum encoder (there only the share of negatives that comes from the batch keeps it). t+ is 1 everywhere; t-
 is 0.9 for CIFAR-10 and 2 for CIFAR-100, STL-10 and ImageNet. Its small experiments take a softmax over negatives for
-each pair of views; here, as in the formula, a query has one softmax over all views of the other images.
+each pair of views; here, as in the formula, a query has one softmax over all views of the other images. With a
+momentum encoder their default cost is not |x - y|^2 but that of an RBF kernel: InfoNCE at temperature T for every view,
+times 2 T w+, with the positive in its softmax. That does not hold attraction and repulsion apart, and is not offered.
 """
 
 from __future__ import annotations
@@ -100,6 +102,9 @@ def queue_cacr(
     """With a momentum encoder: a view's query is attracted by the keys of the image's other views, and repelled by the
     queue and by the queries of the other images. Keys and queue get no gradient.
 
+    Negatives of the batch are all views of the other images, as in `multi_view_cacr`, so that an empty queue leaves
+    that loss. The authors' code takes one view of the other images only, the positive's, and keys, not queries.
+
     Args:
         query, key: the same views by the trained encoder and by its momentum copy
             (`palimpsest.contrast.momentum.MomentumPair`).
@@ -113,7 +118,7 @@ def queue_cacr(
     others, own = _groups(query)
     if key.shape != query.shape:
         raise ValueError(f"query and key must have the same shape, got {list(query.shape)} and {list(key.shape)}")
-    check_embeddings(query=query.flatten(0, 1), queue=queue)
+    check_embeddings(query=query.flatten(0, 1), queue=queue, values=False)
     flat, keys = query.flatten(0, 1), key.detach()[:, others].flatten(0, 1)
     bank = torch.cat([flat, queue.detach()])
     return cacr_loss(flat, keys, bank, t_pos, t_neg, left_out=own, detach=detach)
@@ -202,10 +207,10 @@ def _features(
             raise TypeError(f"{name} must be a number, got a tensor")
         if not 0 <= t < math.inf:
             raise ValueError(f"{name} must be finite and not negative, got {t}")
-    check_embeddings(query=query, negatives=negatives)
+    check_embeddings(query=query, negatives=negatives, values=False)
     if positives.ndim != 3 or len(positives) != len(query) or not positives.shape[1]:
         raise ValueError(f"positives must be [{len(query)}, k, {query.shape[1]}], got {list(positives.shape)}")
-    check_embeddings(query=query, positives=positives.flatten(0, 1))
+    check_embeddings(query=query, positives=positives.flatten(0, 1), negatives=negatives)
     if not len(query):
         raise ValueError("query is empty")
     out = 0

@@ -91,7 +91,8 @@ def accuracy_kept(
 
 def dim_correlation(features: Float[Tensor, "n d"], *, centered: bool = True) -> Float[Tensor, ""]:
     """The mean absolute correlation of two different dimensions, among those that vary (two at least): Pearson's, or
-    with `centered=False` the cosine of columns, which the paper's code takes.
+    with `centered=False` the cosine of columns, which the paper's code takes. (Its mean is over all d x d entries, the
+    diagonal's zeros among them, and is (d - 1) / d of this one; it prints the median.)
 
     >>> dim_correlation(torch.tensor([[0.0, 1.0], [1.0, 0.0], [2.0, -1.0]]))
     tensor(1.0000, dtype=torch.float64)

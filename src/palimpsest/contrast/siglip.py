@@ -118,8 +118,12 @@ class _Ring(torch.autograd.Function):
         total = torch.zeros_like(t_prime)
         for hop, (visiting,) in enumerate(visits(ring, texts)):
             for rank, (img, txt) in enumerate(zip(own, visiting, strict=True)):
-                given = [each.detach().requires_grad_() for each in (img, txt, t_prime, b)]
+                given = [each.detach() for each in (img, txt, t_prime, b)]
+                if not any(ctx.needs_input_grad):
+                    total += len(img) / batch * sigmoid_nce(*given, positives=hop == 0)
+                    continue
                 with torch.enable_grad():
+                    given = [each.requires_grad_() for each in given]
                     loss = len(img) / batch * sigmoid_nce(*given, positives=hop == 0)
                 found = torch.autograd.grad(loss, given)
                 total += loss.detach()

@@ -7,7 +7,7 @@ that they cannot but be centred and spread over all dimensions, and then only th
     whiten(v) = (v - mu) L^-T,   L L^T = (1 - eps) cov(v) + eps I
     loss = mean over pairs of views a < b and images i of dist(z_a,i, z_b,i),   z_a = whiten(v_a)
 
-with dist(x, y) = 2 - 2 cos(x, y), or |x - y|^2. Each view of a batch is cut into slices of a few times d rows, at
+with dist(x, y) = 2 - 2 cos(x, y), or |x - y|^2 / d. Each view of a batch is cut into slices of a few times d rows, at
 random but alike for all views, and each slice is whitened by its own statistics: the noise of a single estimate of
 them is averaged over the slices of a cut, and over several cuts.
 
@@ -46,7 +46,8 @@ def w_mse(
         w_size: rows in a slice, above d; by default 2 d, or the whole batch where that is smaller. Rows that do not
             fill a slice are left out of this evaluation.
         w_iter: how many times the batch is shuffled and cut anew; the loss is the mean.
-        norm: distances between unit vectors, 2 - 2 cos; otherwise |x - y|^2.
+        norm: distances between unit vectors, 2 - 2 cos; otherwise |x - y|^2 / d, the mean over coordinates, as in the
+            authors' code.
         eps: see `whiten`.
         generator: of the shuffling, on the CPU; by default torch's own.
 
@@ -83,13 +84,13 @@ def views_mse(*views: Float[Tensor, "batch d"], norm: bool = True) -> Float[Tens
 
     Args:
         views: two or more, one argument each; row i of each is the embedding of a view of image i.
-        norm: distances between unit vectors, 2 - 2 cos; otherwise |x - y|^2.
+        norm: distances between unit vectors, 2 - 2 cos; otherwise |x - y|^2 / d.
 
     Raises:
         ValueError, TypeError: fewer than two views, views without rows, or views that do not match.
 
     >>> views_mse(torch.eye(2), torch.eye(2).flip(0), norm=False)
-    tensor(2.)
+    tensor(1.)
     """
     return _distance(_stacked(views), norm)
 
@@ -158,6 +159,5 @@ def _stacked(views: tuple[Tensor, ...]) -> Float[Tensor, "views batch d"]:
 
 def _distance(z: Float[Tensor, "views batch d"], norm: bool) -> Float[Tensor, ""]:
     """All pairs of views at once: sum_{a<b} |z_a - z_b|^2 = V sum_a |z_a - mean z|^2."""
-    if norm:
-        z = F.normalize(z, dim=-1)
+    z = F.normalize(z, dim=-1) if norm else z / z.shape[-1] ** 0.5
     return 2 / (len(z) - 1) * (z - z.mean(0)).square().sum(-1).mean(-1).sum()

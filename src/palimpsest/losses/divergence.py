@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from jaxtyping import Bool, Float
-from torch import Tensor, float32, promote_types
+from torch import Tensor, float32, inf, promote_types
 
 
 def kl_divergence(
@@ -18,8 +18,9 @@ def kl_divergence(
     constant.
 
     Args:
-        logits_p, logits_q: unnormalised scores.
-        mask: the positions that count; all by default. A row without any counts as 0.
+        logits_p, logits_q: unnormalised scores; -inf for classes that are ruled out, which count where p has them only.
+        mask: the positions that count; all by default. A row without any counts as 0. What stands elsewhere is not
+            looked at, not even if it is NaN.
 
     Raises:
         ValueError: if the shapes do not fit together.
@@ -35,9 +36,12 @@ def kl_divergence(
         )
     if mask is not None and mask.shape != logits_p.shape[:2]:
         raise ValueError(f"mask must be [batch, positions] {tuple(logits_p.shape[:2])}, got {tuple(mask.shape)}")
+    if mask is not None:
+        logits_p, logits_q = logits_p[mask], logits_q[mask]
     log_p, log_q = (x.log_softmax(-1, dtype=promote_types(x.dtype, float32)) for x in (logits_p, logits_q))
-    divergence = (log_p.exp() * (log_p - log_q)).sum(-1)
+    # Where p is 0 its logarithm has no say: 0 log 0 = 0.
+    divergence = (log_p.exp() * (log_p - log_q).masked_fill(log_p == -inf, 0)).sum(-1)
     if mask is None:
         return divergence.mean()
-    weights = mask.to(divergence.dtype)
-    return ((divergence * weights).sum(1) / weights.sum(1).clamp(min=1)).mean()
+    rows = divergence.new_zeros(mask.shape).masked_scatter(mask, divergence)
+    return (rows.sum(1) / mask.sum(1).clamp(min=1)).mean()

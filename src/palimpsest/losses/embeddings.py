@@ -58,35 +58,54 @@ def triplet_loss(
 
 
 def barlow_twins_loss(
-    z1: Float[Tensor, "batch d"], z2: Float[Tensor, "batch d"], off_diagonal: float = 5e-3
+    z1: Float[Tensor, "batch d"], z2: Float[Tensor, "batch d"], off_diagonal: float = 5e-3, eps: float = 1e-5
 ) -> Float[Tensor, ""]:
     """sum_a (1 - C_aa)^2 + w sum_{a != b} C_ab^2, with C the correlations over the batch between the coordinates of two
     views: each is to repeat itself in the other view, and to say nothing about the others.
 
-    Zbontar, Jing, Misra, LeCun and Deny (2021, arXiv 2103.03230).
+    Zbontar, Jing, Misra, LeCun and Deny (2021, arXiv 2103.03230). As in their code, variances get `eps` more.
 
     Args:
         z1, z2: two views, row by row a pair. A coordinate that does not vary has correlation 0.
         off_diagonal: w, not negative.
+        eps: above 0.
 
     Raises:
-        ValueError: shapes that differ, fewer than two pairs, a negative weight.
+        ValueError: shapes that differ, fewer than two pairs, a negative weight, an eps that is not above 0, views that
+            are not finite.
+        TypeError: views that are not of floats.
 
     >>> z = torch.tensor([[1.0, 1.0], [1.0, -1.0], [-1.0, 1.0], [-1.0, -1.0]])
-    >>> barlow_twins_loss(z, z).item()
-    0.0
+    >>> barlow_twins_loss(z, z).item() < 1e-9
+    True
     """
     if z1.ndim != 2 or z1.shape != z2.shape or len(z1) < 2:
         raise ValueError(f"z1 and z2 must be [batch, d], at least 2 pairs, got {list(z1.shape)} and {list(z2.shape)}")
     if not off_diagonal >= 0:
         raise ValueError(f"off_diagonal must not be negative, got {off_diagonal}")
-    one, two = ((z - z.mean(0)) / z.var(0, correction=0).clamp(min=1e-12).sqrt() for z in map(_wide, (z1, z2)))
-    correlation = one.T @ two / len(z1)
-    diagonal = correlation.diagonal()
-    return (1 - diagonal).square().sum() + off_diagonal * (correlation.square().sum() - diagonal.square().sum())
+    if not eps > 0:
+        raise ValueError(f"eps must be above 0, got {eps}")
+    with torch.autocast(z1.device.type, enabled=False):
+        one, two = ((z - z.mean(0)) / (z.var(0, correction=0) + eps).sqrt() for z in map(_wide, (z1, z2)))
+        correlation = one.T @ two / len(z1)
+        diagonal = correlation.diagonal()
+        loss = (1 - diagonal).square().sum() + off_diagonal * (correlation.square().sum() - diagonal.square().sum())
+    _look(loss, z1=z1, z2=z2)
+    return loss
+
+
+def _look(loss: Tensor, **inputs: Tensor) -> None:
+    """Where the loss is no finite number, raises ValueError with the input that is to blame."""
+    if not torch.compiler.is_compiling() and not loss.isfinite():
+        for name, values in inputs.items():
+            if not values.isfinite().all():
+                place = (~values.isfinite()).nonzero()[0].tolist()
+                raise ValueError(f"{name} must be finite, got {values[tuple(place)].item()} at {place}")
 
 
 def _wide(tensor: Tensor) -> Tensor:
+    if not tensor.is_floating_point():
+        raise TypeError(f"embeddings must be of floats, got {tensor.dtype}")
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
