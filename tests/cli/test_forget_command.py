@@ -246,6 +246,14 @@ def test_force_spares_a_project_with_a_config_json(trained, tmp_path, capsys):
     assert sorted(path.name for path in project.iterdir()) == [".git", "config.json", "forget.jsonl"]
 
 
+def test_a_disk_that_is_too_small_is_named_before_anything_is_computed(trained, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("palimpsest.cli.forget.compare", lambda *a, **k: pytest.fail("computed"))
+    size = (trained / "model" / "model.safetensors").stat().st_size
+    free = SimpleNamespace(free=3 * size - 1)  # a copy in the output folder, two in the work folder
+    monkeypatch.setattr("palimpsest.models.files.shutil.disk_usage", lambda place: free)
+    refused(capsys, command(trained, tmp_path / "out"), "GB left", "free some", out=tmp_path / "out")
+
+
 def test_two_commands_into_one_folder_and_two_equal_ones(trained, tmp_path, capsys):
     argv = command(trained, tmp_path / "out")
     with held(tmp_path / "out", "writes out"):

@@ -1,6 +1,8 @@
 """The same call on a Ray cluster: one on this machine."""
 
 import os
+import subprocess
+import sys
 from collections import Counter
 
 import pytest
@@ -39,6 +41,13 @@ def arm(calls, failing):
         }
 
     return run
+
+
+def test_a_cluster_that_is_started_here_listens_to_this_machine_alone():
+    show = "print([node['NodeManagerAddress'] for node in _joined(True).nodes()])"
+    program = f"from palimpsest.evidence.runner import _joined; {show}"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() in ("['127.0.0.1']", "['::1']")
 
 
 def test_the_same_call_on_ray(tmp_path):

@@ -29,7 +29,7 @@ from palimpsest.forget.compare import FORGOTTEN_BY, RULE, Comparison, Result, co
 from palimpsest.forget.evaluation import subsample
 from palimpsest.forget.methods import METHODS
 from palimpsest.locks import held
-from palimpsest.models.files import add_lora, check_out, copy, load, save, sources, tidy
+from palimpsest.models.files import add_lora, check_out, check_space, copy, load, save, sources, tidy
 from palimpsest.paths import home
 from palimpsest.tasks.rows import Row, check_overlap, read_rows
 from palimpsest.train.settings import check_numbers
@@ -122,6 +122,8 @@ def main(args: Any) -> None:
     if args.seed >= 2**32:
         raise UserError(f"--seed {args.seed}: it must be below 2^32, which is what random generators take")
     out = check_out(args.out, args.force, inputs := [args.forget, *filter(None, [args.retain]), *sources(args.model)])
+    weights = sum(path.stat().st_size for path in args.model.glob("*.safetensors") if path.is_file())
+    check_space((out, weights), (home(), 2 * weights))  # there a checkpoint, and the best so far
     html = check_report(args.report or out.with_name(f"{out.name}.html"), inputs, args.report is not None or args.force)
     if html == out or out in html.parents:
         raise UserError(f"--report {html} would be published with the model: choose a place outside {out}")

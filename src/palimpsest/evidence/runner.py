@@ -63,7 +63,7 @@ def run_jobs(
         arms: the functions by name.
         jobs: what to run, in the order in which they should start.
         workers: processes; by default one for every processor. 1 runs in this process.
-        ray: run on a Ray cluster: True for the one at hand (started here if there is none), or its address.
+        ray: run on a Ray cluster: True for that of RAY_ADDRESS or one started on this machine, or an address.
 
     Raises:
         MissingExtra: for `ray` where it is not installed.
@@ -124,18 +124,20 @@ def _on_ray(arms: Mapping[str, Arm], jobs: Sequence[Job], workers: int | None, a
 
 
 def _joined(address: bool | str) -> Any:
-    """The ray module, connected to a cluster."""
+    """The ray module, connected to the cluster of an address, or to one of this machine's own that is started here."""
+    where = address if isinstance(address, str) else os.environ.get("RAY_ADDRESS", "local")
+    if where == "local":  # read when ray is imported: it then listens on the loopback interface only
+        os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
     try:
         import ray
     except ImportError:
         raise MissingExtra("ray", "ray") from None
     if not ray.is_initialized():
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing leaves the machine unasked
-        where = address if isinstance(address, str) else None
         try:
             ray.init(where, include_dashboard=False, log_to_driver=False, logging_level="warning")
         except (ConnectionError, ValueError) as error:
-            raise UserError(f"cannot use the Ray cluster {where or 'at hand'}: {error}") from None
+            raise UserError(f"cannot use the Ray cluster {where}: {error}") from None
     return ray
 
 

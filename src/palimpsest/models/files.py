@@ -356,6 +356,23 @@ def check_out(out: str | Path, force: bool = False, inputs: Iterable[Path] = ())
     return out
 
 
+def check_space(*needs: tuple[Path, int]) -> None:
+    """Raises a UserError where a disk has less room than will be written at least: (where, how many bytes) each.
+
+    >>> check_space((Path("."), 1), (Path("deep/down"), 1))
+    """
+    wanted: dict[int, tuple[Path, int]] = {}
+    for path, size in needs:
+        place = next(each for each in (path, *path.absolute().parents) if each.exists())
+        _, before = wanted.get(place.stat().st_dev, (place, 0))
+        wanted[place.stat().st_dev] = place, before + size
+    for place, size in wanted.values():
+        if (free := shutil.disk_usage(place).free) < size:
+            raise UserError(
+                f"{place} has {free / 1e9:.3g} GB left, and at least {size / 1e9:.3g} GB will be written: free some"
+            )
+
+
 def sources(folder: str | Path) -> list[Path]:
     """The folders that a model is loaded from: its own, and, of an adapter, its base model's.
 
