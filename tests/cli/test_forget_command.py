@@ -18,7 +18,7 @@ from palimpsest.cli import main
 from palimpsest.cli.forget import Arguments
 from palimpsest.cli.forget import digest as work_digest
 from palimpsest.cli.forget import main as forget_command
-from palimpsest.forget.baselines import IDK
+from palimpsest.forget.baselines import IDK, GradAscent
 from palimpsest.forget.methods import METHODS
 from palimpsest.forget.tofu import tofu_score
 from palimpsest.locks import held
@@ -260,7 +260,7 @@ def test_two_commands_into_one_folder_and_two_equal_ones(trained, tmp_path, caps
         refused(capsys, argv, f"another process ({os.getpid()}) writes {tmp_path / 'out'}", out=tmp_path / "out")
     args = arguments(trained, tmp_path / "out", "npo")
     rows = [read_rows(trained / f"{name}.jsonl") for name in ("forget", "retain")]
-    with held(home() / "forget" / work_digest(args, {"npo": args.npo}, *rows), "runs"):
+    with held(home() / "forget" / work_digest(args, *rows), "runs"):
         refused(capsys, argv, f"another process ({os.getpid()}) runs the same command", out=tmp_path / "out")
     assert main([*argv, "--steps", "1"]) == 0
 
@@ -400,20 +400,46 @@ def test_the_gradient_may_go_unclipped(trained, tmp_path, capsys):
     assert json.loads(capsys.readouterr().out)["settings"]["clip"] is None
 
 
+def test_a_method_that_is_added_does_not_start_the_others_again(trained, tmp_path, capsys, monkeypatch):
+    """The first command is broken off in its second method; the next has a third besides."""
+
+    def broken(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(IDK, "init", broken)
+        assert main(command(trained, tmp_path / "out", method="grad_ascent idk")) == 130
+    [work] = (home() / "forget").glob("*/")
+    [point] = work.glob("grad_ascent-*/step-*")
+    assert point.name.endswith("-finished")
+    weights = (point / "model.safetensors").stat().st_size
+    assert sum(file.stat().st_size for file in point.iterdir()) < 1.2 * weights  # no optimizer's state
+    with monkeypatch.context() as patched:
+        patched.setattr(GradAscent, "loss", broken)
+        assert main(command(trained, tmp_path / "out", "--json", method="grad_ascent idk simnpo")) == 0
+    found = json.loads(capsys.readouterr().out)["methods"]
+    assert not any(method.get("error") for method in found.values())
+    assert not work.exists()
+    assert main(command(trained, tmp_path / "alone", "--json", method="grad_ascent")) == 0
+    alone = json.loads(capsys.readouterr().out)["methods"]["grad_ascent"]
+    assert alone["forget"] == found["grad_ascent"]["forget"]
+
+
 def test_killed_run_goes_on_from_its_checkpoint(trained, tmp_path):
     """SIGKILL in the middle; the same command then ends with the bits of an unbroken run."""
     more = ["--steps", "120", "--checkpoint-every", "10"]
     program = [sys.executable, "-m", "palimpsest.cli"]
     environment = {"PALIMPSEST_HOME": str(tmp_path / "home"), "OMP_NUM_THREADS": "1", "PATH": "/usr/bin:/bin"}
+    environment["PYTHONPATH"] = os.environ.get("PYTHONPATH", "")
     killed = tmp_path / "killed"
     process = subprocess.Popen([*program, *command(trained, killed, *more)], env=environment, stderr=subprocess.DEVNULL)
-    deadline = time.time() + 60
-    while not list((tmp_path / "home").glob("forget/*/npo/*")) and time.time() < deadline and process.poll() is None:
+    deadline = time.time() + 180
+    while not list((tmp_path / "home").glob("forget/*/npo-*/*")) and time.time() < deadline and process.poll() is None:
         time.sleep(0.02)
     process.kill()
     process.wait()
     assert not killed.exists()
-    assert list((tmp_path / "home").glob("forget/*/npo/*"))
+    assert list((tmp_path / "home").glob("forget/*/npo-*/*"))
     assert main(command(trained, killed, *more)) == 0
     assert not list((tmp_path / "home").glob("forget/*"))  # nothing is left once the model is saved
     assert main(command(trained, tmp_path / "unbroken", *more)) == 0

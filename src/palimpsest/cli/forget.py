@@ -137,7 +137,7 @@ def main(args: Any) -> None:
     if not args.allow_overlap:
         check_overlap(forget, retain)
 
-    work = home() / "forget" / digest(args, methods, forget, retain)
+    work = home() / "forget" / digest(args, forget, retain)
     with held(out, f"writes {out}"), held(work, "runs the same command"):
         tidy(out)
         check_out(out, args.force)  # again: another process may have written it before it let go
@@ -175,7 +175,7 @@ def train(
         batch_size=args.batch_size,
         seed=args.seed,
         keep=lambda result, model, tokenizer, learned: keep(model, tokenizer, best, methods[result.method], learned),
-        checkpoint=lambda method: work / method,
+        checkpoint=lambda name: work / f"{name}-{fields_digest(methods[name])}",
         progress=lambda text: print(text, file=sys.stderr, flush=True),
         **{name: getattr(args, name) for name in TRAINING},
     )
@@ -222,13 +222,18 @@ def chosen(args: Any) -> dict[str, Any]:
     return {name: getattr(args, name) for name in args.method}
 
 
-def digest(args: Any, methods: dict[str, Any], forget: list[Row], retain: list[Row]) -> str:
-    """Names the unfinished work of this very command, so that only the same one goes on from it."""
+def digest(args: Any, forget: list[Row], retain: list[Row]) -> str:
+    """Names the unfinished work of a command: only the same one goes on from it, or one with other methods."""
     weights = sorted((p.name, p.stat().st_size, p.stat().st_mtime_ns) for p in args.model.glob("*.safetensors"))
     names = (*TRAINING, "batch_size", "max_length", "truncate", "seed", "dtype", "merge_adapter", "lora")
     settings = {name: getattr(args, name) for name in names}
-    parts = [str(args.model.resolve()), weights, settings, {n: asdict(m) for n, m in methods.items()}, forget, retain]
+    parts = [str(args.model.resolve()), weights, settings, forget, retain]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def fields_digest(method: Any) -> str:
+    """Names a method's fields: with others its checkpoints are of no use."""
+    return hashlib.sha256(json.dumps(asdict(method), sort_keys=True).encode()).hexdigest()[:8]
 
 
 def as_json(comparison: Comparison, methods: dict[str, Any], args: Any) -> dict[str, Any]:

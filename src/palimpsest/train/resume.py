@@ -75,14 +75,19 @@ class Checkpoints:
                 "steps": run.history.steps,
                 "evaluations": run.history.evaluations,
             }
-            training = {
-                "optimizer": run.optimizer.state_dict(),
-                "schedule": run.schedule.state_dict(),
-                "scaler": run.scaler.state_dict() if run.scaler else None,
-                "objective": run.state,
-                "batches": run.feed.position(),
-                "random": randomness.capture(),
-            }
+            # A finished run goes on no more: its weights are all that is asked for again, a third of the whole.
+            training = (
+                {}
+                if run.finished
+                else {
+                    "optimizer": run.optimizer.state_dict(),
+                    "schedule": run.schedule.state_dict(),
+                    "scaler": run.scaler.state_dict() if run.scaler else None,
+                    "objective": run.state,
+                    "batches": run.feed.position(),
+                    "random": randomness.capture(),
+                }
+            )
             checkpoint.save(self.folder, name, run.model, facts, training)
         self.accelerator.wait_for_everyone()
         self.last = self.folder / name
@@ -102,16 +107,16 @@ class Checkpoints:
         weights, facts, tensors = checkpoint.load(self.last)
         check_same(self.settings, facts["settings"], self.last)
         checkpoint.fill(run.model, weights, self.last)
-        training = checkpoint.decode(facts["training"], tensors, {"objective": run.state})
-        run.state = training["objective"]
-        load_optimizer(run.optimizer, training["optimizer"])
-        run.schedule.load_state_dict(training["schedule"])
-        if run.scaler:
-            run.scaler.load_state_dict(training["scaler"])
         run.step, run.finished = facts["step"], facts["finished"]
         run.history = History(facts["steps"], facts["evaluations"], resumed_from=run.step)
         if not run.finished:
+            training = checkpoint.decode(facts["training"], tensors, {"objective": run.state})
+            run.state = training["objective"]
+            load_optimizer(run.optimizer, training["optimizer"])
+            run.schedule.load_state_dict(training["schedule"])
+            if run.scaler:
+                run.scaler.load_state_dict(training["scaler"])
             run.log.rewind(facts["log"], self.folder, run.history)
             run.feed.go_to(training["batches"])
-        randomness.restore(training["random"])
+            randomness.restore(training["random"])
         self.accelerator.wait_for_everyone()
