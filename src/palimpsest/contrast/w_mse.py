@@ -90,7 +90,7 @@ def views_mse(*views: Float[Tensor, "batch d"], norm: bool = True) -> Float[Tens
         ValueError, TypeError: fewer than two views, views without rows, or views that do not match.
 
     >>> views_mse(torch.eye(2), torch.eye(2).flip(0), norm=False)
-    tensor(1.)
+    tensor(1.0000)
     """
     return _distance(_stacked(views), norm)
 
