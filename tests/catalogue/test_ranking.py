@@ -7,7 +7,7 @@ import socket
 
 import pytest
 
-from palimpsest.catalogue import entries, entry, minilm, search
+from palimpsest.catalogue import commands, entries, entry, minilm, search
 from palimpsest.catalogue.ranking import passages
 from palimpsest.errors import MissingExtra, UserError
 
@@ -65,8 +65,30 @@ def test_k_cuts_and_distant_entries_are_left_out():
     assert all(hit.score >= hits[0].score / 5 for hit in hits)
 
 
-def test_nothing_in_common_finds_nothing():
-    assert search("zzzz qqqq") == []
+@pytest.mark.parametrize(
+    "query",
+    ["zzzz qqqq", "fix my printer", "weather in Paris tomorrow", "chocolate cake", "kubernetes deployment", "football"],
+)
+def test_what_nothing_fits_finds_nothing(query):
+    assert search(query) == []
+    assert commands(query) == []
+
+
+@pytest.mark.parametrize(("query", "meant"), [("GDPR", "npo"), ("OOM", "inf_cl"), ("long tail", "cacr")])
+def test_practitioners_words_are_understood(query, meant):
+    assert meant in ids(query, k=3)
+
+
+@pytest.mark.parametrize(
+    ("query", "command"),
+    [
+        ("how do I check that it forgot", "palimpsest audit MODEL"),
+        ("what does my model remember", "palimpsest audit MODEL"),
+        ("compare methods on my model", "palimpsest forget MODEL"),
+    ],
+)
+def test_commands_are_answers_too(query, command):
+    assert commands(query)[0] == command
 
 
 def test_a_reranker_decides_the_order_by_each_entry_s_nearest_passage():

@@ -347,7 +347,7 @@ def test_a_record_older_than_its_code_says_so_in_show_and_lists(capsys, monkeypa
     assert line not in called(capsys, "show", "npo")[1]
     monkeypatch.setattr("palimpsest.catalogue.papers._changed", lambda entry, found: True)
     assert line in called(capsys, "show", "npo")[1]
-    assert "refuted 1 · older than its code" in called(capsys, "show")[1]
+    assert "refuted 1 · stale" in called(capsys, "show")[1]
     assert json.loads(called(capsys, "show", "npo", "--json")[1])["record"]["changed"] is True
 
 

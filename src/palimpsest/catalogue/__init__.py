@@ -11,6 +11,6 @@ the catalogue imports none of the methods, and so no torch.
 """
 
 from palimpsest.catalogue.papers import Entry, Parity, Withdrawal, entries, entry, hall, record
-from palimpsest.catalogue.ranking import Hit, minilm, search
+from palimpsest.catalogue.ranking import Hit, commands, minilm, search
 
-__all__ = ["Entry", "Hit", "Parity", "Withdrawal", "entries", "entry", "hall", "minilm", "record", "search"]
+__all__ = ["Entry", "Hit", "Parity", "Withdrawal", "commands", "entries", "entry", "hall", "minilm", "record", "search"]

@@ -2,14 +2,47 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
+from typing import TYPE_CHECKING
 
 from palimpsest.catalogue.papers import Entry, entries
 from palimpsest.errors import MissingExtra, UserError
 
+if TYPE_CHECKING:
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
 Rerank = Callable[[str, Sequence[str]], Sequence[float]]
+
+
+# What practitioners say, and what the catalogue calls it.
+_SYNONYMS = {
+    "gdpr": "customer's personal data records must be forgotten",
+    "ccpa": "customer's personal data records must be forgotten",
+    "oom": "out of memory large batches",
+    "long tail": "imbalanced classes of different sizes",
+    "class imbalance": "classes of very different sizes",
+}
+# The commands that answer a problem by themselves, and the problems as a user would phrase them.
+_COMMANDS = {
+    "palimpsest audit MODEL": (
+        "check that a model forgot it",
+        "how do I check that it forgot",
+        "what does my model remember",
+        "is my model leaking training data",
+        "privacy audit",
+    ),
+    "palimpsest forget MODEL": (
+        "make my own model forget rows",
+        "run unlearning on my model",
+        "compare methods on my model",
+    ),
+    "palimpsest run PAPER": ("reproduce a paper's result", "run the experiment again"),
+    "palimpsest show": ("list all methods", "what does the catalogue hold"),
+}
+_LEAST = 0.09  # below it, queries about printers and pizza find entries by single syllables
 
 
 @dataclass(frozen=True)
@@ -20,8 +53,26 @@ class Hit:
     score: float
 
 
+def commands(query: str) -> list[str]:
+    """The commands of the toolkit that answer a problem by themselves, nearest first.
+
+    >>> commands("how do I check that it forgot")[0]
+    'palimpsest audit MODEL'
+    """
+    import numpy as np
+
+    phrases = [(command, phrase) for command, asked in _COMMANDS.items() for phrase in asked]
+    near = np.zeros(len(phrases))
+    for tfidf, _, _ in _index():
+        found = (tfidf.transform([phrase for _, phrase in phrases]) @ tfidf.transform([query]).T).toarray()[:, 0]
+        near += _share(tfidf, query) * found / 2
+    order = [phrases[i][0] for i in np.argsort(-near, kind="stable") if near[i] >= 0.5]
+    return list(dict.fromkeys(order))
+
+
 def search(query: str, k: int = 10, rerank: Rerank | None = None) -> list[Hit]:
-    """The entries nearest to `query`, best first; those less than a fifth as near as the best are left out.
+    """The entries nearest to `query`, best first; those less than a fifth as near as the best, or near to nothing
+    but a syllable, are left out.
 
     Scores are cosine similarities of TF-IDF vectors, the mean of two: words and pairs of words, and groups of
     three to five letters, which forgive inflections and typing errors. An entry is as near as its whole text and
@@ -44,7 +95,7 @@ def search(query: str, k: int = 10, rerank: Rerank | None = None) -> list[Hit]:
     scores = _similarity(query)
     order = sorted(range(len(shelf)), key=lambda i: -scores[i])
     if rerank is None:
-        floor = max(scores[order[0]] / 5, 1e-9)
+        floor = max(scores[order[0]] / 5, _LEAST)
         return [Hit(shelf[i], scores[i]) for i in order[:k] if scores[i] >= floor]
     best = order[:30]
     flat = [(i, text) for i in best for text in passages(shelf[i])]
@@ -97,14 +148,23 @@ def _index() -> list[tuple]:
     return [(tfidf, tfidf.fit_transform(whole), tfidf.transform(single)) for tfidf in (words, letters)]
 
 
+def _share(tfidf: TfidfVectorizer, query: str) -> float:
+    """How much of a query the catalogue has words (or letters) for: the others are as good as unanswered."""
+    asked = {token for token in tfidf.build_analyzer()(query) if tfidf.analyzer != "word" or " " not in token}
+    return sum(token in tfidf.vocabulary_ for token in asked) / max(1, len(asked))
+
+
 def _similarity(query: str) -> list[float]:
     """Of every entry, in their order."""
     import numpy as np
 
+    said = query.casefold()
+    query = " ".join([query, *(meant for word, meant in _SYNONYMS.items() if re.search(rf"\b{word}\b", said))])
     first = np.cumsum([0, *(len(passages(e)) for e in entries())])[:-1]
     parts = []
     for tfidf, whole, single in _index():
         asked = tfidf.transform([query]).T
-        parts.append((whole @ asked).toarray()[:, 0])
-        parts.append(np.maximum.reduceat((single @ asked).toarray()[:, 0], first))
+        share = _share(tfidf, query)
+        parts.append(share * (whole @ asked).toarray()[:, 0])
+        parts.append(share * np.maximum.reduceat((single @ asked).toarray()[:, 0], first))
     return np.mean(parts, axis=0).tolist()

@@ -58,7 +58,7 @@ def standing(entry: Entry) -> Text:
     if result["broken"]:
         return Text("broken record", style="red")
     said = counted(result["counts"]) or Text("nothing counted", style="bright_black")
-    return Text.assemble(said, (" · older than its code", "bright_black")) if result["changed"] else said
+    return Text.assemble(said, (" · stale", "bright_black")) if result["changed"] else said
 
 
 def number(value: float | str) -> str:

@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 from tyro.conf import Positional, arg
 
-from palimpsest.catalogue import Hit, minilm, record, search
+from palimpsest.catalogue import Hit, commands, minilm, record, search
 from palimpsest.cli.output import page, print_json, standing
 from palimpsest.evidence.source import keep_facts
 
@@ -41,7 +41,10 @@ def main(args: Arguments) -> None:
         keep_facts()
         return
     with page() as console:
-        if not hits:
+        answers = commands(query)
+        for command in answers:
+            console.print(Text.assemble("a command does this: ", (command, "cyan"), "\n"))
+        if not hits and not answers:
             console.print(Text(f"Nothing resembles {query!r}. palimpsest show lists all there is."))
         for hit in hits:
             e = hit.entry
