@@ -429,3 +429,13 @@ def test_rows_normalised_under_mixed_precision_train() -> None:
 
     for compare in (Views(loss), Views(lambda a, b: hardness_nce(a, b, 10.0))):
         assert fit(Narrow(), compare, vectors(), steps=2, precision="bf16", progress=False).steps
+
+
+@pytest.mark.parametrize("name", ["info_nce", "nt_xent", "nonneg_cl", "nonneg_cl, spectral", "barlow twins"])
+def test_small_batches_compile_into_one_graph(name) -> None:
+    q, k = (torch.randn(12, 6, generator=torch.Generator().manual_seed(i)).requires_grad_() for i in range(2))
+    found = []
+    for loss in (OF_PAIRS[name], torch.compile(OF_PAIRS[name], backend="eager", fullgraph=True)):
+        value = loss(q, k)
+        found.append((value.detach(), *torch.autograd.grad(value, (q, k))))
+    torch.testing.assert_close(*found)
