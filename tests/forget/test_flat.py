@@ -149,3 +149,13 @@ def test_errors():
         flat_loss(torch.tensor(0.5), row(0.5))
     with pytest.raises(UserError, match="div must be one of"):
         FLAT("chi2")
+
+
+AUTHORS = {"kl": -0.20341469620859043, "tv": -0.1565275823327863, "js": -0.12875307157, "pearson": -0.37749999999999995}
+
+
+@pytest.mark.parametrize(("div", "expected"), AUTHORS.items())
+def test_the_authors_codes_value(div, expected):
+    """get_contrastive_loss of dataloader.py (bf2ef07) at P_f = 0.3 and P_e = 0.7; its log 2 is in single precision."""
+    p_template, p_forget = (torch.tensor(p, dtype=torch.float64) for p in ([0.6, 0.8], [0.2, 0.4]))
+    assert flat_loss(p_template, p_forget, div).item() == pytest.approx(expected, abs=5e-9)

@@ -115,3 +115,10 @@ def test_divergence_of_one_row_follows_the_recursion():
 def test_divergence_refuses(bad):
     with pytest.raises(ValueError, match=r"need|must"):
         logistic_divergence(**{"steps": 5, "lr": 0.1, **bad})
+
+
+def test_the_authors_codes_value():
+    """npo of TOFU/dataloader.py (1207bbe) on logits of sines."""
+    nll = torch.tensor([21.120171484601904, 8.013343839146444, 15.319915687484084], dtype=torch.float64)
+    ref = torch.tensor([13.802997276729492, 14.957970367247293, 7.834361981867199], dtype=torch.float64)
+    assert npo_loss(nll, ref, beta=0.1).item() == pytest.approx(12.530647373353224, rel=1e-12)

@@ -68,3 +68,10 @@ def test_refuses_shapes():
         simnpo_loss(torch.ones(2), torch.ones(3))
     with pytest.raises(ValueError, match="beta"):
         simnpo_loss(torch.ones(2), torch.ones(2), beta=0)
+
+
+def test_the_authors_codes_value():
+    """simnpo of TOFU/dataloader.py (f1a355d) on logits of sines, at beta 2.5 and its gamma of 0.3: 0.75 here."""
+    logp = -torch.tensor([21.120171484601904, 8.013343839146444, 15.319915687484084], dtype=torch.float64)
+    loss = simnpo_loss(logp, torch.tensor([4, 3, 4]), beta=2.5, gamma=0.75)
+    assert loss.item() == pytest.approx(0.0007498014714463605, rel=1e-12)

@@ -282,3 +282,11 @@ def test_install_refuses_another_models_tensors():
 def test_method_refuses_bad_fields(bad):
     with pytest.raises(UserError, match=next(iter(bad))):
         ULD(**bad)
+
+
+def test_the_authors_codes_value():
+    """relative_top_filter and forward of uld/model (858608c) on sines, weighted by their place and summed."""
+    place = torch.arange(120, dtype=torch.float64)
+    target, assistant = (3 * torch.sin(0.7 * place + phase).view(2, 3, 20) for phase in (0.0, 1.0))
+    combined = uld_logits(target, assistant, weight=0.8, top=0.2)
+    assert (combined * place.view(2, 3, 20)).sum().item() == pytest.approx(-2671.6010063725694, rel=1e-12)

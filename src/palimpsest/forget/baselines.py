@@ -5,7 +5,7 @@ over rows, so that accumulated or distributed batches give the joint batch's gra
 rows; all losses are minimised.
 
     GradAscent   -CE(f) [+ CE(r): gradient difference] [+ KL(ref || model) on r: KL minimisation]
-    IDK          CE(f with a refusal) + CE(r)
+    IDK          CE(f with a refusal) + CE(r)                 (twice TOFU's, which is a mean over both)
     IdkDPO       -(2/b) mean log sigmoid(b (d(refusal) - d(f))) + CE(r)
     RMU          |h(f) - c u|^2 + alpha |h(r) - h_ref(r)|^2   at one layer
     LLMU         -e1 CE(f) + e2 CE(f with an unrelated answer) + e3 KL(ref || model) on r
@@ -61,7 +61,9 @@ class Retain:
 
     Attributes:
         retain: "ce" trains on the retain rows, "kl" keeps the model's distribution on them near that of the
-            reference (a frozen copy, held in memory), "none" does without retain rows.
+            reference (a frozen copy, held in memory), "none" does without retain rows. The KL term is taken at the
+            answers' tokens, which are what is asked for; the authors' codes take all positions, prompts and padding
+            included.
         retain_weight: the term's weight.
     """
 
@@ -183,6 +185,8 @@ class RMU:
         mean_tokens mean_d (h(f) - c u)^2 + alpha mean_tokens mean_d (h(r) - h_ref(r))^2,
 
     u drawn uniformly from [0, 1]^d and normalised. Only the MLP output matrices of blocks layer - 2 .. layer train.
+    Each row's mean is over its own tokens, prompt included. (OpenUnlearning takes the answer's tokens, and its sums are
+    divided by every row's length in turn, which is another loss where the lengths differ.)
 
     Attributes:
         layer: the block whose output is steered, 0 the first; None is block 7, or the last of a shallower model.

@@ -435,7 +435,8 @@ def concept_vectors_score(
 
     Returns:
         For every row "concept", "jaccard", "cosine", "l2", and ROUGE-L (F1) and BLEU of the unlearned model's outputs
-        against the original's: "qa rouge", "qa bleu", "text rouge", "text bleu", "unrelated rouge", "unrelated bleu",
+        against the original's, their reference (the benchmark's BLEU has it the other way round, and its ROUGE another
+        one, see `rouge_l_f1`): "qa rouge", "qa bleu", "text rouge", "text bleu", "unrelated rouge", "unrelated bleu",
         "jailbreak rouge" (the wrapped questions, against the original's plain answers). NaN where a row has none.
 
     Raises:

@@ -1,7 +1,8 @@
 """RWKU: forgetting real people by name (Jin, Cao, Wang, He, Yuan, Li, Chen, Liu and Zhao, 2024, arXiv 2406.10890).
 
 Whoever is to forget gets a name and the model, no corpus: `zero_shot.rwku_task` lets the model write its own. What
-is left is asked for in three ways and scored by the ROUGE-L recall of the answer,
+is left is asked for in three ways and scored by the ROUGE-L recall of the answer (rouge-score's; how the benchmark's
+differs says `palimpsest.metrics.text.rouge_l_f1`),
 
     FB   a blank to fill in         QA   a question        AA   nine adversarial kinds of question (`ATTACKS`)
 

@@ -31,7 +31,8 @@ def simnpo_loss(
         logp: summed log-probability of each forget answer, in nats.
         length: its number of tokens; rows of length 0 are dropped (the loss is 0 if none is left).
         beta: inverse temperature, above 0.
-        gamma: margin of the reward: with gamma > 0 the answers are pushed further down.
+        gamma: margin of the reward: with gamma > 0 the answers are pushed further down. The paper's, beside beta; the
+            authors' code has its gamma inside beta's bracket: gamma here is beta times the code's.
 
     >>> loss = simnpo_loss(torch.tensor([-2.0, -8.0]), torch.tensor([2, 8]), beta=1.0)  # one nat a token, both
     >>> torch.isclose(loss, 2 * torch.log1p(torch.exp(torch.tensor(-1.0))))
@@ -71,7 +72,7 @@ class SimNPO(Retain):
 
     Attributes:
         beta: inverse temperature.
-        gamma: margin of the reward.
+        gamma: margin of the reward, beta times the authors' code's; see `simnpo_loss`.
         forget_weight: w. Small models that must forget within some tens of steps need more than 0.125.
     """
 

@@ -58,7 +58,11 @@ def rouge_1_recall(prediction: str, reference: str) -> float:
 
 
 def rouge_l_f1(prediction: str, reference: str) -> float:
-    """The harmonic mean of ROUGE-L's recall and precision: what the benchmark reports.
+    """The harmonic mean of ROUGE-L's recall and precision.
+
+    Benchmarks that compute it with the package `rouge` (RWKU's recall, ConceptVectors) report other numbers: there case
+    and punctuation count, a text is compared sentence by sentence, and a repeated word counts once. That marks an
+    answer down for how it is written, so it is not followed here.
 
     >>> round(rouge_l_f1("the cat", "the cat sat down"), 3)
     0.667
@@ -68,7 +72,7 @@ def rouge_l_f1(prediction: str, reference: str) -> float:
 
 
 def bleu(prediction: str, reference: str) -> float:
-    """Sentence BLEU of up to four words, smoothed as the benchmark does (NIST geometric sequence, NLTK's method 3)."""
+    """Sentence BLEU of up to four words, smoothed as ConceptVectors does (NIST geometric sequence, NLTK's method 3)."""
     from nltk.translate.bleu_score import SmoothingFunction, sentence_bleu  # late: seconds
 
     words = prediction.split()
