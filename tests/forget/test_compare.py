@@ -5,18 +5,19 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
+import regex
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from palimpsest.errors import UserError
 from palimpsest.forget.baselines import IDK, RMU, GradAscent
-from palimpsest.forget.compare import Comparison, Result, balance, compare, left
+from palimpsest.forget.compare import Comparison, Result, balance, compare, left, shorten
 from palimpsest.forget.npo import NPO
 from palimpsest.forget.refusals import REFUSALS
 from palimpsest.forget.tofu import RowScores
 from palimpsest.models.language import causal_lm
-from palimpsest.models.tokenizers import word_tokenizer
+from palimpsest.models.tokenizers import train_tokenizer, word_tokenizer
 from palimpsest.tasks.rows import normalise
 
 share = st.floats(0, 1)
@@ -39,7 +40,46 @@ def test_left_is_the_mean_of_the_ratios_and_never_above_one():
     before, after = scores(0.8, 1.0, 0.5), scores(0.2, 0.5, 0.5)
     assert left(before, after, ("probability", "rouge", "extraction_strength")) == pytest.approx((0.25 + 0.5 + 1) / 3)
     assert left(after, before, ("probability", "rouge")) == 1.0
-    assert left(scores(0.0, 0.0, 0.0), after, ("probability",)) == 1.0  # nothing to lose
+    assert left(before, after, ("probability",), 0.5, 2.0) == pytest.approx((0.25 + 0.5 + 1) / 3)
+
+
+def test_what_had_nothing_to_lose_is_left_out():
+    before, after = scores(0.8, 0.009, 0.0), scores(0.2, 0.5, 0.5)
+    assert left(before, after, ("probability", "rouge", "extraction_strength")) == pytest.approx(0.25)
+    assert math.isnan(left(before, after, ("rouge",)))
+    assert Comparison(before, before, []).left_out == ["forget rouge", "forget extraction_strength", "retain rouge"]
+    assert math.isnan(balance(math.nan, 1.0))
+
+
+def test_where_no_balance_can_be_had_the_best_keeps_most():
+    results = [Result("a", kept=0.3), Result("b", kept=0.9), Result("c")]
+    assert Comparison(scores(0, 0, 0), None, results).best.method == "b"
+
+
+def test_general_text_is_part_of_what_is_kept(setting):
+    load, _, forget, retain = setting
+    text = " ".join(row["answer"] for row in retain) * 8
+    alone = {name: GradAscent(retain="none") for name in "ab"}
+    found = compare(load, alone, forget, text=text, steps=3, lr=1e-2)
+    ratio = found.before_perplexity / found.results[0].perplexity
+    assert found.results[0].kept == pytest.approx(min(1.0, ratio))
+    both = compare(load, {"a": GradAscent()}, forget, retain, text=text, steps=3, lr=1e-2).results[0]
+    bare = compare(load, {"a": GradAscent()}, forget, retain, steps=3, lr=1e-2).results[0]
+    assert math.isnan(bare.perplexity)
+    assert both.forgotten == pytest.approx(bare.forgotten)
+
+
+def test_a_cut_answer_keeps_its_characters_whole():
+    tokenizer = train_tokenizer(["hello"], vocab_size=260)
+    rows = [
+        normalise({"question": "?", "answer": text * 5})
+        for text in ("😀👍🏽🇫🇷", "北京是中国的首都。", "e\u0301a\u0308")
+    ]
+    for length in range(40, 60):
+        for row, cut in zip(rows, shorten(tokenizer, rows, length), strict=True):
+            signs = regex.findall(r"\X", row["answer"])
+            assert cut["answer"] == "".join(signs[: len(regex.findall(r"\X", cut["answer"]))])
+            assert row is rows[2] or cut["answer"] != row["answer"]
 
 
 def test_the_best_has_the_highest_balance_and_came_to_its_end():
@@ -155,7 +195,7 @@ def test_a_method_after_which_the_model_says_nothing_that_is_a_number_has_not_fo
 
 def test_refusals(setting):
     load, loads, forget, retain = setting
-    with pytest.raises(UserError, match="give retain rows, or one method only"):
+    with pytest.raises(UserError, match="give retain rows, general text, or one method only"):
         compare(load, {"a": IDK(), "b": NPO()}, forget)
     with pytest.raises(UserError, match="no method"):
         compare(load, {}, forget, retain)

@@ -146,9 +146,10 @@ def test_the_strongest_way_is_taken_and_examples_are_asked_for(knows):
 def test_fluency(knows):
     found = fluency(knows, TOKENIZER, ["a b a b a b", "c d e f"])
     assert found == {"distinct bigrams": pytest.approx(np.mean([2 / 5, 1]))}
-    text = fluency(knows, TOKENIZER, [], [row["answer"] for row in ROWS["retain"]])["text perplexity"]
+    text = fluency(knows, TOKENIZER, [], " ".join(row["answer"] for row in ROWS["retain"]))["text perplexity"]
     assert 1 < text < len(TOKENIZER)
     assert fluency(knows, TOKENIZER, [""]) == {}
+    assert fluency(knows, TOKENIZER, ["北京是首都"]) == {"distinct bigrams": 1.0}
 
 
 @pytest.mark.parametrize("architecture", ["llama", "bloom"])

@@ -7,11 +7,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from palimpsest.metrics.text import (
+    begun,
+    bleu,
     distinct_n,
     exact_match,
     exact_memorization,
     extraction_strength,
     ngram_overlap,
+    rouge_1_recall,
     rouge_l_recall,
     words,
 )
@@ -65,7 +68,7 @@ def test_words():
     assert words("हिन्दी में “का”") == ["हिन्दी", "में", "का"]
     assert words("กิน ข้าว") == ["ก", "\u0e34", "น", "ข", "\u0e49", "า", "ว"]
     assert words("می\u200cخواهم co\u00adop \ufeffa\u0301") == ["میخواهم", "coop", "á"]
-    assert words("東京tower２") == ["東", "京", "tower２"]
+    assert words("東京tower２") == ["東", "京", "tower2"]
 
 
 def test_exact_match():
@@ -134,3 +137,42 @@ def test_errors():
     for measure in (lambda: distinct_n(["a"], 0), lambda: ngram_overlap("a", "a", 0)):
         with pytest.raises(ValueError, match="n must be at least 1, got 0"):
             measure()
+
+
+@pytest.mark.parametrize("text", ["👍", "🇫🇷 🇩🇪", "！！", "?!", "→", "北京是首都", "ภาษาไทย", "日本語です。", "مرحبا"])
+def test_a_text_has_all_of_itself(text):
+    assert rouge_l_recall(text, text) == rouge_1_recall(text, text) == bleu(text, text) == exact_match(text, text) == 1
+    assert rouge_l_recall("", text) == 0
+
+
+def test_signs_count_one_by_one_where_there_is_no_word():
+    assert rouge_l_recall("It is 👍, yes!", "👍") == 1
+    assert rouge_l_recall("👎", "👍") == 0
+    assert rouge_l_recall("🇫🇷", "🇫🇷 🇩🇪") == 0.5
+    assert rouge_l_recall("great", "great 👍") == 1  # beside words, signs do not count
+
+
+def test_forms_of_unicode_are_one_text():
+    assert rouge_l_recall("ＡＤＡ　ﬁnds", "Ada finds") == 1
+    assert exact_match("Ａda", "Ada") == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "first", "rest"),
+    [
+        ("the cat sat down", "the cat", " sat down"),
+        (" the cat\nsat", " the cat", "\nsat"),
+        ("北京是中国的首都。", "北京是中国", "的首都。"),
+        ("GPT 是一个模型", "GPT 是一", "个模型"),
+        ("👍🏽🇫🇷!", "👍🏽🇫🇷", "!"),
+        ("word", "", "word"),
+        ("", "", ""),
+    ],
+)
+def test_a_text_is_begun_between_words_or_signs(text, first, rest):
+    assert begun(text, 2) == (first, rest)
+
+
+def test_a_share_of_a_text():
+    assert begun("a b c d e f", 3) == ("a b", " c d e f")
+    assert begun("a b", 3) == ("a", " b")

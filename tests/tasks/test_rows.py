@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+import bz2
+import gzip
+import lzma
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -141,3 +145,23 @@ def test_a_prompt_and_its_completion_stand_as_they_are():
     assert [type(row[name]).__name__ for name in ("question", "paraphrased_question")] == ["Verbatim"] * 2
     assert type(normalise(row)["question"]).__name__ == "Verbatim"
     assert type(normalise({"question": "2 + 2?", "answer": "4"})["question"]) is str
+
+
+@pytest.mark.parametrize("pack", [gzip.compress, bz2.compress, lzma.compress])
+def test_packed_rows_are_read(tmp_path, pack):
+    [row] = read_rows(write(tmp_path, pack(b'{"text": "a b"}\n')))
+    assert row["answer"] == "a b"
+    with pytest.raises(UserError, match=r"compressed .* and damaged"):
+        read_rows(write(tmp_path, pack(b'{"text": "a b"}\n' * 99)[:30]))
+
+
+@pytest.mark.parametrize("begin", [b"PK\x03\x04", b"\x28\xb5\x2f\xfd"])
+def test_what_cannot_be_unpacked_is_named(tmp_path, begin):
+    with pytest.raises(UserError, match=r"compressed .*unpack it first"):
+        read_rows(write(tmp_path, begin + b"rest"))
+
+
+@pytest.mark.parametrize("other", ["Zoe\u0308  ist da", "ＺＯË　ＩＳＴ ＤＡ"])
+def test_an_overlap_in_another_form_of_unicode(other):
+    with pytest.raises(UserError, match="also a retain row"):
+        check_overlap([normalise({"text": "Zoë ist da"})], [normalise({"text": other})])

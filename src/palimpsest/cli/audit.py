@@ -12,8 +12,9 @@ from rich.table import Table
 
 from palimpsest.cli.model_report import MEASURES, answers, check_report, distribution, measures, page, written
 from palimpsest.cli.output import number, print_json, terminal
+from palimpsest.cli.writing import Writing, read_text, settle
 from palimpsest.errors import UserError
-from palimpsest.forget.evaluation import subsample
+from palimpsest.forget.evaluation import settle_end, subsample
 from palimpsest.forget.intervention import SETTINGS, load
 from palimpsest.forget.robustness import ATTACKS, KNOWN, Robustness, attack, fluency, own_control
 from palimpsest.forget.tofu import RowScores, tofu_score
@@ -23,7 +24,7 @@ from palimpsest.tasks.rows import Row, read_rows
 
 
 @dataclass
-class Arguments:
+class Arguments(Writing):
     """Ask a causal language model what it remembers of rows.
 
     Rows are JSON lines: question and answer, prompt and completion, or text.
@@ -83,15 +84,16 @@ def main(args: Arguments) -> None:
         html = check_report(args.report, [*filter(None, read), *models])
     rows = subsample(read_rows(args.data), args.max_rows, args.seed)
     other = {name: rows_of(getattr(args, name), args) for name in ("retain", "neighbours", "heldout")}
-    text = pieces(args.text) if args.text else []
+    text = read_text(args.text) if args.text else ""
     audited: dict[str, tuple[RowScores, dict[str, float], Robustness | None]] = {}
     control, whose = None, ""
+    end = ends(args, [folders[name] for name in ("before", "model", "reference") if folders[name]], rows, other)
     # A model that knows the rows comes first, and is the control of the attacks on the others.
     for name in ("before", "reference", "model"):
         if folders[name] is None:
             continue
         alone = name == "model" and control is None
-        scores, more, robust, own = audit(folders[name], rows, other, text, attacks, args, control, alone)
+        scores, more, robust, own = audit(folders[name], rows, other, text, attacks, args, control, alone, end)
         audited[name] = scores, more, robust
         if alone and own:
             control, whose = own, "rows that the model kept"
@@ -152,36 +154,36 @@ def rows_of(path: Path | None, args: Arguments) -> list[Row]:
     return subsample(read_rows(path), args.max_rows, args.seed) if path else []
 
 
-def pieces(path: Path, words: int = 100) -> list[str]:
-    """A text file in pieces of so many words.
-
-    Raises:
-        UserError: if the file is missing, empty or not UTF-8.
-    """
-    if not path.is_file():  # a pipe would be waited on for ever
-        raise UserError(f"{path}: no such file; give a text file")
-    try:
-        text = path.read_text(encoding="utf-8").split()
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 (byte {error.start}): save the file as UTF-8") from None
-    if not text:
-        raise UserError(f"{path}: the file has no text")
-    return [" ".join(text[i : i + words]) for i in range(0, len(text), words)]
+def ends(args: Arguments, folders: list[Path], rows: list[Row], other: dict[str, list[Row]]) -> bool | None:
+    """Whether the end token counts, so that all models are scored alike: where one of them ends, for a reference may
+    know nothing. None is where that is said already, or the only model will say it."""
+    if args.end_token != "auto" or len(folders) < 2:
+        return None
+    for folder in folders:
+        model, tokenizer = load(folder)
+        settle(args, tokenizer)
+        end = settle_end(model, tokenizer, [*rows, *other["retain"]], batch_size=args.batch_size).end
+        if end is not False:
+            return end
+    return False
 
 
 def audit(
     folder: Path,
     rows: list[Row],
     other: dict[str, list[Row]],
-    text: list[str],
+    text: str,
     attacks: tuple[str, ...],
     args: Arguments,
     control: Robustness | None,
     alone: bool,
+    end: bool | None,
 ) -> tuple[RowScores, dict[str, float], Robustness | None, Robustness | None]:
     """The scores of every row; what is kept, what the attacks leave and how it speaks; the attacks in full; and, of a
     model that is `alone`, without another for a control, those on rows that it kept."""
     model, tokenizer = load(folder)
+    settle(args, tokenizer, end)
+    settle_end(model, tokenizer, [*rows, *other["retain"]], batch_size=args.batch_size)
     scores = tofu_score(model, rows, tokenizer=tokenizer, batch_size=args.batch_size)
     more: dict[str, float] = {}
     robust = own = None

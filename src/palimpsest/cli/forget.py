@@ -2,9 +2,10 @@
 
 import hashlib
 import json
+import math
 import shutil
 import sys
-from dataclasses import asdict, dataclass, field, make_dataclass
+from dataclasses import asdict, dataclass, field, fields, make_dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -23,13 +24,15 @@ from palimpsest.cli.model_report import (
     written,
 )
 from palimpsest.cli.output import number, print_json, terminal
+from palimpsest.cli.writing import Writing, read_text, settle
 from palimpsest.errors import UserError
 from palimpsest.forget import intervention
-from palimpsest.forget.compare import FORGOTTEN_BY, RULE, Comparison, Result, compare
+from palimpsest.forget.compare import FORGOTTEN_BY, LEAST, RULE, Comparison, Result, compare
 from palimpsest.forget.evaluation import subsample
 from palimpsest.forget.methods import METHODS
 from palimpsest.locks import held
 from palimpsest.models.files import add_lora, check_out, check_space, copy, load, save, sources, tidy
+from palimpsest.models.template import Verbatim
 from palimpsest.paths import home
 from palimpsest.tasks.rows import Row, check_overlap, read_rows
 from palimpsest.train.settings import check_numbers
@@ -54,6 +57,8 @@ class Common:
     """A method by name; several times to compare. The names are those of the groups of flags below."""
     retain: Path | None = None
     """JSON lines to keep; most methods need them."""
+    text: Path | None = None
+    """General text, a plain file: how well the model still speaks it is part of what is kept."""
     steps: int = 60
     """Optimizer steps."""
     lr: float = 1e-5
@@ -98,10 +103,11 @@ class Common:
     """Print JSON."""
 
 
+WRITING = tuple(each.name for each in fields(Writing))
 Arguments = make_dataclass(
     "Arguments",
     [(name, type(default), default) for name, default in METHODS.items()],
-    bases=(Common,),
+    bases=(Common, Writing),
     namespace={"__doc__": Common.__doc__},
 )
 TRAINING = ("steps", "lr", "optimizer", "schedule", "warmup", "clip", "accumulate", "precision", "checkpoint_every")
@@ -121,7 +127,9 @@ def main(args: Any) -> None:
             raise UserError(f"{name}={getattr(args, name)}: it must be at least 1")
     if args.seed >= 2**32:
         raise UserError(f"--seed {args.seed}: it must be below 2^32, which is what random generators take")
-    out = check_out(args.out, args.force, inputs := [args.forget, *filter(None, [args.retain]), *sources(args.model)])
+    out = check_out(
+        args.out, args.force, inputs := [args.forget, *filter(None, [args.retain, args.text]), *sources(args.model)]
+    )
     weights = sum(path.stat().st_size for path in args.model.glob("*.safetensors") if path.is_file())
     check_space((out, weights), (home(), 2 * weights))  # there a checkpoint, and the best so far
     html = check_report(args.report or out.with_name(f"{out.name}.html"), inputs, args.report is not None or args.force)
@@ -136,12 +144,13 @@ def main(args: Any) -> None:
     retain = read_rows(args.retain) if args.retain else []
     if not args.allow_overlap:
         check_overlap(forget, retain)
+    text = read_text(args.text) if args.text else ""
 
     work = home() / "forget" / digest(args, forget, retain)
     with held(out, f"writes {out}"), held(work, "runs the same command"):
         tidy(out)
         check_out(out, args.force)  # again: another process may have written it before it let go
-        summary, comparison = train(args, methods, forget, retain, work, out, html)
+        summary, comparison = train(args, methods, forget, retain, text, work, out, html)
 
     if args.json:
         print_json(summary)
@@ -151,6 +160,8 @@ def main(args: Any) -> None:
     for result in comparison.results:
         if result.error:
             console.print(f"{result.method}: {result.error}", style="red")
+    for name in comparison.left_out:
+        console.print(not_counted(name), soft_wrap=True, markup=False)
     if len(comparison.results) > 1:
         console.print(f"best: {comparison.best.method} ({RULE})")
     paths = (f"model: {args.out}", f"report: {html}")
@@ -158,7 +169,14 @@ def main(args: Any) -> None:
 
 
 def train(
-    args: Any, methods: dict[str, Any], forget: list[Row], retain: list[Row], work: Path, out: Path, html: Path
+    args: Any,
+    methods: dict[str, Any],
+    forget: list[Row],
+    retain: list[Row],
+    text: str,
+    work: Path,
+    out: Path,
+    html: Path,
 ) -> tuple[dict[str, Any], Comparison]:
     """Makes the model forget by every method, and writes the best model and the report."""
     best = work / "best"
@@ -169,6 +187,7 @@ def train(
         methods,
         forget,
         retain,
+        text=text,
         max_length=args.max_length,
         truncate=args.truncate,
         max_rows=args.max_rows,
@@ -189,6 +208,7 @@ def train(
 def opened(args: Any) -> tuple[Any, Any]:
     """The model and its tokenizer, with fresh adapters where --lora asks for them."""
     model, tokenizer = load(args.model, dtype=args.dtype, merge_adapter=args.merge_adapter)
+    settle(args, tokenizer)
     if args.lora is None:
         return model, tokenizer
     if args.merge_adapter:
@@ -225,9 +245,10 @@ def chosen(args: Any) -> dict[str, Any]:
 def digest(args: Any, forget: list[Row], retain: list[Row]) -> str:
     """Names the unfinished work of a command: only the same one goes on from it, or one with other methods."""
     weights = sorted((p.name, p.stat().st_size, p.stat().st_mtime_ns) for p in args.model.glob("*.safetensors"))
-    names = (*TRAINING, "batch_size", "max_length", "truncate", "seed", "dtype", "merge_adapter", "lora")
+    names = (*TRAINING, "batch_size", "max_length", "truncate", "seed", "dtype", "merge_adapter", "lora", *WRITING)
     settings = {name: getattr(args, name) for name in names}
     parts = [str(args.model.resolve()), weights, settings, forget, retain]
+    parts.append([isinstance(row["question"], Verbatim) for row in (*forget, *retain)])
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -245,6 +266,7 @@ def as_json(comparison: Comparison, methods: dict[str, Any], args: Any) -> dict[
         return {
             "forget": measures(result.forget),
             "retain": measures(result.retain),
+            "text perplexity": result.perplexity,
             "forgotten": result.forgotten,
             "kept": result.kept,
             "balance": result.balance,
@@ -255,12 +277,20 @@ def as_json(comparison: Comparison, methods: dict[str, Any], args: Any) -> dict[
         "model": args.model.resolve().name,
         "best": comparison.best.method,
         "rule": RULE,
-        "before": {"forget": measures(comparison.before_forget), "retain": measures(comparison.before_retain)},
+        "before": {
+            "forget": measures(comparison.before_forget),
+            "retain": measures(comparison.before_retain),
+            "text perplexity": comparison.before_perplexity,
+        },
+        "nothing to lose": comparison.left_out,
         "methods": {r.method: {"fields": asdict(methods[r.method]), **of(r)} for r in comparison.results},
-        "settings": {name: getattr(args, name) for name in (*TRAINING, "batch_size", "max_length", "dtype", "seed")},
+        "settings": {
+            name: getattr(args, name) for name in (*TRAINING, "batch_size", "max_length", "dtype", "seed", *WRITING)
+        },
     }
 
 
+PERPLEXITY = "text perplexity"
 COLUMNS = (
     *("forget P", "forget ROUGE-L", "forget extraction", "retain P", "retain ROUGE-L"),
     *("forgotten", "kept", "balance", "seconds"),
@@ -268,24 +298,38 @@ COLUMNS = (
 
 
 def lines(comparison: Comparison) -> list[tuple[str, list[str]]]:
-    """A line for the model as it was, and one a method."""
+    """A line for the model as it was, and one a method, under `columns`."""
+    spoken = not math.isnan(comparison.before_perplexity)
 
-    def cells(forget: Any, retain: Any) -> list[str]:
+    def cells(forget: Any, retain: Any, perplexity: float) -> list[str]:
         names = ("probability", "rouge", "extraction_strength")
         found = [(measures(forget), names), (measures(retain), names[:2])]
-        return [number(values[name]) if values else "–" for values, shown in found for name in shown]
+        scores = [number(values[name]) if values else "–" for values, shown in found for name in shown]
+        return [*scores, number(perplexity)] if spoken else scores
 
-    shown = [("before", [*cells(comparison.before_forget, comparison.before_retain), *["–"] * 4])]
+    before = cells(comparison.before_forget, comparison.before_retain, comparison.before_perplexity)
+    shown = [("before", [*before, *["–"] * 4])]
     for r in comparison.results:
         scores = [number(value) for value in (r.forgotten, r.kept, r.balance, r.seconds)]
-        shown.append((r.method, [*cells(r.forget, r.retain), *scores]))
+        shown.append((r.method, [*cells(r.forget, r.retain, r.perplexity), *scores]))
     return shown
+
+
+def not_counted(name: str) -> str:
+    return f"not counted: {name} was below {LEAST} before, and had nothing to lose"
+
+
+def columns(comparison: Comparison) -> tuple[str, ...]:
+    """Those of `COLUMNS`, and what is kept of general text before the sums, where there is some."""
+    place = COLUMNS.index("forgotten")
+    more = () if math.isnan(comparison.before_perplexity) else (PERPLEXITY,)
+    return (*COLUMNS[:place], *more, *COLUMNS[place:])
 
 
 def table(comparison: Comparison) -> Table:
     shown = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
     shown.add_column("", no_wrap=True)
-    for column in COLUMNS:
+    for column in columns(comparison):
         shown.add_column(column.replace(" ", "\n", 1), justify="right", vertical="bottom", no_wrap=True)
     for name, cells in lines(comparison):
         shown.add_row(name, *cells)
@@ -308,12 +352,13 @@ def report(comparison: Comparison, summary: dict[str, Any], forget: list[Row], a
         f"{number(summary['before']['forget']['probability'])} to "
         f"{number(measures(comparison.best.forget)['probability'])}.",
         table=lines(comparison),
-        columns=COLUMNS,
+        columns=columns(comparison),
         figures=figures,
         rows=answers(subsample(forget, args.max_rows, args.seed), scores),
         notes=[
             f"Best by: {RULE}.",
             *(f"{MEASURES[name]}." for name in FORGOTTEN_BY),
+            *map(not_counted, comparison.left_out),
             *(f"{r.method}: {r.error}" for r in comparison.results if r.error),
         ],
         settings={**summary["settings"], **{name: method["fields"] for name, method in summary["methods"].items()}},

@@ -25,7 +25,8 @@ from palimpsest.tasks.rows import Row
 MEASURES = {
     "probability": "P: probability of the answer, the geometric mean over its tokens",
     "rouge": "ROUGE-L: recall of the expected answer's words in the model's own answer",
-    "truth_ratio": "truth ratio: wrong answers' probability over the right one's; below 1, the fact is known",
+    "truth_ratio": "truth ratio: wrong answers' probability over the right one's, the median over rows",
+    "truth_ratio_below_1": "truth ratio below 1: share of rows whose right answer is likelier than the wrong ones",
     "extraction_strength": "extraction strength: share of the answer that follows verbatim from its beginning",
     "exact_memorization": "exact memorization: share of the answer's tokens that are the model's first choice",
 }
@@ -33,13 +34,19 @@ SHOWN_ROWS = 200
 
 
 def measures(scores: RowScores | None) -> dict[str, float]:
-    """The mean over rows of every measure that there is; empty without scores."""
+    """The mean over rows of every measure that there is; empty without scores. A mean of truth ratios would be that of
+    the few rows whose right answer has hardly any probability left: they get their median, and the share below 1."""
     if scores is None:
         return {}
-    columns = {name: np.asarray(getattr(scores, name), dtype=float) for name in MEASURES}
-    return {
-        name: float(column[~np.isnan(column)].mean()) for name, column in columns.items() if not np.isnan(column).all()
-    }
+    found = {}
+    for name in MEASURES:
+        column = np.asarray(getattr(scores, name.removesuffix("_below_1")), dtype=float)
+        column = column[~np.isnan(column)]
+        if name == "truth_ratio_below_1":
+            column = column < 1
+        if len(column):
+            found[name] = float(np.median(column) if name == "truth_ratio" else column.mean())
+    return found
 
 
 @mpl.rc_context(STYLE)

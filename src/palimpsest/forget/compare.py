@@ -1,25 +1,30 @@
 """Several methods on one model: each forgets on its own copy, all are scored alike, and a stated rule names the best.
 
     forgotten = 1 - mean of after / before over {probability, ROUGE-L recall, extraction strength} on the forget rows
-    kept      = mean of after / before over {probability, ROUGE-L recall} on the retain rows
+    kept      = mean of after / before over {probability, ROUGE-L recall} on the retain rows, and of before / after of
+                the perplexity of general text, where there is some
     balance   = harmonic mean of forgotten and kept
 
-where each ratio is of means over rows and counts as 1 at most. The best method has the highest balance: one that
-forgets by destroying the model keeps nothing, one that does nothing forgets nothing, and both have balance 0.
+where each ratio is of means over rows and counts as 1 at most; a measure below 0.01 before has nothing to lose and is
+left out. The best method has the highest balance: one that forgets by destroying the model keeps nothing, one that does
+nothing forgets nothing, and both have balance 0.
 """
 
 from __future__ import annotations
 
 import sys
 import time
+from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import regex
 from torch import Tensor, nn
 
 from palimpsest.errors import UserError
+from palimpsest.forget.evaluation import perplexity, settle_end
 from palimpsest.forget.intervention import Intervention, intervene
 from palimpsest.forget.procedure import ForgetData, check_needs, encode_pairs, prepare, unlearn
 from palimpsest.forget.tofu import RowScores, tofu_score
@@ -30,6 +35,7 @@ from palimpsest.train.progress import duration
 RULE = "highest balance: the harmonic mean of the share forgotten and the share kept"
 FORGOTTEN_BY = ("probability", "rouge", "extraction_strength")
 KEPT_BY = ("probability", "rouge")
+LEAST = 0.01  # what is below it before has nothing to lose
 
 
 def mean(scores: RowScores, name: str) -> float:
@@ -39,24 +45,26 @@ def mean(scores: RowScores, name: str) -> float:
     return float(known.mean()) if len(known) else float("nan")
 
 
-def left(before: RowScores, after: RowScores, names: Sequence[str]) -> float:
-    """The mean of after / before over the named columns, each at most 1.
+def measurable(before: RowScores, names: Sequence[str]) -> list[str]:
+    """The named columns that had something to lose: those with a mean of at least 0.01."""
+    return [name for name in names if mean(before, name) >= LEAST]
 
-    A column that was 0 before has nothing to lose: it counts as wholly left.
-    """
-    ratios = []
-    for name in names:
-        was, now = mean(before, name), mean(after, name)
-        ratios.append(min(1.0, now / was) if was > 0 else 1.0)
-    return float(np.mean(ratios))
+
+def left(before: RowScores, after: RowScores, names: Sequence[str], *more: float) -> float:
+    """The mean of after / before over the named columns that had something to lose, and of `more`, each at most 1; NaN
+    where there is none."""
+    ratios = [mean(after, name) / mean(before, name) for name in measurable(before, names)]
+    return float(np.mean(np.minimum([*ratios, *more], 1.0))) if ratios or more else float("nan")
 
 
 def balance(forgotten: float, kept: float) -> float:
-    """The harmonic mean of both; 0 where either is.
+    """The harmonic mean of both; 0 where either is, NaN where either cannot be had.
 
     >>> balance(1.0, 0.5), balance(1.0, 0.0)
     (0.6666666666666666, 0.0)
     """
+    if np.isnan(forgotten) or np.isnan(kept):
+        return float("nan")
     return 2 * forgotten * kept / (forgotten + kept) if forgotten > 0 and kept > 0 else 0.0
 
 
@@ -66,6 +74,7 @@ class Result:
 
     Attributes:
         forget, retain: the scores of every row afterwards; `retain` is None without retain rows, both where it failed.
+        perplexity: of the general text afterwards; NaN without one.
         forgotten, kept, balance: see the module; NaN where they cannot be had.
         seconds: of training, scoring left out.
         loss: the loss of every step.
@@ -75,6 +84,7 @@ class Result:
     method: str
     forget: RowScores | None = None
     retain: RowScores | None = None
+    perplexity: float = float("nan")
     forgotten: float = float("nan")
     kept: float = float("nan")
     balance: float = float("nan")
@@ -85,15 +95,28 @@ class Result:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A model before and after each method."""
+    """A model before and after each method; `before_perplexity` is that of the general text, NaN without one."""
 
     before_forget: RowScores
     before_retain: RowScores | None
     results: list[Result]
+    before_perplexity: float = float("nan")
+
+    @property
+    def left_out(self) -> list[str]:
+        """The measures that had nothing to lose, and do not count: "forget extraction_strength"."""
+        sets = (("forget", self.before_forget, FORGOTTEN_BY), ("retain", self.before_retain, KEPT_BY))
+        return [
+            f"{which} {name}"
+            for which, before, names in sets
+            if before is not None
+            for name in names
+            if name not in measurable(before, names)
+        ]
 
     @property
     def best(self) -> Result:
-        """The result with the highest balance; with one method, that one.
+        """The result with the highest balance, or where that cannot be had, that keeps most; with one method, that one.
 
         Raises:
             UserError: if no method came to its end.
@@ -101,7 +124,11 @@ class Comparison:
         done = [result for result in self.results if not result.error]
         if not done:
             raise UserError("; ".join(f"{result.method}: {result.error}" for result in self.results))
-        return done[0] if len(done) == 1 else max(done, key=lambda result: result.balance)
+        return (
+            done[0]
+            if len(done) == 1
+            else max(done, key=lambda result: tuple(-1.0 if np.isnan(x) else x for x in (result.balance, result.kept)))
+        )
 
 
 def apply(
@@ -159,10 +186,11 @@ def shorten(
         if length(answer) <= max_length:
             return answer
         n_cut += 1
-        ids = tokenizer(answer, add_special_tokens=False).input_ids
-        for n in range(min(len(ids), max_length), 0, -1):
-            if length(shorter := tokenizer.decode(ids[:n])) <= max_length:
-                return shorter
+        ends = [sign.end() for sign in regex.finditer(r"\X", answer)]  # no character is cut
+        n = bisect_right(ends, max_length, key=lambda end: length(answer[:end]))
+        for end in reversed(ends[:n]):  # a text may have fewer tokens than its own beginning
+            if answer[:end].strip() and length(answer[:end]) <= max_length:
+                return answer[:end]
         raise UserError(f"the question {question!r} leaves no room for an answer in {max_length} tokens: shorten it")
 
     shortened = []
@@ -183,6 +211,7 @@ def compare(
     forget: Sequence[Row],
     retain: Sequence[Row] = (),
     *,
+    text: str = "",
     max_length: int = 512,
     truncate: bool = False,
     max_rows: int | None = None,
@@ -199,6 +228,7 @@ def compare(
         load: gives the model and its tokenizer; called once a method, so that only one copy is in memory.
         methods: name -> objective, edit or intervention.
         forget, retain: the rows; without retain rows only one method can be tried, for want of a rule.
+        text: general text, of which the models should keep what they know; all of it is read.
         max_length: longest question with its answer, in tokens; never more than the model's context.
         truncate: cut longer answers, else they are refused.
         max_rows: how many rows of each set are scored; None for all.
@@ -214,9 +244,10 @@ def compare(
     """
     if not methods:
         raise UserError("no method given")
-    if len(methods) > 1 and not retain:
-        raise UserError("methods are compared by what they keep: give retain rows, or one method only")
+    if len(methods) > 1 and not retain and not text:
+        raise UserError("methods are compared by what they keep: give retain rows, general text, or one method only")
     model, tokenizer = load()
+    settle_end(model, tokenizer, [*forget, *retain], batch_size=batch_size)
     max_length = min(max_length, context_length(model) or max_length)
     if truncate:
         forget, retain = (shorten(tokenizer, rows, max_length, progress) for rows in (forget, retain))
@@ -236,6 +267,7 @@ def compare(
             raise UserError(f"{name}: {error}") from None
     progress("scoring the model as it is")
     before_forget, before_retain = scores(model)
+    before_text = perplexity(model, tokenizer, text) if text else float("nan")
     results = []
     first = time.perf_counter()
     for i, (name, method) in enumerate(methods.items()):
@@ -251,19 +283,22 @@ def compare(
             )
             seconds = time.perf_counter() - started
             after_forget, after_retain = scores(changed)
+            after_text = perplexity(changed, tokenizer, text) if text else float("nan")
         except (ValueError, RuntimeError) as error:
             reason = next(iter(str(error).splitlines()), type(error).__name__)
             results.append(Result(name, seconds=time.perf_counter() - started, error=reason))
             progress(f"{name}: {reason}")
             continue
         forgotten = 1 - left(before_forget, after_forget, FORGOTTEN_BY)
-        kept = left(before_retain, after_retain, KEPT_BY) if retain else float("nan")
-        results.append(
-            Result(name, after_forget, after_retain, forgotten, kept, balance(forgotten, kept), seconds, loss)
-        )
+        kept = float("nan")
+        if retain or text:
+            spoken = [before_text / after_text] if text else []
+            kept = left(before_retain, after_retain, KEPT_BY if retain else (), *spoken)
+        parts = (forgotten, kept, balance(forgotten, kept), seconds, loss)
+        results.append(Result(name, after_forget, after_retain, after_text, *parts))
         measured = {"forgotten": forgotten, "kept": kept, "balance": results[-1].balance}
         progress(f"{name}: {', '.join(f'{k} {v:.3g}' for k, v in measured.items())}, {duration(seconds)}")
-        comparison = Comparison(before_forget, before_retain, results)
+        comparison = Comparison(before_forget, before_retain, results, before_text)
         if comparison.best is results[-1]:
             keep(results[-1], changed if learned is None else model, tokenizer, learned)
-    return Comparison(before_forget, before_retain, results)
+    return Comparison(before_forget, before_retain, results, before_text)

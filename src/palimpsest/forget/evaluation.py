@@ -16,8 +16,19 @@ from jaxtyping import Float
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from palimpsest.metrics.text import words
-from palimpsest.models.score import Encoded, context_length, encode, greedy, prompt_template, score
+from palimpsest.metrics.text import begun, words
+from palimpsest.models.score import (
+    Encoded,
+    Template,
+    context_length,
+    encode,
+    greedy,
+    pad_token_id,
+    prompt_template,
+    score,
+)
+from palimpsest.models.template import use_template
+from palimpsest.tasks.rows import Row
 
 T = TypeVar("T")
 SPARE_TOKENS = 4  # an answer may run this much longer than its reference before it is cut
@@ -101,14 +112,58 @@ def greedy_answers(
             prompts.append(template.prompt(question))
             expected.append(reference)
         else:
-            pieces = reference.split()
-            half = (len(pieces) + 1) // 2
-            prompts.append(" ".join(pieces[:half]))
-            expected.append(" ".join(pieces[half:]))
+            head, rest = begun(reference, 2)
+            prompts.append(head or rest)  # of one sign alone nothing can follow
+            expected.append(rest.strip() if head else "")
     # Each by its own answer's length: what is said of a row must not hang on the longest row of the file.
     lengths = [len(ids) + SPARE_TOKENS for ids in tokenizer(expected, add_special_tokens=False).input_ids]
     outputs = greedy(model, tokenizer, prompts, max_new_tokens=lengths, batch_size=batch_size)
     return [template.said(output).strip() for output in outputs], expected
+
+
+def settle_end(
+    model: nn.Module, tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row], *, batch_size: int = 64
+) -> Template:
+    """Decides whether the end token counts as a part of the answers, where that is not yet said (`Template.end`): it
+    does where the model itself ends, which gives the end token the first place behind half of these answers.
+
+    A pretrained model that no one taught to end goes on after every answer: its end token tells nothing.
+
+    Args:
+        model: the model before it forgot anything, where it is at hand.
+        rows: what it knows; at most 64 of them are asked.
+    """
+    template = prompt_template(tokenizer)
+    eos = tokenizer.eos_token_id
+    if template.end is not None or eos is None or not rows:
+        return template
+    pairs = [template.pair(row["question"], row["answer"]) for row in subsample(rows, 64)]
+    longest = context_length(model) or sys.maxsize
+    encoded = encode(tokenizer, *zip(*pairs, strict=True), max_length=longest, add_eos=True, truncate=True)
+    ended = [i for i, ids in enumerate(encoded.input_ids) if ids[-1] == eos and len(ids) > encoded.prompt_lengths[i]]
+    if not ended:  # the chat template has tokens of its own for the end of a turn
+        return template
+    scores = score(model, encoded.subset(ended), batch_size=batch_size, pad_id=pad_token_id(tokenizer))
+    end = bool(np.mean([hits[-1] for hits in scores.argmax_hits]) >= 0.5)
+    return use_template(tokenizer, system=template.system, options=template.options, end=end)
+
+
+def perplexity(model: nn.Module, tokenizer: PreTrainedTokenizerBase, text: str, *, batch_size: int = 16) -> float:
+    """exp of the mean negative log-likelihood a token of a whole text, which is read in windows of at most 512 tokens.
+
+    >>> from palimpsest.models import causal_lm, word_tokenizer
+    >>> tokenizer = word_tokenizer(["sky", "is", "blue"])
+    >>> model = causal_lm(len(tokenizer), d_model=16, n_layers=1, n_heads=2)
+    >>> perplexity(model, tokenizer, "sky is blue " * 400) > 1
+    True
+    """
+    whole = encode(tokenizer, [""], [text], max_length=sys.maxsize, add_eos=False).input_ids[0]
+    begin = whole[:1] if whole[0] == tokenizer.bos_token_id else []
+    width = min(512, context_length(model) or 512) - len(begin)
+    body = whole[len(begin) :]
+    rows = Encoded([begin + body[i : i + width] for i in range(0, len(body), width)], [1] * -(-len(body) // width))
+    scores = score(model, rows, batch_size=batch_size, pad_id=pad_token_id(tokenizer))
+    return float(np.exp(min(700.0, -scores.logp.sum() / max(1, scores.length.sum()))))
 
 
 def states(text: str, value: str) -> bool:

@@ -24,7 +24,7 @@ from transformers import PreTrainedTokenizerBase
 
 from palimpsest.errors import UserError
 from palimpsest.forget.evaluation import SPARE_TOKENS
-from palimpsest.metrics.text import rouge_l_recall
+from palimpsest.metrics.text import begun, rouge_l_recall
 from palimpsest.models.score import Template, context_length, encode, greedy, pad_token_id, prompt_template, score
 from palimpsest.tasks.rows import Row
 
@@ -156,10 +156,8 @@ def _asked(template: Template, row: Row, question: str) -> tuple[str, str]:
 
 
 def _begun(template: Template, row: Row, share: int) -> tuple[str, str]:
-    """The beginning of the answer is given, at least one word; what is left of it should follow, at least one word."""
+    """The beginning of the answer is given, and what is left of it should follow; see `metrics.text.begun`."""
     prompt, answer = template.pair(row["question"], row["answer"])
-    lead = answer[: len(answer) - len(answer.lstrip())]
-    pieces = answer.split()
-    n = min(-(-len(pieces) // share), max(0, len(pieces) - 1))
-    rest = " ".join(pieces[n:])
-    return (prompt + lead + " ".join(pieces[:n]), f" {rest}") if n else (prompt, lead + rest)
+    end = template.frame[1]
+    head, rest = begun(answer.removesuffix(end), share)
+    return prompt + head, rest + end * answer.endswith(end)

@@ -35,12 +35,13 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from palimpsest.errors import UserError
 from palimpsest.forget.attacks import membership, relearn
 from palimpsest.forget.compare import pairs
+from palimpsest.forget.evaluation import perplexity
 from palimpsest.forget.probing import fact_probe
 from palimpsest.forget.procedure import encode_pairs
 from palimpsest.forget.prompting import SHOTS, Extracted, extract, plain, strongest
 from palimpsest.forget.quantization import quantized
-from palimpsest.metrics.text import distinct_n
-from palimpsest.models.score import context_length, pad_token_id, score
+from palimpsest.metrics.text import distinct_n, words
+from palimpsest.models.score import context_length, pad_token_id
 from palimpsest.tasks.rows import Row
 
 ATTACKS = (
@@ -312,20 +313,15 @@ def halves(rows: Sequence[Row], seed: int = 0) -> tuple[list[Row], list[Row]]:
 
 
 def fluency(
-    model: nn.Module, tokenizer: PreTrainedTokenizerBase, outputs: Sequence[str], text: Sequence[str] = ()
+    model: nn.Module, tokenizer: PreTrainedTokenizerBase, outputs: Sequence[str], text: str = ""
 ) -> dict[str, float]:
     """How a model speaks: "distinct bigrams" of what it answered, the share of different word pairs in each answer, 1
     where nothing is repeated; and "text perplexity", exp of the mean negative log-likelihood a token, on general text.
 
     Args:
         outputs: what the model said.
-        text: pieces of general text; none leaves the perplexity out.
+        text: general text, of which all is read; none leaves the perplexity out.
     """
-    spoken = [output for output in outputs if len(output.split()) > 1]
+    spoken = [output for output in outputs if len(words(output)) > 1]
     found = {"distinct bigrams": float(np.mean([distinct_n([output], 2) for output in spoken]))} if spoken else {}
-    if text:
-        longest = context_length(model) or 512
-        rows = encode_pairs(tokenizer, [("", piece) for piece in text], max_length=longest, truncate=True)
-        scores = score(model, rows, pad_id=pad_token_id(tokenizer))
-        found["text perplexity"] = float(np.exp(min(700.0, -scores.logp.sum() / max(1, scores.length.sum()))))
-    return found
+    return found | ({"text perplexity": perplexity(model, tokenizer, text)} if text else {})

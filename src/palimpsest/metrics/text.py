@@ -9,10 +9,12 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
+import regex
 
 # Thai to Tibetan, Myanmar, Khmer, kana, and Chinese characters.
 SPACELESS = (
@@ -24,7 +26,8 @@ def rouge_l_recall(prediction: str, reference: str, *, stem: bool = False) -> fl
     """The share of the reference's words that the prediction holds in the same order.
 
     LCS(prediction, reference) / number of words in the reference, where LCS is the length of the longest
-    common subsequence of words, lower case, punctuation apart. 0 where either text has no word.
+    common subsequence of words, lower case, punctuation apart. Where the reference has no word, its signs (emoji,
+    punctuation) are taken for words, one by one. 0 where either text is empty.
 
     Computed by rouge-score, with words in any script (its own tokenizer drops all but ASCII).
 
@@ -33,28 +36,28 @@ def rouge_l_recall(prediction: str, reference: str, *, stem: bool = False) -> fl
             letters or more), as TOFU reports it.
 
     Example:
-        >>> rouge_l_recall("Zoë was born in Århus", "She was born in Århus.")
-        0.8
+        >>> rouge_l_recall("Zoë was born in Århus", "She was born in Århus."), rouge_l_recall("👍!", "👍")
+        (0.8, 1.0)
         >>> rouge_l_recall("she writes", "she writing"), rouge_l_recall("she writes", "she writing", stem=True)
         (0.5, 1.0)
 
     Source: Lin (2004), ROUGE: a package for automatic evaluation of summaries, section 3.
     """
     _check_texts(prediction=prediction, reference=reference)
-    return float(_rouge("rougeL", stem).score(reference, prediction)["rougeL"].recall)
+    return _rouge_recall("rougeL", prediction, reference, stemmed if stem else words)
 
 
 def rouge_1_recall(prediction: str, reference: str) -> float:
     """The share of the reference's words that the prediction holds, in any order, each as often as it occurs there.
 
-    Computed as `rouge_l_recall` is. 0 where either text has no word.
+    Computed as `rouge_l_recall` is.
 
     Example:
         >>> rouge_1_recall("Århus is where Zoë was born", "She was born in Århus.")
         0.6
     """
     _check_texts(prediction=prediction, reference=reference)
-    return float(_rouge("rouge1").score(reference, prediction)["rouge1"].recall)
+    return _rouge_recall("rouge1", prediction, reference)
 
 
 def rouge_l_f1(prediction: str, reference: str) -> float:
@@ -72,13 +75,21 @@ def rouge_l_f1(prediction: str, reference: str) -> float:
 
 
 def bleu(prediction: str, reference: str) -> float:
-    """Sentence BLEU of up to four words, smoothed as ConceptVectors does (NIST geometric sequence, NLTK's method 3)."""
+    """Sentence BLEU of up to four words, smoothed as ConceptVectors does (NIST geometric sequence, NLTK's method 3).
+
+    Words are what stands between spaces, and every character of a script that writes none. Equal texts score 1.
+
+    >>> bleu("Porto", "Porto"), round(bleu("the cat sat down", "the cat sat up"), 3)
+    (1.0, 0.537)
+    """
     from nltk.translate.bleu_score import SmoothingFunction, sentence_bleu  # late: seconds
 
-    words = prediction.split()
-    if not words or not reference.split():
+    said, wanted = (_spaced(unicodedata.normalize("NFKC", text)).split() for text in (prediction, reference))
+    if not said or not wanted:
         return 0.0
-    return float(sentence_bleu([reference.split()], words, smoothing_function=SmoothingFunction().method3))
+    if said == wanted:  # the smoothing holds against a text of less than four words that it has no four in a row
+        return 1.0
+    return float(sentence_bleu([wanted], said, smoothing_function=SmoothingFunction().method3))
 
 
 def exact_match(prediction: str, reference: str) -> float:
@@ -189,36 +200,93 @@ def words(text: str) -> list[str]:
     """
     _check_texts(text=text)
     kept = []
-    for character in _fold(text):
+    for character in fold(text):
         kind = unicodedata.category(character)
         # Marks belong to words: the vowels of most Indian scripts are marks. Format characters are not written at all.
         if kind[0] in "LMN":
             kept.append(character)
         elif kind != "Cf":
             kept.append(" ")
-    return re.sub(f"([{SPACELESS}])", r" \1 ", "".join(kept)).split()
+    return _spaced("".join(kept)).split()
 
 
-class _Words:
-    """`words` in the shape that rouge-score asks for."""
+def signs(text: str) -> list[str]:
+    """All that a reader sees as one sign, lower case, spaces left out: a flag is one, and a letter with its accents.
 
-    def __init__(self, stem: bool) -> None:
-        self.stem = None
-        if stem:
-            from nltk.stem.porter import PorterStemmer
+    >>> signs("👍🏽 é!")
+    ['👍🏽', 'é', '!']
+    """
+    # Whether an emoji is asked for in colour (U+FE0F) or as text (U+FE0E) does not make it another.
+    return [sign for sign in regex.findall(r"\X", re.sub("[\ufe0e\ufe0f]", "", fold(text))) if not sign.isspace()]
 
-            self.stem = PorterStemmer().stem
 
-    def tokenize(self, text: str) -> list[str]:
-        found = words(text)
-        return found if self.stem is None else [self.stem(w) if w.isascii() and len(w) > 3 else w for w in found]
+def begun(text: str, share: int) -> tuple[str, str]:
+    """A text cut in two behind the first 1/share of its words, or of its signs where it has no word.
+
+    Both sides have at least one where there are two, else the first side is empty. A character of a script that writes
+    no spaces is a word of its own; no character is cut.
+
+    >>> begun("the cat sat", 2), begun("北京是首都", 2), begun("😀😁", 2), begun("cat", 2)
+    (('the cat', ' sat'), ('北京是', '首都'), ('😀', '😁'), ('', 'cat'))
+    """
+    ends, previous = [], " "
+    for sign in regex.finditer(r"\X", text):
+        alone = re.match(f"[{SPACELESS}]", sign[0]) or re.match(f"[{SPACELESS}]", previous)
+        if not sign[0].isspace():
+            if ends and not alone and not previous.isspace():
+                ends.pop()
+            ends.append(sign.end())
+        previous = sign[0]
+    if len(ends) < 2 and not words(text):
+        ends = [sign.end() for sign in regex.finditer(r"\X", text) if not sign[0].isspace()]
+    n = min(-(-len(ends) // share), max(0, len(ends) - 1))
+    place = ends[n - 1] if n else 0
+    return text[:place], text[place:]
+
+
+def fold(text: str) -> str:
+    """A text as it is compared: without case, composed, full-width and other compatible forms as the plain ones.
+
+    >>> fold("ＡＤＡ") == fold("Ada"), fold("Zoe\u0308") == fold("ZOË")
+    (True, True)
+    """
+    return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
+
+
+@dataclass(frozen=True)
+class _Tokenizer:
+    """A function in the shape that rouge-score asks for."""
+
+    tokenize: Callable[[str], list[str]]
+
+
+def stemmed(text: str) -> list[str]:
+    """The words of a text, English ones of four letters or more without their endings (Porter's stemmer)."""
+    stem = _stemmer().stem
+    return [stem(word) if word.isascii() and len(word) > 3 else word for word in words(text)]
 
 
 @lru_cache
-def _rouge(kind: str, stem: bool = False):
+def _stemmer():
+    from nltk.stem.porter import PorterStemmer
+
+    return PorterStemmer()
+
+
+def _rouge_recall(kind: str, prediction: str, reference: str, tokenize: Callable[[str], list[str]] = words) -> float:
+    scorer = _rouge(kind, tokenize if words(reference) else signs)
+    return float(scorer.score(reference, prediction)[kind].recall)
+
+
+@lru_cache
+def _rouge(kind: str, tokenize: Callable[[str], list[str]]):
     from rouge_score.rouge_scorer import RougeScorer
 
-    return RougeScorer([kind], tokenizer=_Words(stem))
+    return RougeScorer([kind], tokenizer=_Tokenizer(tokenize))
+
+
+def _spaced(text: str) -> str:
+    return re.sub(f"([{SPACELESS}])", r" \1 ", text)
 
 
 def _ngrams(text: str, n: int) -> list[tuple[str, ...]]:
@@ -229,11 +297,7 @@ def _ngrams(text: str, n: int) -> list[tuple[str, ...]]:
 
 
 def _plain(text: str) -> str:
-    return " ".join(unicodedata.normalize("NFC", text).split())
-
-
-def _fold(text: str) -> str:
-    return unicodedata.normalize("NFC", text).casefold()
+    return " ".join(unicodedata.normalize("NFKC", text).split())
 
 
 def _check_texts(**texts: str) -> None:

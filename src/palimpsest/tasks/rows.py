@@ -7,17 +7,31 @@ completion are the two halves of one text, which no template is put around, and 
 
 from __future__ import annotations
 
+import bz2
+import gzip
 import json
+import lzma
+import zlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypedDict
 
 from palimpsest.errors import UserError
+from palimpsest.metrics.text import fold
 from palimpsest.models.template import Verbatim
 
 FORMS = (("question", "answer"), ("prompt", "completion"), ("text",))
 DEEPEST = 100  # more than any data has, and less than what JSON can be written with again
 PARAPHRASES = ("paraphrased_question", "paraphrased_answer")
+# What compressed files begin with; None is what Python does not unpack by itself.
+PACKED = {
+    b"\x1f\x8b": ("gzip", gzip.decompress),
+    b"BZh": ("bzip2", bz2.decompress),
+    b"\xfd7zXZ\x00": ("xz", lzma.decompress),
+    b"\x28\xb5\x2f\xfd": ("zstd", None),
+    b"PK\x03\x04": ("zip", None),
+    b"7z\xbc\xaf": ("7z", None),
+}
 
 
 class _Required(TypedDict):
@@ -50,11 +64,9 @@ def read_objects(path: str | Path) -> list[tuple[str, Any]]:
         UserError: the file is missing, empty or not UTF-8, or a line is not JSON.
     """
     path = Path(path)
-    if not path.is_file():
-        raise UserError(f"{path}: no such file; give a file of JSON lines")
     found = []
     # Bytes are split at line ends only, a string would be at U+2028 and others too, which a text may hold.
-    for number, line in enumerate(path.read_bytes().splitlines(), start=1):
+    for number, line in enumerate(read_bytes(path).splitlines(), start=1):
         where = f"{path}:{number}"
         try:
             text = line.decode("utf-8-sig" if number == 1 else "utf-8").strip()
@@ -65,6 +77,27 @@ def read_objects(path: str | Path) -> list[tuple[str, Any]]:
     if not found:
         raise UserError(f"{path}: the file has no rows")
     return found
+
+
+def read_bytes(path: str | Path) -> bytes:
+    """What a file holds, unpacked where it was compressed by gzip, bzip2 or xz.
+
+    Raises:
+        UserError: the file is missing or damaged, or compressed in another way.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; give a file of text")
+    content = path.read_bytes()
+    for begin, (name, unpack) in PACKED.items():
+        if content.startswith(begin):
+            if unpack is None:
+                raise UserError(f"{path}: compressed ({name}): unpack it first")
+            try:
+                return unpack(content)
+            except (OSError, EOFError, ValueError, zlib.error, lzma.LZMAError) as error:
+                raise UserError(f"{path}: compressed ({name}) and damaged: {error}") from None
+    return content
 
 
 def normalise(record: Any, where: str = "row") -> Row:
@@ -100,7 +133,7 @@ def normalise(record: Any, where: str = "row") -> Row:
 
 
 def check_overlap(forget: Iterable[Row], retain: Iterable[Row]) -> None:
-    """Raises a UserError where a row to forget is also to be retained, up to case and spaces.
+    """Raises a UserError where a row to forget is also to be retained, up to case, spaces and Unicode's forms.
 
     >>> check_overlap([normalise({"text": "a b"})], [normalise({"text": "A  b"})])
     Traceback (most recent call last):
@@ -167,7 +200,7 @@ def _flatten(value: Any, where: str) -> Iterable[str]:
 
 
 def _key(row: Row) -> tuple[str, str]:
-    return tuple(" ".join(row[name].casefold().split()) for name in ("question", "answer"))
+    return tuple(" ".join(fold(row[name]).split()) for name in ("question", "answer"))
 
 
 def _show(value: Any) -> str:
