@@ -8,13 +8,14 @@ import torch
 from transformers import BloomConfig, BloomForCausalLM
 
 from palimpsest.errors import UserError
-from palimpsest.forget.evaluation import greedy_answers
+from palimpsest.forget.evaluation import greedy_answers, settle_end
 from palimpsest.forget.prompting import extract, plain, strongest, ways
 from palimpsest.forget.refusals import REFUSALS
 from palimpsest.forget.robustness import ATTACKS, RATES, SPARED, Robustness, attack, fluency, halves
 from palimpsest.forget.tofu import tofu_score
 from palimpsest.models import causal_lm, word_tokenizer
-from palimpsest.models.score import Template, encode
+from palimpsest.models.score import Template, encode, prompt_template
+from palimpsest.models.template import use_template
 from palimpsest.tasks.authors import authors_task
 from palimpsest.train.language import fine_tune
 
@@ -212,3 +213,16 @@ def test_without_a_control_there_is_no_rate_and_no_verdict():
     assert made.area == {"membership: loss": 0.9}
     made.judge(Robustness(recall={"plain": 0.0, "prefix": 0.0}))  # a control that knows nothing vouches for nothing
     assert made.recall == {"plain": 0.1}
+
+
+def test_the_end_counts_where_the_model_ends(knows):
+    tokenizer = deepcopy(TOKENIZER)
+    assert settle_end(knows, tokenizer, ROWS["forget"]).end is True
+    untaught = deepcopy(TOKENIZER)
+    assert settle_end(causal_lm(len(TOKENIZER), **SIZES), untaught, ROWS["forget"]).end is False
+    row = ROWS["forget"][0]
+    pair = prompt_template(untaught).pair(row["question"], row["answer"])
+    with_end, without = (encode(t, [pair[0]], [pair[1]], max_length=64).input_ids[0] for t in (tokenizer, untaught))
+    assert with_end == [*without, tokenizer.eos_token_id]
+    use_template(untaught, end=True)
+    assert settle_end(causal_lm(len(TOKENIZER), **SIZES), untaught, ROWS["forget"]).end is True  # it was said
