@@ -51,5 +51,6 @@ def test_what_is_on_record_is_the_claim_as_it_stands(record):
     assert shown["family"] == record.parent.name == claim.family
     assert shown["standing"] == "of record"
     assert shown["seeds"] == list(claim.seeds)
-    assert shown["registration"]["digest"] == digest(preregister(claim))
+    covers_code = "reach" in shown["registration"]["plan"]
+    assert shown["registration"]["digest"] == digest(preregister(claim, reach=covers_code))
     assert shown["notes"] == claim.notes, "reworded since: the same command with --export writes the new ones"
