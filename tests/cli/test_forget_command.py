@@ -390,7 +390,13 @@ def test_an_adapter_is_merged_on_demand_and_a_method_that_needs_frozen_weights_s
 ):
     argv = command(trained, tmp_path / "out", "--steps", "1", method="rmu")
     argv[1] = str(adapter)
-    refused(capsys, argv, "RMU trains weights that are frozen", "merge", out=tmp_path / "out")
+    refused(
+        capsys,
+        argv,
+        "RMU cannot be applied to LlamaForCausalLM: it trains weights that are frozen",
+        "merge",
+        out=tmp_path / "out",
+    )
     assert main([*argv, "--merge-adapter"]) == 0
     assert (tmp_path / "out" / "model.safetensors").exists()
 

@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from palimpsest.errors import UserError
 from palimpsest.forget.procedure import ForgetData
 from palimpsest.losses.preference import dpo_loss
-from palimpsest.models.blocks import blocks, mlp_output
+from palimpsest.models.blocks import blocks, output_weights
 from palimpsest.models.hooks import capture
 from palimpsest.models.score import Encoded, answer_logprobs, cross_entropy, reference_kl, score
 
@@ -217,7 +217,7 @@ class RMU:
     def trainable(self, model: nn.Module) -> Iterable[nn.Parameter]:
         layer = self.steered(model)
         for block in blocks(model)[max(0, layer - 2) : layer + 1]:
-            yield mlp_output(block).weight
+            yield from output_weights(block)
 
     def init(self, model: nn.Module, data: ForgetData) -> dict[str, Any]:
         generator = torch.Generator().manual_seed(self.seed)

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from palimpsest.errors import UserError
 from palimpsest.forget.evaluation import perplexity, settle_end
 from palimpsest.forget.intervention import Intervention, intervene
-from palimpsest.forget.procedure import ForgetData, check_needs, encode_pairs, prepare, unlearn
+from palimpsest.forget.procedure import ForgetData, check_model, check_needs, encode_pairs, prepare, unlearn
 from palimpsest.forget.tofu import RowScores, tofu_score
 from palimpsest.models.score import context_length, prompt_template
 from palimpsest.tasks.rows import Row
@@ -149,6 +149,7 @@ def apply(
         NonFiniteLoss: if the loss is not finite.
     """
     check_needs(method, data)
+    check_model(method, model)
     if not isinstance(method, Intervention) and not hasattr(method, "edit"):
         history = unlearn(model, method, data, checkpoint=checkpoint, **options)
         return model, [step["loss"] for step in history.steps], None
@@ -263,6 +264,7 @@ def compare(
     for name, method in methods.items():
         try:
             check_needs(method, data)
+            check_model(method, model)
         except UserError as error:
             raise UserError(f"{name}: {error}") from None
     progress("scoring the model as it is")

@@ -36,7 +36,7 @@ from palimpsest.forget.baselines import Batch, GradAscent, require
 from palimpsest.forget.intervention import load
 from palimpsest.forget.procedure import ForgetData, check_needs, unlearn
 from palimpsest.metrics.text import bleu, rouge_l_f1
-from palimpsest.models.blocks import blocks, mlp_output
+from palimpsest.models.blocks import blocks, mlp_output, output_weights
 from palimpsest.models.score import Encoded, greedy, prompt_template, score
 
 CHUNK = 1024  # value vectors that are projected onto the vocabulary together
@@ -263,7 +263,7 @@ class ValueMatricesOnly:
         return frozenset(getattr(self.objective, "needs", ()))
 
     def trainable(self, model: nn.Module) -> list[nn.Parameter]:
-        return [mlp_output(block).weight for block in blocks(model)]
+        return [weight for block in blocks(model) for weight in output_weights(block)]
 
     def init(self, model: nn.Module, data: ForgetData) -> Any:
         return self.objective.init(model, data)
@@ -368,6 +368,14 @@ class Needle:
         require(self.margin >= 0, "margin", self.margin, "at least 0")
         for name, least in (("steps", 0), ("top", 1), ("candidates", 1)):
             require(getattr(self, name) >= least, name, getattr(self, name), f"at least {least}")
+
+    def fits(self, model: nn.Module) -> None:
+        head = model.get_output_embeddings()
+        for layer, block in enumerate(blocks(model)):
+            if not mlp_output(block).weight.requires_grad:
+                raise UserError("it changes weights that are frozen in this model: merge its adapter first")
+            if head is None or value_vectors(model, layer).shape[1] != head.weight.shape[1]:
+                raise UserError("its value vectors are not of the output layer's width: no words can be read off them")
 
     def locate(self, model: PreTrainedModel, data: ForgetData) -> Location:
         """The vector to destroy.

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from palimpsest.errors import UserError
-from palimpsest.forget.procedure import ForgetData, check_needs
+from palimpsest.forget.procedure import ForgetData, check_model, check_needs
 from palimpsest.models import files
 
 SETTINGS, TENSORS = "intervention.json", "intervention.safetensors"
@@ -64,6 +64,7 @@ def intervene(
         UserError: if the intervention needs rows that `data` lacks.
     """
     check_needs(intervention, data)
+    check_model(intervention, model)
     learned = intervention.learn(model, data, **options)
     return intervention.install(model, data.tokenizer, learned), learned
 

@@ -137,6 +137,7 @@ class TwoModelLM(PreTrainedModel, GenerationMixin):
         # This module has no attention of its own, and every model may have the eager one.
         config = deepcopy(target.config)
         config._attn_implementation = "eager"
+        config._experts_implementation = "eager"
         super().__init__(config)
         self.target, self.assistant = target, assistant
         self.generation_config = target.generation_config

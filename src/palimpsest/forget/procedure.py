@@ -9,7 +9,8 @@ encoded batches of equal size, each with `input_ids`, `attention_mask`, `labels`
     "mismatch"  the prompts of the same forget rows, answered by the answer of some retained row
 
 An objective says with `needs` which of them it cannot do without, may name with `trainable(model)` the only
-parameters it trains, and may put with `rewrite(data)` other rows in the place of those that were given.
+parameters it trains, and may put with `rewrite(data)` other rows in the place of those that were given. A method of any
+kind may have `fits(model)`, which raises a UserError for a model without the parts that the method needs.
 """
 
 from __future__ import annotations
@@ -145,6 +146,7 @@ def unlearn(
         UserError: if the objective needs rows that `data` lacks.
     """
     check_needs(objective, data)
+    check_model(objective, model)
     if hasattr(objective, "rewrite"):
         data = objective.rewrite(data)
     with only_trainable(model, objective):
@@ -168,6 +170,21 @@ def check_needs(method: Any, data: ForgetData) -> None:
             raise UserError(f"{type(method).__name__} needs {source} rows, and there are none: give some")
 
 
+def check_model(method: Any, model: nn.Module) -> None:
+    """Raises a UserError that names method and architecture where the method needs a part that the model lacks: what
+    its `fits(model)` says, and whether anything trains."""
+    try:
+        if hasattr(method, "fits"):
+            method.fits(model)
+        elif not hasattr(method, "learn"):
+            chosen = method.trainable(model) if hasattr(method, "trainable") else model.parameters()
+            if not any(p.requires_grad for p in chosen):
+                raise UserError("it trains weights that are frozen in this model: merge its adapter first")
+    except UserError as error:
+        name = type(getattr(model, "get_base_model", lambda: model)()).__name__
+        raise UserError(f"{type(method).__name__} cannot be applied to {name}: {error}") from None
+
+
 @contextmanager
 def only_trainable(model: nn.Module, objective: Any) -> Iterator[None]:
     """Freezes, for the time of the block, all parameters that `objective.trainable(model)` does not name."""
@@ -179,10 +196,6 @@ def only_trainable(model: nn.Module, objective: Any) -> Iterator[None]:
     try:
         for p, flag in before:
             p.requires_grad_(flag and id(p) in chosen)
-        if not any(p.requires_grad for p in model.parameters()):
-            raise UserError(
-                f"{type(objective).__name__} trains weights that are frozen in this model: merge its adapter first"
-            )
         yield
     finally:
         for p, flag in before:

@@ -328,6 +328,9 @@ class Steering:
         require(self.layer is None or self.layer >= 0, "layer", self.layer, "at least 0, or None")
         require(bool(self.instruction.strip()), "instruction", self.instruction, "a text")
 
+    def fits(self, model: nn.Module) -> None:
+        self.steered(model)
+
     def steered(self, model: nn.Module) -> int:
         last = len(blocks(model)) - 1
         layer = last // 2 if self.layer is None else self.layer

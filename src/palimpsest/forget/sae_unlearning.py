@@ -184,6 +184,9 @@ class SaeClamp:
         require(0 <= self.retain_max <= 1, "retain_max", self.retain_max, "a share in [0, 1]")
         require(self.sae_lr > 0, "sae_lr", self.sae_lr, "above 0")
 
+    def fits(self, model: nn.Module) -> None:
+        self.edited(model)
+
     def edited(self, model: nn.Module) -> int:
         """The number of the block."""
         last = len(blocks(model)) - 1

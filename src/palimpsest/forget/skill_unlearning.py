@@ -107,6 +107,10 @@ class NeuronAdjust:
         require(0 <= self.percent <= 100, "percent", self.percent, "from 0 to 100")
         require(self.to in ("mirror", "zero"), "to", self.to, "'mirror' or 'zero'")
 
+    def fits(self, model: nn.Module) -> None:
+        for block in blocks(model):
+            mlp_activation(block)
+
     def learn(self, model: PreTrainedModel, data: ForgetData, **options: Any) -> dict[str, Tensor]:
         mu_f, s_f = probe(model, data.forget, pad_id=data.pad_id)
         mu_r, s_r = probe(model, data.retain, pad_id=data.pad_id)
@@ -272,6 +276,10 @@ class KeySpaceDetection:
         require(self.k_scale > 0, "k_scale", self.k_scale, "above 0")
         require(self.layer is None or self.layer >= 0, "layer", self.layer, "at least 0, or None")
         require(bool(self.refusal.strip()), "refusal", self.refusal, "a text")
+
+    def fits(self, model: nn.Module) -> None:
+        for block in blocks(model):
+            mlp_output(block)
 
     def learn(self, model: PreTrainedModel, data: ForgetData, **options: Any) -> dict[str, Tensor]:
         last = len(blocks(model)) - 1

@@ -14,6 +14,7 @@ On the retain rows the assistant is uniform, and so changes nothing there.
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
@@ -135,7 +136,7 @@ def make_assistant(
     del copies[n_layers:]
     config = assistant.config.get_text_config()
     config.num_hidden_layers = len(copies)
-    if getattr(config, "layer_types", None):
+    if vars(config).get("layer_types"):  # some configurations compute it from the number
         config.layer_types = config.layer_types[: len(copies)]
     assistant.requires_grad_(False)
     head = assistant.get_output_embeddings()
@@ -219,6 +220,14 @@ class ULD:
     @property
     def needs(self) -> frozenset[str]:
         return frozenset({"retain"} if self.retain_weight else ())
+
+    def fits(self, model: nn.Module) -> None:
+        blocks(model)
+        if (
+            "past_key_values"
+            not in inspect.signature(getattr(model, "get_base_model", lambda: model)().forward).parameters
+        ):
+            raise UserError("its states are no keys and values, and two models would have to share one cache")
 
     def learn(
         self,

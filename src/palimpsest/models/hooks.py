@@ -115,6 +115,12 @@ def activations(
                 inputs["answer_mask"] = ~inputs["prompt_mask"] & batch["attention_mask"].bool()
             with torch.no_grad(), capture(modules, side) as seen:
                 model(**inputs, use_cache=False)
-            yield batch, seen
+            yield batch, {name: _by_row(value, batch["input_ids"]) for name, value in seen.items()}
     finally:
         model.train(training)
+
+
+def _by_row(activation: Tensor, input_ids: Tensor) -> Tensor:
+    """OPT's blocks flatten their rows before the MLP: [batch * tokens, d] becomes [batch, tokens, d]."""
+    flat = activation.ndim == 2 and len(activation) == input_ids.numel()
+    return activation.view(*input_ids.shape, -1) if flat else activation
