@@ -203,3 +203,16 @@ def test_every_method_runs_or_refuses_at_the_door(architecture):
                 continue
             assert torch.as_tensor(score(changed, DATA.forget, pad_id=0).logp).isfinite().all(), name
             greedy(changed, TOKENIZER, [DATA.forget_pairs[0][0]], max_new_tokens=3)
+
+
+@pytest.mark.parametrize("architecture", ["Llama", "Jamba"])
+def test_rows_that_end_early_change_no_other(architecture):
+    model = deepcopy(tiny(architecture))
+    prompts = ["Who is Ada", "Where is Dee"]
+    ids = model.generate(
+        **TOKENIZER(prompts[0], return_tensors="pt"), max_new_tokens=1, do_sample=False, pad_token_id=0
+    )
+    model.generation_config.eos_token_id = int(ids[0, -1])  # the first row ends at once
+    alone = [greedy(model, TOKENIZER, [prompt], max_new_tokens=6)[0] for prompt in prompts]
+    assert greedy(model, TOKENIZER, prompts, max_new_tokens=6) == alone
+    assert len(alone[0].split()) == 1 < len(alone[1].split())

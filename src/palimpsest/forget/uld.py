@@ -23,7 +23,7 @@ from typing import Any
 
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.pytorch_utils import Conv1D
 
 from palimpsest.errors import UserError
@@ -223,11 +223,14 @@ class ULD:
 
     def fits(self, model: nn.Module) -> None:
         blocks(model)
-        if (
-            "past_key_values"
-            not in inspect.signature(getattr(model, "get_base_model", lambda: model)().forward).parameters
+        if hasattr(model, "peft_config"):
+            raise UserError("its assistant gets adapters of its own on plain layers: merge the model's adapter first")
+        cached = "past_key_values" in inspect.signature(model.forward).parameters
+        # Rows that have ended are dropped from both models' cache, which a running state does not offer.
+        if not cached or not all(
+            hasattr(layer, "batch_select_indices") for layer in DynamicCache(config=model.config).layers
         ):
-            raise UserError("its states are no keys and values, and two models would have to share one cache")
+            raise UserError("it keeps a running state, not keys and values alone, and both models share one cache")
 
     def learn(
         self,

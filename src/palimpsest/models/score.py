@@ -436,12 +436,17 @@ def _continue(
         # A row that has ended rides along: it must not run past the model's positions.
         positions = positions[:, -1:] + running[:, None]
         # Dropping rows copies the cache: worth it when it halves what every later step costs.
-        if 2 * left <= len(active) and hasattr(cache, "batch_select_indices"):
+        if 2 * left <= len(active) and _drops_rows(cache):
             kept = running.nonzero()[:, 0]
             cache.batch_select_indices(kept)
             ids, mask, positions = ids[kept], mask[kept], positions[kept]
             active, steps, running = active[kept], steps[kept], running[kept]
     return [_until_stop(row[:n], stops) for row, n in zip(new.tolist(), room, strict=True)]
+
+
+def _drops_rows(cache: object) -> bool:
+    """Whether every part of the cache can drop rows: a layer with a running state, as hybrid models have, cannot."""
+    return all(hasattr(part, "batch_select_indices") for part in (cache, *getattr(cache, "layers", ())))
 
 
 def _continue_with_generate(
