@@ -118,7 +118,7 @@ def test_the_command_saves_and_audits_an_intervention(tmp_path, monkeypatch, cap
         files[name].write_text("".join(json.dumps({"question": q, "answer": a.strip()}) + "\n" for q, a in pairs))
     out = tmp_path / "out"
     given = ["--forget", str(files["forget"]), "--retain", str(files["retain"]), "--out", str(out)]
-    fast = ["--steps", "5", "--lr", "1e-2", "--uld.n-layers", "1", "--uld.top", "1.0"]
+    fast = ["--steps", "5", "--lr", "1e-2", "--uld.n-layers", "1", "--uld.top", "1.0", "--end-token", "yes"]
     assert main(["forget", str(tmp_path / "model"), "--method", "uld", *given, *fast, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)["methods"]["uld"]["forget"]["probability"]
     assert tofu_score(out, files["forget"]).probability.mean() == pytest.approx(found, rel=1e-5)

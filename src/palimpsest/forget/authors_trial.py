@@ -6,6 +6,7 @@ with the gold model, which never saw them.
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -17,6 +18,7 @@ import numpy as np
 from torch import nn
 from transformers import PreTrainedModel
 
+from palimpsest.errors import NotFinite
 from palimpsest.forget.intervention import Intervention, intervene
 from palimpsest.forget.procedure import ForgetData, prepare, unlearn
 from palimpsest.forget.refusals import REFUSALS
@@ -71,9 +73,18 @@ class AuthorsTrial:
         return np.array(json.loads((folder / "ratios.json").read_text()))
 
     def scores(self, model: PreTrainedModel, *, against_gold: bool = True) -> TofuScores:
+        """TOFU's scores; of a model that training broke, whose output is not a number, those of one that knows nothing:
+        all its weights are zero, and all words equally likely.
+        """
         gold = self.gold_truth_ratios if against_gold else None
-        max_rows = 4 if self.smoke else self.max_rows
-        return evaluate_tofu(model, self.world.tokenizer, self.world.task, gold, max_rows=max_rows)
+        settings = {"max_rows": 4 if self.smoke else self.max_rows}
+        try:
+            return evaluate_tofu(model, self.world.tokenizer, self.world.task, gold, **settings)
+        except NotFinite:
+            blank = copy.deepcopy(model).requires_grad_(False)
+            for weight in blank.parameters():
+                weight.zero_()
+            return evaluate_tofu(blank, self.world.tokenizer, self.world.task, gold, **settings)
 
     def forget_probability(self, model: nn.Module) -> float:
         """Mean P(answer | question) over the forget rows' training pairs: the cheap measure of how far one is."""

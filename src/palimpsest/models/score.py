@@ -460,8 +460,8 @@ def _continue_with_generate(
     """The same for a model whose forward takes no positions or no cache of keys and values (ALiBi, state spaces)."""
     new: list[list[int]] = [[] for _ in room]
     context = context_length(model)
-    # One call for all and each row cut to its own room, unless the longest row would leave the context on the way.
-    together = context is None or int(mask.sum(1).max()) + max(room) <= context + 1
+    # One call for all, from which each row takes what it has room for, unless the longest row would leave the context.
+    together = len(set(room)) > 1 and (context is None or int(mask.sum(1).max()) + max(room) <= context + 1)
     for steps in {max(room)} if together else set(room):
         rows = [i for i, n in enumerate(room) if together or n == steps]
         out = model.generate(
@@ -474,7 +474,7 @@ def _continue_with_generate(
             eos_token_id=sorted(stops) or None,
         )
         for i, row in zip(rows, out[:, ids.shape[1] :].tolist(), strict=True):
-            new[i] = _until_stop(row[: room[i]], stops)
+            new[i] = _until_stop(row[: room[i]] if together else row, stops)
     return new
 
 
