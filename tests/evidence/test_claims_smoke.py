@@ -2,6 +2,7 @@
 
 import json
 import time
+from dataclasses import replace
 
 import pytest
 
@@ -46,11 +47,16 @@ def test_smoke(name, home, capfd):
 
 @pytest.mark.parametrize("record", sorted(records().glob("*/*.json")), ids=lambda file: file.stem)
 def test_what_is_on_record_is_the_claim_as_it_stands(record):
-    """A claim that was changed after its results were exported has to be amended and run again."""
+    """A claim that was changed after its results were exported has to be amended and run again.
+
+    Code that it reaches may change: `show` then says that the record is older.
+    """
     shown, claim = json.loads(record.read_text(encoding="utf-8")), load_claim(record.stem)
     assert shown["family"] == record.parent.name == claim.family
     assert shown["standing"] == "of record"
     assert shown["seeds"] == list(claim.seeds)
-    covers_code = "reach" in shown["registration"]["plan"]
-    assert shown["registration"]["digest"] == digest(preregister(claim, reach=covers_code))
+    registered = preregister(claim, reach=False)
+    if reach := shown["registration"]["plan"].get("reach"):
+        registered = replace(registered, plan={**registered.plan, "reach": reach})
+    assert shown["registration"]["digest"] == digest(registered)
     assert shown["notes"] == claim.notes, "reworded since: the same command with --export writes the new ones"

@@ -102,6 +102,7 @@ claim = Claim(
         "keep everything else, and does it answer the flagged ones more like a model that never saw the rows than "
         "one that refuses them?"
     ),
+    seeds=tuple(range(105, 110)),
     arms={"full": as_it_is("base"), **{name: arm(name) for name in (*TRAINED, *INSTALLED)}, "gold": as_it_is("gold")},
     expects=[
         given("full").at_least(0.8, on="forget probability"),
@@ -130,6 +131,7 @@ claim = Claim(
         "Baselines stop at the first even step at which the forget rows' ROUGE-L is at most the retrained model's plus "
         "0.05. Forget questions in a wording that neither the model nor the gate was trained on show what leaks past "
         "the gate (above 10% it is the method's limit); forget accuracy shows what the noise leaves of the answers "
-        "where the gate holds. The arms with MiniLM need the extra `encoder`."
+        "where the gate holds. Answers that are scored are heard through the noise too, as the authors score them. The "
+        "arms with MiniLM need the extra `encoder`."
     ),
 )
