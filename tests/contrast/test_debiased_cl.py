@@ -238,3 +238,9 @@ def test_errors_at_the_door(views):
         bias_gap(z1, z2, torch.full((7,), 3))
     with pytest.raises(ValueError, match="must be finite"):
         debiased_loss(z1 * math.nan, z2)
+
+
+def test_value_is_that_of_the_published_code():
+    z1 = torch.sin(torch.linspace(0, 7, 24, dtype=torch.float64) ** 2).reshape(6, 4)
+    z2 = z1 + 0.3 * torch.sin(2 * torch.linspace(0, 7, 24, dtype=torch.float64) ** 2).reshape(6, 4)
+    assert debiased_loss(z1, z2, 0.1, 0.5).item() == pytest.approx(0.496739347043061, abs=1e-6)

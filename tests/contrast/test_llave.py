@@ -181,3 +181,10 @@ def test_refusals():
         gradient_share(torch.eye(4), torch.eye(4), alpha=math.nan)
     with pytest.raises(ValueError, match="limits finite and rising"):
         overlap(torch.ones(2), torch.ones(2), limits=(-math.inf, math.inf))
+
+
+def test_value_is_that_of_the_published_code():
+    z1 = torch.sin(torch.linspace(0, 7, 24, dtype=torch.float64) ** 2).reshape(6, 4)
+    z2 = z1 + 0.3 * torch.sin(2 * torch.linspace(0, 7, 24, dtype=torch.float64) ** 2).reshape(6, 4)
+    q, k = F.normalize(z1, dim=1), F.normalize(z2, dim=1)
+    assert hardness_nce(q, k, 14.0, 9.0).item() == pytest.approx(0.346799566364084, abs=1e-6)

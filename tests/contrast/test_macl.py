@@ -184,3 +184,9 @@ def test_refuses_embeddings():
 def test_features_that_are_no_numbers_are_refused():
     with pytest.raises(ValueError, match="features must be finite, got nan"):
         uniformity_tolerance(torch.full((4, 2), torch.nan), torch.zeros(4, dtype=torch.long))
+
+
+def test_value_is_that_of_the_published_code():
+    z1 = torch.sin(torch.linspace(0, 7, 24, dtype=torch.float64) ** 2).reshape(6, 4)
+    z2 = z1 + 0.3 * torch.sin(2 * torch.linspace(0, 7, 24, dtype=torch.float64) ** 2).reshape(6, 4)
+    assert macl_loss(z1, z2, 0.5, 0.8, 0.0).item() == pytest.approx(1.90331576960643, abs=1e-6)
