@@ -84,6 +84,19 @@ def test_the_whole_procedure_against_a_plain_one(cap, spread):
     assert found[5] != pytest.approx(losses[5].mean(), rel=1e-4)
 
 
+def test_value_of_the_authors_code():
+    """Their training loop, at a learning rate of 0 and in float64, gave these losses of four epochs; the last two are
+    weighted."""
+    rows = torch.arange(12)
+    angle = torch.arange(36, dtype=torch.float64).reshape(12, 3)
+    losses = nt_xent_per_sample(torch.sin(angle), torch.sin(angle + 0.1 * (rows % 5).double()[:, None] ** 2), 0.2)
+    mining = DBPM(epochs=4, warmup=0.5, b_np=0.8, b_fp=1.0, cap=None)
+    memory = mining.init(nn.Identity(), rows).double()
+    found = [mining.step(memory, losses, rows, epoch).item() for epoch in range(4)]
+    theirs = [2.647210703123004, 2.647210703123004, 1.5240605389807886, 1.4975481330393368]
+    assert found == pytest.approx(theirs, abs=1e-6)
+
+
 def test_weights():
     loss = torch.rand(5, dtype=torch.float64, requires_grad=True)
     flagged = torch.tensor([True, True, False, True, False])

@@ -113,6 +113,13 @@ def test_loss_is_the_naive_one(views, k_neg, steepness):
     torch.testing.assert_close(groco_loss(z, k_neg, steepness=steepness), naive_groco(z, k_neg, steepness))
 
 
+@pytest.mark.parametrize(("views", "k_neg", "theirs"), [(2, 3, 0.44316723597424634), (3, 4, 0.41592963195043825)])
+def test_value_of_the_authors_code(views, k_neg, theirs):
+    """Their GroCo, in float64, gave these numbers."""
+    z = torch.sin(torch.arange(views * 6 * 3, dtype=torch.float64)).reshape(views, 6, 3)
+    assert groco_loss(z, k_neg).item() == pytest.approx(theirs, abs=1e-6)
+
+
 def test_strips_do_not_matter(monkeypatch):
     z = draw(2, 11, 4)
     whole = groco_loss(z, 3)
