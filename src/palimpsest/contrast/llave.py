@@ -8,8 +8,9 @@ without gradient, so that the reward is the cosine:
 
 averaged over both directions. alpha multiplies the cosine, not the scaled score. With r = sg(c) each negative has the
 score it would have at the scale s + alpha, and the positive that of s: for the softmax over negatives it is a sharper
-temperature, for the positive a margin of alpha c_ij / s against negative j, and slopes stay s. A learnable s gets its gradient
-through the scores alone here; in the authors' code also through the weights.
+temperature, for the positive a margin of alpha c_ij / s against negative j, and slopes stay s.
+
+A learnable s gets its gradient through the scores alone here; in the authors' code also through the weights.
 """
 
 from __future__ import annotations
