@@ -21,12 +21,13 @@ from torch import nn
 from palimpsest.errors import UserError
 from palimpsest.forget.compare import apply
 from palimpsest.forget.methods import METHODS
-from palimpsest.forget.procedure import check_model, prepare
+from palimpsest.forget.procedure import prepare
 from palimpsest.models import greedy, prompt_template, word_tokenizer
 from palimpsest.models.blocks import blocks
 from palimpsest.models.files import add_lora
 from palimpsest.models.language import seeded
 from palimpsest.models.score import score
+from palimpsest.train.method import check_model
 
 D, HEADS, LAYERS = 16, 2, 3
 SIZES = {

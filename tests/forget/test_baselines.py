@@ -9,13 +9,14 @@ from torch.nn import functional as F
 from palimpsest.errors import UserError
 from palimpsest.forget.baselines import IDK, LLMU, RMU, GradAscent, IdkDPO, hidden_states, reference_logprobs
 from palimpsest.forget.npo import NPO
-from palimpsest.forget.procedure import ForgetData, only_trainable, prepare, unlearn
+from palimpsest.forget.procedure import ForgetData, prepare, unlearn
 from palimpsest.forget.refusals import REFUSALS
 from palimpsest.forget.simnpo import SimNPO
 from palimpsest.models.blocks import blocks, mlp_output
 from palimpsest.models.language import causal_lm
 from palimpsest.models.score import answer_logprobs, cross_entropy, reference_kl
 from palimpsest.models.tokenizers import word_tokenizer
+from palimpsest.train.method import only_trainable
 
 FORGET = [("where was Ada born ?", " Ada was born in Porto ."), ("who is Ada ?", " Ada writes .")]
 RETAIN = [("where was Bo born ?", " in Riga ."), ("who is Bo ?", " Bo sings ."), ("what is Bo ?", " a singer .")]

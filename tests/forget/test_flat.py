@@ -147,7 +147,7 @@ def test_errors():
         flat_loss(row(0.5), row(-3.0))
     with pytest.raises(ValueError, match="p_template must be"):
         flat_loss(torch.tensor(0.5), row(0.5))
-    with pytest.raises(UserError, match="div must be one of"):
+    with pytest.raises(UserError, match="div must be 'kl', 'tv', 'js' or 'pearson', got"):
         FLAT("chi2")
 
 

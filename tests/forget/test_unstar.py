@@ -10,7 +10,7 @@ from torch import nn
 from palimpsest.errors import UserError
 from palimpsest.forget import unstar as room
 from palimpsest.forget.evaluation import states
-from palimpsest.forget.procedure import ForgetData, check_needs, prepare
+from palimpsest.forget.procedure import ForgetData, prepare
 from palimpsest.forget.rewording import TEXTS as REWORDING
 from palimpsest.forget.rewording import Frame, fact, fuzzy_match, subject
 from palimpsest.forget.unstar import TEXTS, AntiSample, StandIns, UnStar, acceptable, related, unstar
@@ -18,6 +18,7 @@ from palimpsest.models import causal_lm, word_tokenizer
 from palimpsest.models.score import Encoded, greedy, prompt_template
 from palimpsest.tasks.authors import authors_task
 from palimpsest.train.language import fine_tune
+from palimpsest.train.method import check_needs
 
 FORGET = [("Where was Ada Verin born?", "Ada Verin was born in Porto.")]
 RETAIN = [

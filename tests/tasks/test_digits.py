@@ -4,21 +4,14 @@ import torch
 from sklearn.datasets import load_digits
 
 from palimpsest.tasks import digits as module
-from palimpsest.tasks.digits import (
-    Split,
-    concatenated,
-    digit_of,
-    digits,
-    drawn,
-    images_at,
-    partition,
-)
+from palimpsest.tasks.digits import digit_of, digits, drawn, images_at
 from palimpsest.tasks.digits_domains import coloured_digits, digits_domains
 from palimpsest.tasks.digits_labels import digits_longtail, digits_noisy
 from palimpsest.tasks.digits_mosaics import digit_pairs, digits_cluttered, digits_multilabel
 from palimpsest.tasks.digits_scenes import digits_captions
 from palimpsest.tasks.digits_streams import class_stream, permuted_stream, random_label_stream, rotation_stream
 from palimpsest.tasks.digits_views import view_batches
+from palimpsest.tasks.splits import Split, concatenated, partition
 
 BUILDERS = {
     "digits": lambda seed: digits(seed, noise=0.2),

@@ -4,7 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from palimpsest.tasks.digits import Split, digits
+from palimpsest.tasks.digits import digits
 from palimpsest.tasks.digits_labels import (
     correlated,
     digits_longtail,
@@ -17,6 +17,7 @@ from palimpsest.tasks.digits_labels import (
     subsample,
     with_frequencies,
 )
+from palimpsest.tasks.splits import Split
 
 
 def gen(seed=0):

@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from palimpsest.contrast.checks import check_pairs
 from palimpsest.metrics.probes import zero_shot
-from palimpsest.tasks.digits import CLASSES, Splits, digits
+from palimpsest.tasks.digits import CLASSES, digits
 from palimpsest.tasks.digits_scenes import (
     COLOURS,
     PLACES,
@@ -34,6 +34,7 @@ from palimpsest.tasks.digits_scenes import (
     minimal_pairs,
 )
 from palimpsest.tasks.fresh import generator
+from palimpsest.tasks.splits import Splits
 from palimpsest.train import fit
 from palimpsest.train.order import shuffled
 

@@ -17,9 +17,10 @@ from torch import Tensor, nn
 from palimpsest.contrast.heads import Projected, projection_head
 from palimpsest.metrics.probes import few_label_accuracy, knn_accuracy, linear_probe
 from palimpsest.models.vision import cnn
-from palimpsest.tasks.digits import Split, Splits, digits
+from palimpsest.tasks.digits import digits
 from palimpsest.tasks.digits_labels import digits_longtail
 from palimpsest.tasks.digits_views import KINDS, view_batches
+from palimpsest.tasks.splits import Split, Splits
 from palimpsest.train import fit
 
 

@@ -19,74 +19,21 @@ IdkDPO; Li et al. 2024 (2403.03218) for RMU; Yao et al. 2023 (2310.10683) for LL
 from __future__ import annotations
 
 from collections.abc import Iterable
-from copy import deepcopy
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from palimpsest.errors import UserError
-from palimpsest.forget.procedure import ForgetData
+from palimpsest.forget.procedure import Batch, ForgetData
+from palimpsest.forget.retain_term import Retain, frozen_copy, reference_logprobs
 from palimpsest.losses.preference import dpo_loss
 from palimpsest.models.blocks import blocks, output_weights
 from palimpsest.models.hooks import capture
-from palimpsest.models.score import Encoded, answer_logprobs, cross_entropy, reference_kl, score
-
-Batch = dict[str, dict[str, Tensor]]
-
-
-def frozen_copy(model: nn.Module) -> nn.Module:
-    """The reference: the model as it is now, in evaluation mode, without gradients."""
-    return deepcopy(model).eval().requires_grad_(False)
-
-
-def reference_logprobs(model: nn.Module, rows: Encoded, pad_id: int) -> Float[Tensor, "rows"]:
-    """Summed log-probability of every answer under the model as it is now: computed once, so that no second
-    model need be held while the first one trains. Indexed by a batch's `index`."""
-    device = next(model.parameters()).device
-    return torch.as_tensor(score(model, rows, pad_id=pad_id).logp, dtype=torch.float32, device=device)
-
-
-def require(holds: bool, field: str, value: object, wanted: str) -> None:
-    """Checks a field of a method where it is set."""
-    if not holds:
-        raise UserError(f"{field} must be {wanted}, got {value!r}")
-
-
-@dataclass(frozen=True)
-class Retain:
-    """What holds the rest of the model in place while it forgets; objectives that offer it inherit these fields.
-
-    Attributes:
-        retain: "ce" trains on the retain rows, "kl" keeps the model's distribution on them near that of the
-            reference (a frozen copy, held in memory), "none" does without retain rows. The KL term is taken at the
-            answers' tokens, which are what is asked for; the authors' codes take all positions, prompts and padding
-            included.
-        retain_weight: the term's weight.
-    """
-
-    retain: Literal["ce", "kl", "none"] = "ce"
-    retain_weight: float = 1.0
-
-    def __post_init__(self) -> None:
-        require(self.retain in ("ce", "kl", "none"), "retain", self.retain, "'ce', 'kl' or 'none'")
-        require(self.retain_weight >= 0, "retain_weight", self.retain_weight, "at least 0")
-
-    @property
-    def needs(self) -> frozenset[str]:
-        return frozenset() if self.retain == "none" else frozenset({"retain"})
-
-    def reference(self, model: nn.Module) -> nn.Module | None:
-        return frozen_copy(model) if self.retain == "kl" else None
-
-    def retain_term(self, reference: nn.Module | None, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        if self.retain == "none":
-            return {}
-        rows = batch["retain"]
-        term = cross_entropy(model, rows) if self.retain == "ce" else reference_kl(reference, model, rows)
-        return {"retain": self.retain_weight * term}
+from palimpsest.models.score import answer_logprobs, cross_entropy, reference_kl
+from palimpsest.train.method import Objective
+from palimpsest.train.ranges import Above, AtLeast, require
 
 
 @dataclass(frozen=True)
@@ -104,9 +51,6 @@ class GradAscent(Retain):
     forget_weight: float = 1.0
     per_token: bool = True
 
-    def init(self, model: nn.Module, data: ForgetData) -> nn.Module | None:
-        return self.reference(model)
-
     def loss(self, state: nn.Module | None, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         logp, length = answer_logprobs(model, batch["forget"])
         forget = self.forget_weight * (logp / length.clamp(min=1) if self.per_token else logp).mean()
@@ -121,9 +65,6 @@ class IDK(Retain):
     def needs(self) -> frozenset[str]:
         return super().needs | {"refusal"}
 
-    def init(self, model: nn.Module, data: ForgetData) -> nn.Module | None:
-        return self.reference(model)
-
     def loss(self, state: nn.Module | None, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         return {"refusal": cross_entropy(model, batch["refusal"]), **self.retain_term(state, model, batch)}
 
@@ -137,11 +78,7 @@ class IdkDPO(Retain):
         beta: b, how far the model may move from the reference: the smaller, the farther.
     """
 
-    beta: float = 0.1
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(self.beta > 0, "beta", self.beta, "above 0")
+    beta: Annotated[float, Above(0)] = 0.1
 
     @property
     def needs(self) -> frozenset[str]:
@@ -178,7 +115,7 @@ def token_mean(values: Float[Tensor, "batch tokens"], mask: Float[Tensor, "batch
 
 
 @dataclass(frozen=True)
-class RMU:
+class RMU(Objective):
     """Representation misdirection: at one layer, the forget rows' hidden states are driven to a fixed random
     direction, and the retain rows' are held where they were,
 
@@ -196,16 +133,11 @@ class RMU:
         seed: of the direction u.
     """
 
-    layer: int | None = None
-    coefficient: float = 6.5
-    alpha: float = 1200.0
+    layer: Annotated[int | None, AtLeast(0)] = None
+    coefficient: Annotated[float, Above(0)] = 6.5
+    alpha: Annotated[float, AtLeast(0)] = 1200.0
     seed: int = 0
     needs: ClassVar[frozenset[str]] = frozenset({"retain"})
-
-    def __post_init__(self) -> None:
-        require(self.layer is None or self.layer >= 0, "layer", self.layer, "at least 0, or None")
-        require(self.coefficient > 0, "coefficient", self.coefficient, "above 0")
-        require(self.alpha >= 0, "alpha", self.alpha, "at least 0")
 
     def steered(self, model: nn.Module) -> int:
         """The number of the block that is steered."""
@@ -239,7 +171,7 @@ class RMU:
 
 
 @dataclass(frozen=True)
-class LLMU:
+class LLMU(Objective):
     """Ascent on the facts, descent on unrelated answers to the same prompts, and KL to the reference on the rest:
 
         -e1 CE(f) + e2 CE(f with the answer of a retained row) + e3 KL(ref || model) on r.
@@ -248,14 +180,10 @@ class LLMU:
         forget_weight, mismatch_weight, retain_weight: e1, e2, e3, with the defaults of the authors' code.
     """
 
-    forget_weight: float = 0.5
-    mismatch_weight: float = 1.0
-    retain_weight: float = 1.0
+    forget_weight: Annotated[float, AtLeast(0)] = 0.5
+    mismatch_weight: Annotated[float, AtLeast(0)] = 1.0
+    retain_weight: Annotated[float, AtLeast(0)] = 1.0
     needs: ClassVar[frozenset[str]] = frozenset({"retain", "mismatch"})
-
-    def __post_init__(self) -> None:
-        for name in ("forget_weight", "mismatch_weight", "retain_weight"):
-            require(getattr(self, name) >= 0, name, getattr(self, name), "at least 0")
 
     def init(self, model: nn.Module, data: ForgetData) -> nn.Module:
         return frozen_copy(model)

@@ -20,19 +20,20 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from palimpsest.forget.attacks import relearn
-from palimpsest.forget.baselines import Batch, require
-from palimpsest.forget.procedure import ForgetData
+from palimpsest.forget.procedure import Batch
 from palimpsest.models.blocks import attention, blocks
 from palimpsest.models.hooks import capture, edit_activation
 from palimpsest.models.score import IGNORED, Encoded, cross_entropy, greedy
 from palimpsest.train import History
+from palimpsest.train.method import Objective
+from palimpsest.train.ranges import Above, AtLeast
 
 TINY = 1e-7  # below it a gradient has no direction
 SCALES = (0.25, 0.5, 1.0, 2.0, 4.0)  # of the mean squared distance: RepNoise's five kernels
@@ -176,13 +177,10 @@ def mmd(x: Float[Tensor, "n d"], y: Float[Tensor, "m d"]) -> Float[Tensor, ""]:
 
 
 @dataclass(frozen=True)
-class Alignment:
+class Alignment(Objective):
     """SFT: the cross-entropy of the alignment rows, and nothing against an attack."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"retain"})
-
-    def init(self, model: nn.Module, data: ForgetData) -> None:
-        return None
 
     def loss(self, state: None, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         return {"alignment": cross_entropy(model, batch["retain"])}
@@ -198,12 +196,8 @@ class Booster(Alignment):
         lam: weight of what it gains.
     """
 
-    alpha: float = 0.1
-    lam: float = 5.0
-
-    def __post_init__(self) -> None:
-        require(self.alpha > 0, "alpha", self.alpha, "above 0")
-        require(self.lam >= 0, "lam", self.lam, "at least 0")
+    alpha: Annotated[float, Above(0)] = 0.1
+    lam: Annotated[float, AtLeast(0)] = 5.0
 
     def loss(self, state: None, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         return booster_step(model, batch["retain"], batch["forget"], self.alpha, self.lam)
@@ -217,10 +211,7 @@ class Vaccine(Alignment):
         rho: length of the shift.
     """
 
-    rho: float = 2.0
-
-    def __post_init__(self) -> None:
-        require(self.rho >= 0, "rho", self.rho, "at least 0")
+    rho: Annotated[float, AtLeast(0)] = 2.0
 
     def loss(self, state: None, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         return {"alignment": vaccine_loss(model, batch["retain"], self.rho)}
@@ -237,12 +228,8 @@ class RepNoise(Alignment):
         beta: weight of the noise.
     """
 
-    alpha: float = 1.0
-    beta: float = 0.001
-
-    def __post_init__(self) -> None:
-        require(self.alpha >= 0, "alpha", self.alpha, "at least 0")
-        require(self.beta >= 0, "beta", self.beta, "at least 0")
+    alpha: Annotated[float, AtLeast(0)] = 1.0
+    beta: Annotated[float, AtLeast(0)] = 0.001
 
     def loss(self, state: None, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         answer = batch["forget"]["labels"] != IGNORED

@@ -35,9 +35,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from palimpsest.errors import UserError
-from palimpsest.forget.baselines import Batch, Retain, require
 from palimpsest.forget.logits import reinforced_difference
-from palimpsest.forget.procedure import ForgetData, Pair
+from palimpsest.forget.procedure import Batch, ForgetData, Pair
 from palimpsest.forget.renaming import (
     NAMES,
     Tokens,
@@ -50,9 +49,11 @@ from palimpsest.forget.renaming import (
     whole_names,
     word_starts,
 )
+from palimpsest.forget.retain_term import Retain
 from palimpsest.metrics.text import distinct_n, rouge_l_recall
 from palimpsest.models.score import context_length, encode, greedy, pad_token_id, prompt_template, score
 from palimpsest.train.language import fine_tune
+from palimpsest.train.ranges import require
 
 NAMED = 0.1  # above it, a reading is taken to name its replacement
 INSTRUCTION = "Complete the following passage about {name}."

@@ -26,10 +26,11 @@ from torch import Tensor, nn
 from palimpsest.errors import UserError
 from palimpsest.forget.evaluation import perplexity, settle_end
 from palimpsest.forget.intervention import Intervention, intervene
-from palimpsest.forget.procedure import ForgetData, check_model, check_needs, encode_pairs, prepare, unlearn
+from palimpsest.forget.procedure import ForgetData, encode_pairs, prepare, unlearn
 from palimpsest.forget.tofu import RowScores, tofu_score
 from palimpsest.models.score import context_length, prompt_template
 from palimpsest.tasks.rows import Row
+from palimpsest.train.method import check_model, check_needs
 from palimpsest.train.progress import duration
 
 RULE = "highest balance: the harmonic mean of the share forgotten and the share kept"

@@ -32,12 +32,14 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.pytorch_utils import Conv1D
 
 from palimpsest.errors import UserError
-from palimpsest.forget.baselines import Batch, GradAscent, require
+from palimpsest.forget.baselines import GradAscent
 from palimpsest.forget.intervention import load
-from palimpsest.forget.procedure import ForgetData, check_needs, unlearn
+from palimpsest.forget.procedure import Batch, ForgetData, unlearn
 from palimpsest.metrics.text import bleu, rouge_l_f1
 from palimpsest.models.blocks import blocks, mlp_output, output_weights
 from palimpsest.models.score import Encoded, greedy, prompt_template, score
+from palimpsest.train.method import check_needs
+from palimpsest.train.ranges import require
 
 CHUNK = 1024  # value vectors that are projected onto the vocabulary together
 # Wrapped around a question, to draw out what a model was made to keep to itself.

@@ -20,7 +20,7 @@ import random
 from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, fields, replace
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -29,16 +29,19 @@ from torch import Tensor, nn
 from transformers import GenerationMixin, PreTrainedModel, PreTrainedTokenizerBase
 
 from palimpsest.errors import UserError
-from palimpsest.forget.baselines import Batch, GradAscent, Retain, frozen_copy, require
+from palimpsest.forget.baselines import GradAscent
 from palimpsest.forget.evaluation import states
 from palimpsest.forget.npo import NPO
-from palimpsest.forget.procedure import ForgetData, Pair, encode_pairs, prepare
+from palimpsest.forget.procedure import Batch, ForgetData, Pair, encode_pairs, prepare
 from palimpsest.forget.procedure import unlearn as train
+from palimpsest.forget.retain_term import Retain, frozen_copy
 from palimpsest.losses.divergence import kl_divergence
 from palimpsest.models.blocks import blocks, mlp_output
 from palimpsest.models.language import seeded
 from palimpsest.models.score import IGNORED, Encoded, cross_entropy, greedy, reference_kl, score
 from palimpsest.train.language import fine_tune
+from palimpsest.train.method import Edit, Objective
+from palimpsest.train.ranges import Above, AtLeast, require
 
 Kind = Literal["text", "labels"]
 
@@ -72,7 +75,7 @@ def mean_kl(p: nn.Module, q: nn.Module, rows: Encoded, pad_id: int, batch_size: 
 
 
 @dataclass(frozen=True)
-class TaskVector:
+class TaskVector(Edit):
     """Fine-tunes a copy on the forget rows, and goes the other way.
 
     Attributes:
@@ -98,7 +101,7 @@ class NewRows(ForgetData):
 
 
 @dataclass(frozen=True)
-class KGA:
+class KGA(Objective):
     """Knowledge gap alignment: after unlearning, the forget rows should be as far from a helper that knows only them as
     unseen rows are, before it, from a helper that knows only those.
 
@@ -110,15 +113,11 @@ class KGA:
         seed: of their weights and of the order of their rows.
     """
 
-    retain_weight: float = 1.0
-    helper_epochs: float = 10.0
+    retain_weight: Annotated[float, AtLeast(0)] = 1.0
+    helper_epochs: Annotated[float, Above(0)] = 10.0
     helper_lr: float = 3e-3
     seed: int = 0
     needs: ClassVar[frozenset[str]] = frozenset({"retain"})
-
-    def __post_init__(self) -> None:
-        require(self.retain_weight >= 0, "retain_weight", self.retain_weight, "at least 0")
-        require(self.helper_epochs > 0, "helper_epochs", self.helper_epochs, "above 0")
 
     def init(self, model: PreTrainedModel, data: ForgetData) -> dict[str, Any]:
         new = getattr(data, "new", None)
@@ -169,7 +168,7 @@ def insert_adapters(model: PreTrainedModel, width: int = 16, seed: int = 0) -> P
 
 
 @dataclass(frozen=True)
-class EUL:
+class EUL(Objective):
     """Efficient unlearning: adapters learn to agree with the model as it was on the retain rows, and to disagree with
     it on the forget rows; `insert_adapters` comes first. Two of the four terms have no lower bound.
 
@@ -179,14 +178,10 @@ class EUL:
         lm_weight: d, of the ascent on the forget rows.
     """
 
-    forget_weight: float = 1.0
-    task_weight: float = 1.0
-    lm_weight: float = 0.5
+    forget_weight: Annotated[float, AtLeast(0)] = 1.0
+    task_weight: Annotated[float, AtLeast(0)] = 1.0
+    lm_weight: Annotated[float, AtLeast(0)] = 0.5
     needs: ClassVar[frozenset[str]] = frozenset({"retain"})
-
-    def __post_init__(self) -> None:
-        for name in ("forget_weight", "task_weight", "lm_weight"):
-            require(getattr(self, name) >= 0, name, getattr(self, name), "at least 0")
 
     def trainable(self, model: nn.Module) -> Iterator[nn.Parameter]:
         adapters = [module for module in model.modules() if isinstance(module, Adapter)]
@@ -222,9 +217,6 @@ class RandomLabels(Retain):
     def rewrite(self, data: ForgetData) -> ForgetData:
         pairs = flipped(data.forget_pairs, labels_of(data.forget_pairs, data.retain_pairs), self.seed)
         return replace(data, forget=encode_pairs(data.tokenizer, pairs, max_length=data.max_length), forget_pairs=pairs)
-
-    def init(self, model: nn.Module, data: ForgetData) -> nn.Module | None:
-        return self.reference(model)
 
     def loss(self, state: nn.Module | None, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         return {"forget": cross_entropy(model, batch["forget"]), **self.retain_term(state, model, batch)}

@@ -21,7 +21,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, get_args
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
 import numpy as np
 import torch
@@ -30,7 +30,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from palimpsest.forget.baselines import require
 from palimpsest.forget.evaluation import subsample
 from palimpsest.forget.procedure import ForgetData, Pair
 from palimpsest.forget.prompt_gate import (
@@ -43,6 +42,8 @@ from palimpsest.forget.prompt_gate import (
 )
 from palimpsest.metrics.text import rouge_l_recall
 from palimpsest.models.score import greedy
+from palimpsest.train.method import Intervention
+from palimpsest.train.ranges import Above, AtLeast, AtMost, Below, require
 
 Mode = Literal[
     "rand_noise_first_n",
@@ -260,7 +261,7 @@ class EcoLM:
 
 
 @dataclass(frozen=True)
-class ECO:
+class ECO(Intervention):
     """ECO as an intervention: learns the gate and the strength, installs the hooks. No weight ever changes.
 
     The measure of the search is the mean ROUGE-L recall of the model's own answers to the forget prompts.
@@ -290,35 +291,24 @@ class ECO:
     """
 
     encoder: EncoderName = "model"
-    alpha: float = 0.01
-    confidence: float = 0.5
+    alpha: Annotated[float, Above(0), Below(1)] = 0.01
+    confidence: Annotated[float, Above(0), Below(1)] = 0.5
     mode: Mode = "rand_noise_first_n"
-    n: int = 1
+    n: Annotated[int, AtLeast(1)] = 1
     tokens: Literal["prompt", "names"] = "prompt"
     answers: bool = True
-    surrogate: float | None = None
-    strength: float = 1.0
-    search_lr: float = 5.0
+    surrogate: Annotated[float | None, AtLeast(0), AtMost(1)] = None
+    strength: Annotated[float, Above(0)] = 1.0
+    search_lr: Annotated[float, Above(0)] = 5.0
     search_eps: float = 0.5
-    search_steps: int = 10
-    tolerance: float = 0.02
-    rows: int = 64
+    search_steps: Annotated[int, AtLeast(0)] = 10
+    tolerance: Annotated[float, AtLeast(0)] = 0.02
+    rows: Annotated[int, AtLeast(1)] = 64
     needs: ClassVar[frozenset[str]] = frozenset({"retain"})
 
     def __post_init__(self) -> None:
-        require(self.encoder in ("model", "minilm"), "encoder", self.encoder, "'model' or 'minilm'")
-        require(0 < self.alpha < 1, "alpha", self.alpha, "in (0, 1)")
-        require(0 < self.confidence < 1, "confidence", self.confidence, "in (0, 1)")
-        require(self.mode in MODES, "mode", self.mode, f"one of {', '.join(MODES)}")
-        require(self.n >= 1, "n", self.n, "at least 1")
-        require(self.tokens in ("prompt", "names"), "tokens", self.tokens, "'prompt' or 'names'")
-        require(self.surrogate is None or 0 <= self.surrogate <= 1, "surrogate", self.surrogate, "in [0, 1], or None")
-        require(self.strength > 0, "strength", self.strength, "above 0")
-        require(self.search_lr > 0, "search_lr", self.search_lr, "above 0")
+        super().__post_init__()
         require(0 < self.search_eps < self.strength, "search_eps", self.search_eps, "above 0 and below strength")
-        require(self.search_steps >= 0, "search_steps", self.search_steps, "at least 0")
-        require(self.tolerance >= 0, "tolerance", self.tolerance, "at least 0")
-        require(self.rows >= 1, "rows", self.rows, "at least 1")
 
     def learn(self, model: PreTrainedModel, data: ForgetData, *, seed: int = 0, **options: Any) -> dict[str, Tensor]:
         gate = fit_gate(self.encoder, model, data, alpha=self.alpha, confidence=self.confidence, seed=seed)

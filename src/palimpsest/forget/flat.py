@@ -30,9 +30,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from palimpsest.forget.baselines import Batch, require
-from palimpsest.forget.procedure import ForgetData
+from palimpsest.forget.procedure import Batch
 from palimpsest.models.score import token_logprobs
+from palimpsest.train.method import Objective
 
 Divergence = Literal["kl", "tv", "js", "pearson"]
 DIVERGENCES = get_args(Divergence)
@@ -113,7 +113,7 @@ def _check(div: str) -> None:
 
 
 @dataclass(frozen=True)
-class FLAT:
+class FLAT(Objective):
     """FLAT on the forget rows and a refusal drawn for each; neither retain rows nor a reference model.
 
     The two means are over the batch, and g and f* are not linear: an accumulated batch is close to the joint one, not
@@ -125,12 +125,6 @@ class FLAT:
 
     div: Divergence = "kl"
     needs: ClassVar[frozenset[str]] = frozenset({"refusal"})
-
-    def __post_init__(self) -> None:
-        require(self.div in DIVERGENCES, "div", self.div, f"one of {', '.join(DIVERGENCES)}")
-
-    def init(self, model: nn.Module, data: ForgetData) -> None:
-        return None
 
     def loss(self, state: None, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         p_template, p_forget = (mean_probability(model, batch[name]).mean() for name in ("refusal", "forget"))

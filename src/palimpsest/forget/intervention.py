@@ -1,16 +1,10 @@
 """Forgetting at inference: the weights stay as they are, and something learned beside them steers what comes out.
 
-An intervention is a frozen dataclass of settings with two methods,
-
-    learn(model, data, **options) -> {name: tensor}    what it needs to know, from a `ForgetData` (of which it may use
-                                                       the texts and the tokenizer); the model is left as it was;
-                                                       options (steps, lr, seed, ...) are for its own training
-    install(model, tokenizer, learned) -> model        the model that forgets: the same one with hooks on it, or one
-                                                       around it, with transformers' `forward` and `generate`
-
-It saves as an ordinary model folder with two files more: `intervention.json` (the method and its settings) and
-`intervention.safetensors` (what it learned). Plain transformers opens such a folder and finds the model that remembers;
-`palimpsest.forget.load` finds the one that forgets.
+An intervention (`palimpsest.train.method`) learns what it has to know from a `ForgetData`, of which it may use the
+texts and the tokenizer, and is installed on a model or around it: what comes of it has transformers' `forward` and
+`generate`. It saves as an ordinary model folder with two files more: `intervention.json` (the method and its settings)
+and `intervention.safetensors` (what it learned). Plain transformers opens such a folder and finds the model that
+remembers; `palimpsest.forget.load` finds the one that forgets.
 """
 
 from __future__ import annotations
@@ -20,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -28,8 +22,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from palimpsest.errors import UserError
-from palimpsest.forget.procedure import ForgetData, check_model, check_needs
+from palimpsest.forget.procedure import ForgetData
 from palimpsest.models import files
+from palimpsest.train.method import Intervention, apply
 
 SETTINGS, TENSORS = "intervention.json", "intervention.safetensors"
 # Method -> where its class is: a folder names the method, and nothing else of it is ever imported.
@@ -44,17 +39,6 @@ INTERVENTIONS: dict[str, tuple[str, str]] = {
 }
 
 
-@runtime_checkable
-class Intervention(Protocol):
-    """See the module."""
-
-    def learn(self, model: PreTrainedModel, data: ForgetData, **options: Any) -> dict[str, Tensor]: ...
-
-    def install(
-        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, learned: Mapping[str, Tensor]
-    ) -> nn.Module: ...
-
-
 def intervene(
     model: PreTrainedModel, intervention: Intervention, data: ForgetData, **options: Any
 ) -> tuple[nn.Module, dict[str, Tensor]]:
@@ -63,10 +47,8 @@ def intervene(
     Raises:
         UserError: if the intervention needs rows that `data` lacks.
     """
-    check_needs(intervention, data)
-    check_model(intervention, model)
-    learned = intervention.learn(model, data, **options)
-    return intervention.install(model, data.tokenizer, learned), learned
+    applied = apply(model, intervention, data, **options)
+    return applied.model, applied.learned
 
 
 def save(

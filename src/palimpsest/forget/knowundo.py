@@ -25,7 +25,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -34,17 +34,19 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from palimpsest.errors import UserError
-from palimpsest.forget.baselines import Batch, GradAscent, require
+from palimpsest.forget.baselines import GradAscent
 from palimpsest.forget.evaluation import greedy_answers, score_candidates
 from palimpsest.forget.masks import apply_masks, gradients
 from palimpsest.forget.pretrained_unlearning import AdversarialLabel, RandomLabel
-from palimpsest.forget.procedure import ForgetData, encode_pairs
+from palimpsest.forget.procedure import Batch, ForgetData, encode_pairs
 from palimpsest.metrics.text import rouge_l_recall
 from palimpsest.models.files import load
 from palimpsest.models.score import Encoded, context_length, pad_token_id, prompt_template, score
 from palimpsest.tasks.private_people import knowundo_task as knowundo_task
 from palimpsest.tasks.private_people import read_knowundo
 from palimpsest.tasks.rows import Row, normalise, read_rows
+from palimpsest.train.method import Objective
+from palimpsest.train.ranges import AtLeast, AtMost
 
 BASELINES: dict[str, Any] = {
     "grad_ascent": GradAscent(retain="none"),
@@ -162,7 +164,7 @@ def memflex_locate(
 
 
 @dataclass(frozen=True)
-class MemFlex:
+class MemFlex(Objective):
     """-w CE(unlearn) + v CE(retain), by steps on the located tensors only; all others stay, to the bit (under weight
     decay with `optimizer=palimpsest.forget.masks.sparing(...)`).
 
@@ -178,25 +180,16 @@ class MemFlex:
         seed: of the random answers and tensors.
     """
 
-    unlearn_weight: float = 0.4
-    retain_weight: float = 2.0
-    sim: float = 0.92
-    grad: float | None = 6e-4
-    copies: int = 3
+    unlearn_weight: Annotated[float, AtLeast(0)] = 0.4
+    retain_weight: Annotated[float, AtLeast(0)] = 2.0
+    sim: Annotated[float, AtLeast(-1), AtMost(1.1)] = 0.92
+    grad: Annotated[float | None, AtLeast(0)] = 6e-4
+    copies: Annotated[int, AtLeast(1)] = 3
     replaced: Literal["half", "all"] = "half"
     names: str = ""
     located: Literal["memflex", "random"] = "memflex"
     seed: int = 0
     needs: ClassVar[frozenset[str]] = frozenset({"retain"})
-
-    def __post_init__(self) -> None:
-        for name in ("unlearn_weight", "retain_weight"):
-            require(getattr(self, name) >= 0, name, getattr(self, name), "at least 0")
-        require(-1 <= self.sim <= 1.1, "sim", self.sim, "a cosine, above 1 for any")
-        require(self.grad is None or self.grad >= 0, "grad", self.grad, "at least 0, or None")
-        require(self.copies >= 1, "copies", self.copies, "at least 1")
-        require(self.replaced in ("half", "all"), "replaced", self.replaced, "'half' or 'all'")
-        require(self.located in ("memflex", "random"), "located", self.located, "'memflex' or 'random'")
 
     @property
     def inner(self) -> GradAscent:

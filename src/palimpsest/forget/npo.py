@@ -13,16 +13,17 @@ pi_ref, the model before unlearning, enters only through one number a row, compu
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from palimpsest.forget.baselines import Batch, Retain, reference_logprobs, require
-from palimpsest.forget.procedure import ForgetData
+from palimpsest.forget.procedure import Batch, ForgetData
+from palimpsest.forget.retain_term import Retain, reference_logprobs
 from palimpsest.models.score import answer_logprobs
+from palimpsest.train.ranges import Above
 
 
 def npo_loss(nll: Float[Tensor, "batch"], ref_nll: Float[Tensor, "batch"], beta: float = 0.1) -> Float[Tensor, ""]:
@@ -83,11 +84,7 @@ class NPO(Retain):
             farther; the paper uses 0.1).
     """
 
-    beta: float = 0.1
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(self.beta > 0, "beta", self.beta, "above 0")
+    beta: Annotated[float, Above(0)] = 0.1
 
     def init(self, model: nn.Module, data: ForgetData) -> dict[str, Any]:
         return {

@@ -25,8 +25,9 @@ import torch
 from torch import Tensor, nn
 
 from palimpsest.forget.attacks import membership
-from palimpsest.forget.baselines import Batch, GradAscent, Retain
-from palimpsest.forget.procedure import ForgetData, unlearn
+from palimpsest.forget.baselines import GradAscent
+from palimpsest.forget.procedure import Batch, ForgetData, unlearn
+from palimpsest.forget.retain_term import Retain
 from palimpsest.models.score import IGNORED, Encoded, cross_entropy, runners_up, score
 
 METHODS = (
@@ -40,9 +41,6 @@ class RandomLabel(Retain):
     """CE of the forget answers' positions against tokens drawn uniformly from the vocabulary at each step, plus the
     retain term."""
 
-    def init(self, model: nn.Module, data: ForgetData) -> nn.Module | None:
-        return self.reference(model)
-
     def loss(self, state: nn.Module | None, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         rows = batch["forget"]
         drawn = torch.randint_like(rows["labels"], model.get_input_embeddings().num_embeddings)
@@ -54,9 +52,6 @@ class RandomLabel(Retain):
 class AdversarialLabel(Retain):
     """CE of the forget answers' positions against the token that the model itself would say next but for the true one,
     plus the retain term."""
-
-    def init(self, model: nn.Module, data: ForgetData) -> nn.Module | None:
-        return self.reference(model)
 
     def loss(self, state: nn.Module | None, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         rows = {**batch["forget"], "labels": runners_up(model, batch["forget"])}

@@ -1,35 +1,33 @@
 """How a language model is made to forget: the rows, their batches, and one call that trains.
 
-Every method of the family is an objective (`init`, `loss`; see `palimpsest.train`). Its batches are dicts of
-encoded batches of equal size, each with `input_ids`, `attention_mask`, `labels` and `index` [batch]:
+Most methods of the family are objectives (`palimpsest.train.method`). Their batches are dicts of encoded batches of
+equal size, each with `input_ids`, `attention_mask`, `labels` and `index` [batch]:
 
     "forget"    rows to forget
     "retain"    rows to keep, if there are any
     "refusal"   the prompts of the same forget rows, answered by a refusal
     "mismatch"  the prompts of the same forget rows, answered by the answer of some retained row
 
-An objective says with `needs` which of them it cannot do without, may name with `trainable(model)` the only
-parameters it trains, and may put with `rewrite(data)` other rows in the place of those that were given. A method of any
-kind may have `fits(model)`, which raises a UserError for a model without the parts that the method needs.
+A method's `needs` are those which it cannot do without.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from palimpsest.errors import UserError
 from palimpsest.forget.refusals import REFUSALS
 from palimpsest.models.score import Encoded, encode, pad_token_id, prompt_template
-from palimpsest.train import History, fit
+from palimpsest.train import History, apply
 from palimpsest.train.order import shuffled
 
 Pair = tuple[str, str]  # prompt, answer
+Batch = dict[str, dict[str, Tensor]]  # the parts named above
 
 
 @dataclass(frozen=True)
@@ -145,58 +143,4 @@ def unlearn(
     Raises:
         UserError: if the objective needs rows that `data` lacks.
     """
-    check_needs(objective, data)
-    check_model(objective, model)
-    if hasattr(objective, "rewrite"):
-        data = objective.rewrite(data)
-    with only_trainable(model, objective):
-        return fit(
-            model,
-            objective,
-            data.batches(batch_size, seed),
-            steps=steps,
-            lr=lr,
-            seed=seed,
-            data=data,
-            **options,
-        )
-
-
-def check_needs(method: Any, data: ForgetData) -> None:
-    """Raises a UserError that names the rows which a method needs and `data` lacks."""
-    for name in sorted(getattr(method, "needs", ())):
-        if getattr(data, name) is None:
-            source = "retain" if name == "mismatch" else name
-            raise UserError(f"{type(method).__name__} needs {source} rows, and there are none: give some")
-
-
-def check_model(method: Any, model: nn.Module) -> None:
-    """Raises a UserError that names method and architecture where the method needs a part that the model lacks: what
-    its `fits(model)` says, and whether anything trains."""
-    try:
-        if hasattr(method, "fits"):
-            method.fits(model)
-        elif not hasattr(method, "learn"):
-            chosen = method.trainable(model) if hasattr(method, "trainable") else model.parameters()
-            if not any(p.requires_grad for p in chosen):
-                raise UserError("it trains weights that are frozen in this model: merge its adapter first")
-    except UserError as error:
-        name = type(getattr(model, "get_base_model", lambda: model)()).__name__
-        raise UserError(f"{type(method).__name__} cannot be applied to {name}: {error}") from None
-
-
-@contextmanager
-def only_trainable(model: nn.Module, objective: Any) -> Iterator[None]:
-    """Freezes, for the time of the block, all parameters that `objective.trainable(model)` does not name."""
-    if not hasattr(objective, "trainable"):
-        yield
-        return
-    chosen = {id(p) for p in objective.trainable(model)}
-    before = [(p, p.requires_grad) for p in model.parameters()]
-    try:
-        for p, flag in before:
-            p.requires_grad_(flag and id(p) in chosen)
-        yield
-    finally:
-        for p, flag in before:
-            p.requires_grad_(flag)
+    return apply(model, objective, data, steps=steps, lr=lr, batch_size=batch_size, seed=seed, **options).history

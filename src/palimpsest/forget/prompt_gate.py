@@ -17,7 +17,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -28,9 +28,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.modeling_outputs import CausalLMOutput
 
 from palimpsest.errors import MissingExtra, UserError
-from palimpsest.forget.baselines import require
 from palimpsest.forget.procedure import ForgetData
 from palimpsest.models.score import Encoded, pad_token_id
+from palimpsest.train.method import Intervention
+from palimpsest.train.ranges import Above, Below, require
 
 Encoder = Callable[[Sequence[str]], Float[Tensor, "texts d"]]
 EncoderName = Literal["model", "minilm"]
@@ -403,7 +404,7 @@ def refusal_ids(data: ForgetData, refusal: str) -> Int[Tensor, "tokens"]:
 
 
 @dataclass(frozen=True)
-class RefusalGuard:
+class RefusalGuard(Intervention):
     """A gate, and a fixed refusal for what it flags: forgets nothing, says so, and tells whoever asks what is hidden.
 
     Attributes:
@@ -416,15 +417,13 @@ class RefusalGuard:
     """
 
     encoder: EncoderName = "model"
-    alpha: float = 0.01
-    confidence: float = 0.5
+    alpha: Annotated[float, Above(0), Below(1)] = 0.01
+    confidence: Annotated[float, Above(0), Below(1)] = 0.5
     refusal: str = "I don't know."
     needs: ClassVar[frozenset[str]] = frozenset({"retain"})
 
     def __post_init__(self) -> None:
-        require(self.encoder in ("model", "minilm"), "encoder", self.encoder, "'model' or 'minilm'")
-        require(0 < self.alpha < 1, "alpha", self.alpha, "in (0, 1)")
-        require(0 < self.confidence < 1, "confidence", self.confidence, "in (0, 1)")
+        super().__post_init__()
         require(bool(self.refusal.strip()), "refusal", self.refusal, "a text")
 
     def learn(self, model: PreTrainedModel, data: ForgetData, *, seed: int = 0, **options: Any) -> dict[str, Tensor]:

@@ -25,6 +25,7 @@ import random
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import Annotated
 
 import numpy as np
 from jaxtyping import Float
@@ -32,10 +33,10 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from palimpsest.errors import UserError
-from palimpsest.forget.baselines import Batch, frozen_copy, require
 from palimpsest.forget.evaluation import score_candidates
-from palimpsest.forget.procedure import ForgetData, Pair, encode_pairs
+from palimpsest.forget.procedure import Batch, ForgetData, Pair, encode_pairs
 from palimpsest.forget.refusals import REFUSALS
+from palimpsest.forget.retain_term import frozen_copy
 from palimpsest.forget.rewording import (
     FUNCTION_WORDS,
     KINDS,
@@ -51,6 +52,8 @@ from palimpsest.forget.rewording import (
 )
 from palimpsest.metrics.text import words
 from palimpsest.models.score import cross_entropy, reference_kl
+from palimpsest.train.method import Objective
+from palimpsest.train.ranges import AtLeast, require
 
 Vary = Callable[[str, str, random.Random], str]  # question, kind, rng -> question
 Vague = Callable[[str, str, random.Random], str]  # question, answer, rng -> answer
@@ -199,7 +202,7 @@ def relearn_loss(
 
 
 @dataclass(frozen=True)
-class ReLearn:
+class ReLearn(Objective):
     """Trains on vague answers to the questions to forget, asked in several ways, while the retain rows hold the rest.
 
     The rows come from `rewritten`, by templates.
@@ -214,16 +217,12 @@ class ReLearn:
         seed: of what is drawn.
     """
 
-    n: int = 4
+    n: Annotated[int, AtLeast(0)] = 4
     completions: bool = True
-    redraws: int = 3
-    retain_weight: float = 1.0
-    kl_weight: float = 1.0
+    redraws: Annotated[int, AtLeast(0)] = 3
+    retain_weight: Annotated[float, AtLeast(0)] = 1.0
+    kl_weight: Annotated[float, AtLeast(0)] = 1.0
     seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name in ("n", "redraws", "retain_weight", "kl_weight"):
-            require(getattr(self, name) >= 0, name, getattr(self, name), "at least 0")
 
     @property
     def needs(self) -> frozenset[str]:

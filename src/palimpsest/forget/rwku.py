@@ -23,7 +23,7 @@ import string
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from palimpsest.errors import UserError
-from palimpsest.forget.baselines import IDK, GradAscent, IdkDPO, hidden_states, require
+from palimpsest.forget.baselines import IDK, GradAscent, IdkDPO, hidden_states
 from palimpsest.forget.intervention import load
 from palimpsest.forget.npo import NPO
 from palimpsest.forget.procedure import ForgetData, Pair
@@ -43,6 +43,8 @@ from palimpsest.models.blocks import blocks
 from palimpsest.models.hooks import edit_activation
 from palimpsest.models.score import choice_logprob, context_length, encode, greedy, pad_token_id, prompt_template, score
 from palimpsest.tasks.targets import FIELDS, read_probes
+from palimpsest.train.method import Intervention
+from palimpsest.train.ranges import AtLeast, require
 
 UNLEARNED = "You know nothing about {subject}."
 RECALLED = {
@@ -310,7 +312,7 @@ def _exact(texts: Sequence[str], wanted: Sequence[str | Sequence[str]]) -> float
 
 
 @dataclass(frozen=True)
-class Steering:
+class Steering(Intervention):
     """Representation steering: h <- h - strength v after one block, at every token, with
     v = mean h(text) - mean h(text after the instruction to know nothing), over the tokens of the forget rows.
 
@@ -320,12 +322,12 @@ class Steering:
         instruction: what turns a model that knows into one that does not.
     """
 
-    layer: int | None = None
+    layer: Annotated[int | None, AtLeast(0)] = None
     strength: float = 1.0
     instruction: str = "You know nothing about this."
 
     def __post_init__(self) -> None:
-        require(self.layer is None or self.layer >= 0, "layer", self.layer, "at least 0, or None")
+        super().__post_init__()
         require(bool(self.instruction.strip()), "instruction", self.instruction, "a text")
 
     def fits(self, model: nn.Module) -> None:

@@ -16,7 +16,7 @@ import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -24,7 +24,6 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from palimpsest.errors import UserError
-from palimpsest.forget.baselines import require
 from palimpsest.forget.procedure import ForgetData, encode_pairs
 from palimpsest.forget.truly_unlearn import letter_accuracy
 from palimpsest.models.blocks import blocks
@@ -32,6 +31,8 @@ from palimpsest.models.hooks import activations, edit_activation
 from palimpsest.models.sae import SparseAutoencoder, train_sae
 from palimpsest.models.score import Encoded, context_length, pad_token_id, score
 from palimpsest.tasks.multiple_choice import LETTERS, Question, plain
+from palimpsest.train.method import Intervention
+from palimpsest.train.ranges import Above, AtLeast, AtMost, require
 
 
 def residual_stream(
@@ -147,7 +148,7 @@ def hook(
 
 
 @dataclass(frozen=True)
-class SaeClamp:
+class SaeClamp(Intervention):
     """Trains a sparse autoencoder on the rows, and clamps the features of those to forget. See the module.
 
     Attributes:
@@ -162,27 +163,17 @@ class SaeClamp:
         sae_steps, sae_lr: of its training.
     """
 
-    layer: int | None = None
-    k: int = 20
-    scale_by: float = 5.0
+    layer: Annotated[int | None, AtLeast(0)] = None
+    k: Annotated[int, AtLeast(1)] = 20
+    scale_by: Annotated[float, AtLeast(0)] = 5.0
     clamp: float | None = None
-    retain_max: float = 0.01
-    width: int = 8
-    l1: float = 1.0
-    active: int | None = None
-    sae_steps: int = 1000
-    sae_lr: float = 1e-3
+    retain_max: Annotated[float, AtLeast(0), AtMost(1)] = 0.01
+    width: Annotated[int, AtLeast(1)] = 8
+    l1: Annotated[float, AtLeast(0)] = 1.0
+    active: Annotated[int | None, AtLeast(1)] = None
+    sae_steps: Annotated[int, AtLeast(1)] = 1000
+    sae_lr: Annotated[float, Above(0)] = 1e-3
     needs: ClassVar[frozenset[str]] = frozenset({"retain"})
-
-    def __post_init__(self) -> None:
-        require(self.layer is None or self.layer >= 0, "layer", self.layer, "at least 0, or None")
-        for name in ("k", "width", "sae_steps"):
-            require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
-        for name in ("scale_by", "l1"):
-            require(getattr(self, name) >= 0, name, getattr(self, name), "at least 0")
-        require(self.active is None or self.active >= 1, "active", self.active, "at least 1, or None")
-        require(0 <= self.retain_max <= 1, "retain_max", self.retain_max, "a share in [0, 1]")
-        require(self.sae_lr > 0, "sae_lr", self.sae_lr, "above 0")
 
     def fits(self, model: nn.Module) -> None:
         self.edited(model)

@@ -11,15 +11,17 @@ drops the reference and judges the answer's own log-probability per token:
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from palimpsest.forget.baselines import Batch, Retain, require
-from palimpsest.forget.procedure import ForgetData
+from palimpsest.forget.procedure import Batch
+from palimpsest.forget.retain_term import Retain
 from palimpsest.models.score import answer_logprobs
+from palimpsest.train.ranges import Above
 
 
 def simnpo_loss(
@@ -76,17 +78,9 @@ class SimNPO(Retain):
         forget_weight: w. Small models that must forget within some tens of steps need more than 0.125.
     """
 
-    beta: float = 4.5
+    beta: Annotated[float, Above(0)] = 4.5
     gamma: float = 0.0
-    forget_weight: float = 0.125
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(self.beta > 0, "beta", self.beta, "above 0")
-        require(self.forget_weight > 0, "forget_weight", self.forget_weight, "above 0")
-
-    def init(self, model: nn.Module, data: ForgetData) -> nn.Module | None:
-        return self.reference(model)
+    forget_weight: Annotated[float, Above(0)] = 0.125
 
     def loss(self, state: nn.Module | None, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         logp, length = answer_logprobs(model, batch["forget"])

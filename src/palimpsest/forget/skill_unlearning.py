@@ -23,19 +23,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from palimpsest.forget.baselines import require
 from palimpsest.forget.procedure import ForgetData
 from palimpsest.forget.prompt_gate import GuardedLM, refusal_ids
 from palimpsest.models.blocks import blocks, mlp_activation, mlp_output
 from palimpsest.models.hooks import activations, edit_activation
 from palimpsest.models.score import Encoded, pad_token_id
+from palimpsest.train.method import Intervention
+from palimpsest.train.ranges import Above, AtLeast, AtMost, require
 
 LEAST = 1e-6  # a standard deviation, so that a neuron that never moves divides nothing by 0
 
@@ -88,7 +89,7 @@ def adjusted(
 
 
 @dataclass(frozen=True)
-class NeuronAdjust:
+class NeuronAdjust(Intervention):
     """Moves the pre-activations of the neurons that a skill excites; no weight changes. See the module.
 
     Attributes:
@@ -98,14 +99,10 @@ class NeuronAdjust:
         seed: of the draws.
     """
 
-    percent: float = 2.0
+    percent: Annotated[float, AtLeast(0), AtMost(100)] = 2.0
     to: Literal["mirror", "zero"] = "mirror"
     seed: int = 0
     needs: ClassVar[frozenset[str]] = frozenset({"retain"})
-
-    def __post_init__(self) -> None:
-        require(0 <= self.percent <= 100, "percent", self.percent, "from 0 to 100")
-        require(self.to in ("mirror", "zero"), "to", self.to, "'mirror' or 'zero'")
 
     def fits(self, model: nn.Module) -> None:
         for block in blocks(model):
@@ -255,7 +252,7 @@ class KeyGuardedLM(GuardedLM):
 
 
 @dataclass(frozen=True)
-class KeySpaceDetection:
+class KeySpaceDetection(Intervention):
     """Refuses the prompts that one block reads like those to forget; no training, no weight changes. See the module.
 
     Attributes:
@@ -267,14 +264,13 @@ class KeySpaceDetection:
         refusal: the answer to those prompts.
     """
 
-    k_scale: float = 1.0
-    layer: int | None = None
+    k_scale: Annotated[float, Above(0)] = 1.0
+    layer: Annotated[int | None, AtLeast(0)] = None
     every_token: bool = True
     refusal: str = "I don't know."
 
     def __post_init__(self) -> None:
-        require(self.k_scale > 0, "k_scale", self.k_scale, "above 0")
-        require(self.layer is None or self.layer >= 0, "layer", self.layer, "at least 0, or None")
+        super().__post_init__()
         require(bool(self.refusal.strip()), "refusal", self.refusal, "a text")
 
     def fits(self, model: nn.Module) -> None:

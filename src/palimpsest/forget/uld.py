@@ -19,7 +19,7 @@ import math
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Annotated, Any
 
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -27,12 +27,14 @@ from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.pytorch_utils import Conv1D
 
 from palimpsest.errors import UserError
-from palimpsest.forget.baselines import require, token_mean
+from palimpsest.forget.baselines import token_mean
 from palimpsest.forget.logits import TwoModelLM, filtered_difference
 from palimpsest.forget.procedure import ForgetData, Pair, encode_pairs, unlearn
 from palimpsest.models.blocks import blocks
 from palimpsest.models.language import seeded
 from palimpsest.models.score import Encoded, cross_entropy
+from palimpsest.train.method import Intervention
+from palimpsest.train.ranges import Above, AtLeast, AtMost, Below, require
 
 
 def uld_logits(
@@ -184,7 +186,7 @@ class UnlearnedLM(TwoModelLM):
 
 
 @dataclass(frozen=True)
-class ULD:
+class ULD(Intervention):
     """Takes away what a small assistant, trained on the forget rows and made uniform on the rest, has learned.
 
     Attributes:
@@ -199,23 +201,14 @@ class ULD:
         mismatch: where no perturbed answers are given, use the forget prompts with the answers of retained rows.
     """
 
-    n_layers: int = 8
-    lora_r: int = 16
-    lora_alpha: float = 32.0
-    lora_dropout: float = 0.05
-    retain_weight: float = 5.0
-    weight: float = 0.8
-    top: float = 0.01
+    n_layers: Annotated[int, AtLeast(1)] = 8
+    lora_r: Annotated[int, AtLeast(1)] = 16
+    lora_alpha: Annotated[float, Above(0)] = 32.0
+    lora_dropout: Annotated[float, AtLeast(0), Below(1)] = 0.05
+    retain_weight: Annotated[float, AtLeast(0)] = 5.0
+    weight: Annotated[float, AtLeast(0)] = 0.8
+    top: Annotated[float, AtLeast(0), AtMost(1)] = 0.01
     mismatch: bool = True
-
-    def __post_init__(self) -> None:
-        require(self.n_layers >= 1, "n_layers", self.n_layers, "at least 1")
-        require(self.lora_r >= 1, "lora_r", self.lora_r, "at least 1")
-        require(self.lora_alpha > 0, "lora_alpha", self.lora_alpha, "above 0")
-        require(0 <= self.lora_dropout < 1, "lora_dropout", self.lora_dropout, "in [0, 1)")
-        require(self.retain_weight >= 0, "retain_weight", self.retain_weight, "at least 0")
-        require(self.weight >= 0, "weight", self.weight, "at least 0")
-        require(0 <= self.top <= 1, "top", self.top, "in [0, 1]")
 
     @property
     def needs(self) -> frozenset[str]:

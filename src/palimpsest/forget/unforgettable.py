@@ -28,11 +28,11 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from palimpsest.errors import UserError
-from palimpsest.forget.baselines import Batch
-from palimpsest.forget.procedure import ForgetData, unlearn
+from palimpsest.forget.procedure import Batch, ForgetData, unlearn
 from palimpsest.models.score import cross_entropy, encode, pad_token_id, score
 from palimpsest.tasks.choices import Choice, ChoiceTask
 from palimpsest.train import History
+from palimpsest.train.method import Objective
 
 MAX_TOKENS = 512  # of a prompt and its answer
 
@@ -50,7 +50,7 @@ def random_labels(n: int, options: Sequence[str], seed: int = 0) -> list[str]:
 
 
 @dataclass(frozen=True)
-class RandomLabels:
+class RandomLabels(Objective):
     """Cross-entropy on the forget prompts with random labels, drawn once for each row and then fixed. Only the label
     counts: not the prompt, and no end token.
 
@@ -81,9 +81,6 @@ class RandomLabels:
         labels = random_labels(len(prompts), options, self.seed)
         forget = encode(data.tokenizer, prompts, labels, max_length=data.max_length, add_eos=False)
         return replace(data, forget=forget, forget_pairs=tuple(zip(prompts, labels, strict=True)))
-
-    def init(self, model: nn.Module, data: ForgetData) -> None:
-        return None
 
     def loss(self, state: None, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         return {"random labels": cross_entropy(model, batch["forget"])}

@@ -25,18 +25,19 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from torch import Tensor, nn
 
 from palimpsest.errors import UserError
-from palimpsest.forget.baselines import Batch, require
 from palimpsest.forget.evaluation import score_candidates, states
-from palimpsest.forget.procedure import ForgetData, Pair, encode_pairs, unlearn
+from palimpsest.forget.procedure import Batch, ForgetData, Pair, encode_pairs, unlearn
 from palimpsest.forget.rewording import KINDS, Frame, fact, frame_of, fuzzy_match, subject, vary, wording
 from palimpsest.metrics.text import words
 from palimpsest.models.score import cross_entropy, greedy, pad_token_id, prompt_template
+from palimpsest.train.method import Edit, Objective
+from palimpsest.train.ranges import Above, AtLeast, AtMost, require
 
 Paraphrase = Callable[[str], Sequence[str]]  # question -> questions
 WrongAnswer = Callable[
@@ -93,11 +94,8 @@ class Round:
 
 
 @dataclass(frozen=True)
-class _Descent:
+class _Descent(Objective):
     """CE(anti-samples) + CE(rows to keep)."""
-
-    def init(self, model: nn.Module, data: ForgetData) -> None:
-        return None
 
     def loss(self, state: None, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         return {name: cross_entropy(model, batch[name]) for name in ("forget", "retain") if name in batch}
@@ -336,7 +334,7 @@ def _overlap(a: frozenset[str], b: frozenset[str]) -> float:
 
 
 @dataclass(frozen=True)
-class UnStar:
+class UnStar(Edit):
     """Round by round, trains on misleading arguments for wrong answers to what the model still knows (`unstar`), with
     stand-ins for the language model that should write them (`StandIns`).
 
@@ -350,17 +348,12 @@ class UnStar:
         ratio: how similar words must be to count as the same, by difflib.
     """
 
-    max_rounds: int = 10
-    paraphrases: int = 4
+    max_rounds: Annotated[int, AtLeast(1)] = 10
+    paraphrases: Annotated[int, AtLeast(1)] = 4
     rationales: bool = True
     fine_grained: bool = True
-    redraws: int = 3
-    ratio: float = 0.8
-
-    def __post_init__(self) -> None:
-        for name, least in (("max_rounds", 1), ("paraphrases", 1), ("redraws", 0)):
-            require(getattr(self, name) >= least, name, getattr(self, name), f"at least {least}")
-        require(0 < self.ratio <= 1, "ratio", self.ratio, "in (0, 1]")
+    redraws: Annotated[int, AtLeast(0)] = 3
+    ratio: Annotated[float, Above(0), AtMost(1)] = 0.8
 
     @property
     def needs(self) -> frozenset[str]:

@@ -14,14 +14,14 @@ the absolute value, as here. Large mu ranks by |theta g_f| (the weights as they 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from palimpsest.forget.baselines import IDK, Batch, GradAscent, require
+from palimpsest.forget.baselines import IDK, GradAscent
 from palimpsest.forget.masks import (
     Masks,
     apply_masks,
@@ -33,8 +33,10 @@ from palimpsest.forget.masks import (
     top_fraction_by_row,
 )
 from palimpsest.forget.npo import NPO
-from palimpsest.forget.procedure import ForgetData
+from palimpsest.forget.procedure import Batch, ForgetData
 from palimpsest.models.score import Encoded
+from palimpsest.train.method import Objective
+from palimpsest.train.ranges import Above, AtLeast, AtMost
 
 FISHER_ROWS = 128
 
@@ -142,7 +144,7 @@ def baseline_mask(
 
 
 @dataclass(frozen=True)
-class Wagle:
+class Wagle(Objective):
     """Another unlearning objective, restricted to the weights that attribution picks at the start.
 
     Weights that are not picked stay as they are, to the bit. With weight decay that takes
@@ -161,21 +163,12 @@ class Wagle:
     """
 
     objective: Literal["grad_diff", "npo", "idk"] = "npo"
-    keep: float = 0.8
-    mu: float | None = None
+    keep: Annotated[float, Above(0), AtMost(1)] = 0.8
+    mu: Annotated[float | None, Above(0)] = None
     mask: Literal["wagle", "gradient", "magnitude", "wanda", "random"] = "wagle"
-    beta: float = 0.1
-    retain_weight: float = 1.0
+    beta: Annotated[float, Above(0)] = 0.1
+    retain_weight: Annotated[float, AtLeast(0)] = 1.0
     seed: int = 0
-
-    def __post_init__(self) -> None:
-        names, kinds = ("grad_diff", "npo", "idk"), ("wagle", "gradient", "magnitude", "wanda", "random")
-        require(self.objective in names, "objective", self.objective, " or ".join(map(repr, names)))
-        require(0 < self.keep <= 1, "keep", self.keep, "a share in (0, 1]")
-        require(self.mu is None or self.mu > 0, "mu", self.mu, "above 0, or None")
-        require(self.mask in kinds, "mask", self.mask, " or ".join(map(repr, kinds)))
-        require(self.beta > 0, "beta", self.beta, "above 0")
-        require(self.retain_weight >= 0, "retain_weight", self.retain_weight, "at least 0")
 
     @property
     def inner(self) -> GradAscent | NPO | IDK:

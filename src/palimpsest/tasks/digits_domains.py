@@ -19,11 +19,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from palimpsest.tasks.digits import Split, Splits, concatenated, digits, numpy_rng, partition
+from palimpsest.tasks.digits import digits
 from palimpsest.tasks.digits_images import add_noise, blur, colourise, invert, rotate, shift, speckle, texture
 from palimpsest.tasks.digits_labels import correlated, noisy
 from palimpsest.tasks.fresh import SPLITS, check_disjoint, stratified_order
 from palimpsest.tasks.fresh import generator as stream
+from palimpsest.tasks.splits import Split, Splits, concatenated, numpy_rng, partition
 
 DOMAINS = ("plain", "inverted", "rotated", "textured", "blurred", "noisy", "coloured")
 GROUPS = ((0, 6, 8), (1, 4, 7))

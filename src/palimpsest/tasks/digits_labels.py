@@ -19,8 +19,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from palimpsest.tasks.digits import CLASSES, Split, Splits, digits
+from palimpsest.tasks.digits import CLASSES, digits
 from palimpsest.tasks.fresh import generator as stream
+from palimpsest.tasks.splits import Split, Splits
 
 LABELS, TAIL = 10, 11  # random streams of this file
 

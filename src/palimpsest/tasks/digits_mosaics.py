@@ -18,10 +18,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from palimpsest.tasks.digits import CLASSES, SIZE, Rows, Split, Splits, digits, drawn, numpy_rng
+from palimpsest.tasks.digits import CLASSES, SIZE, digits, drawn
 from palimpsest.tasks.digits_images import add_noise, place, resize
 from palimpsest.tasks.fresh import generator as stream
 from palimpsest.tasks.fresh import stratified_order
+from palimpsest.tasks.splits import Rows, Split, Splits, numpy_rng
 
 DISTRACTORS = ("cross", "square", "disc", "stripes")
 LABELS = ("digit", "half", "quadrant")

@@ -22,10 +22,11 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from palimpsest.tasks.digits import CLASSES, SIZE, Rows, Split, Splits, drawn, images_at
+from palimpsest.tasks.digits import CLASSES, SIZE, drawn, images_at
 from palimpsest.tasks.digits_images import PALETTE
 from palimpsest.tasks.digits_mosaics import glyphs
 from palimpsest.tasks.fresh import check_disjoint
+from palimpsest.tasks.splits import Rows, Split, Splits
 
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 COLOURS = ("red", "green", "blue", "yellow", "magenta", "cyan")

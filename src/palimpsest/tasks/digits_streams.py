@@ -19,10 +19,11 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from palimpsest.tasks.digits import CLASSES, SIZE, Split, digits
+from palimpsest.tasks.digits import CLASSES, SIZE, digits
 from palimpsest.tasks.digits_domains import digits_domains
 from palimpsest.tasks.digits_images import permute_pixels, random_permutation
 from palimpsest.tasks.fresh import generator as stream
+from palimpsest.tasks.splits import Split
 
 ORDER, DRAWS, PERMUTATIONS, RANDOM_LABELS = 100, 101, 102, 103  # random streams of this file
 

@@ -13,8 +13,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from palimpsest.tasks.digits import Split
 from palimpsest.tasks.digits_images import Images, blur, warp
+from palimpsest.tasks.splits import Split
 from palimpsest.train.order import shuffled
 
 KINDS = ("shift", "rotate", "scale", "contrast", "noise", "erase", "blur")

@@ -21,8 +21,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from palimpsest.tasks.digits import Rows, Splits
 from palimpsest.tasks.fresh import check_disjoint, row_keys, split_seed, stratified_order
+from palimpsest.tasks.splits import Rows, Splits
 from palimpsest.train.order import shuffled
 
 TABLES = ("iris", "wine", "breast_cancer", "diabetes")

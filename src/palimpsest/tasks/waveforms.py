@@ -20,9 +20,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from palimpsest.tasks.digits import Rows, Splits
 from palimpsest.tasks.fresh import check_disjoint, row_keys
 from palimpsest.tasks.fresh import generator as stream
+from palimpsest.tasks.splits import Rows, Splits
 from palimpsest.train.order import shuffled
 
 WAVES = ("sine", "square", "triangle", "sawtooth", "pulse")

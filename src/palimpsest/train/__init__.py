@@ -11,6 +11,6 @@
 
 from palimpsest.train.history import History, NonFiniteLoss
 from palimpsest.train.loop import fit
-from palimpsest.train.objective import Objective
+from palimpsest.train.method import Applied, Edit, Intervention, Objective, apply
 
-__all__ = ["History", "NonFiniteLoss", "Objective", "fit"]
+__all__ = ["Applied", "Edit", "History", "Intervention", "NonFiniteLoss", "Objective", "apply", "fit"]

@@ -6,7 +6,7 @@ import math
 import os
 from collections.abc import Callable
 from contextlib import ExitStack, nullcontext
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate import Accelerator
@@ -16,13 +16,16 @@ from torch.optim import Optimizer
 from palimpsest.train import randomness
 from palimpsest.train.batches import Feed, share
 from palimpsest.train.history import History, Log, NonFiniteLoss
-from palimpsest.train.objective import Objective, StepFunction, total
+from palimpsest.train.objective import StepFunction, total
 from palimpsest.train.optimizers import FOLLOWS_THE_LOSS, build_optimizer, build_schedule
 from palimpsest.train.processes import of_main_process, prepared, replicated, share_buffers
 from palimpsest.train.progress import bar
 from palimpsest.train.resume import Checkpoints, Run
 from palimpsest.train.rounding import in_float32
 from palimpsest.train.settings import check, describe, describe_model
+
+if TYPE_CHECKING:
+    from palimpsest.train.method import Objective
 
 
 def fit(
@@ -54,10 +57,11 @@ def fit(
 ) -> History:
     """Train a model in place, and say what happened.
 
-    Each of the `steps` updates minimises the sum of the objective's terms on the next batch:
+    Each of the `steps` updates minimises the sum of the objective's terms on the next batch, which
+    objective.augment(batch, generator) has changed if there is such a function:
 
         terms = objective.loss(state, model, batch)         state = objective.init(model, data), once, before
-        gradient of sum(terms), rewritten by objective.gradients(state, model) if there is such a method, then clipped
+        gradient of sum(terms), rewritten by objective.gradients(state, model) if there is such a function, then clipped
         update with `optimizer` at the learning rate of `schedule`
 
     The run begins by seeding torch, NumPy and Python with `seed`, and ends by putting the caller's generators back.
@@ -140,6 +144,7 @@ def fit(
         stack.enter_context(in_float32(model))
         state = objective.init(model, data)
         rewrite_gradients = getattr(objective, "gradients", None)
+        augment = getattr(objective, "augment", None)
         parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         if not parameters:
             raise ValueError("the model has no trainable parameter: set requires_grad on those to train")
@@ -185,7 +190,10 @@ def fit(
             updates.zero_grad(set_to_none=True)
             sums: dict[str, Tensor] = {}
             for part in range(1, accumulate + 1):
-                batch = share(run.feed.next(), accelerator.process_index, processes, device)
+                batch = run.feed.next()
+                if augment is not None:
+                    batch = augment(batch, randomness.of_batch(seed, run.step * accumulate + part))
+                batch = share(batch, accelerator.process_index, processes, device)
                 with accelerator.no_sync(terms_of) if part < accumulate else nullcontext():
                     terms = terms_of(batch)
                     loss = total(terms)

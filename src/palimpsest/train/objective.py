@@ -1,29 +1,15 @@
-"""What is minimised: an objective with state, or a plain step function."""
+"""What the loop makes of an objective: a plain step function seen as one, the terms as a module, their sum."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import reduce
 from operator import add
-from typing import Any, Protocol
+from typing import Any
 
 from torch import Tensor, nn
 
 RESERVED = ("step", "lr", "grad_norm", "evaluation")  # the other keys of a step's record
-
-
-class Objective(Protocol):
-    """What `fit` trains a model on. Hyperparameters are the object's fields; all that changes lives in the state.
-
-    A third method, `gradients(state, model) -> None`, is optional: it is called between backward and clipping and may
-    rewrite the parameters' `.grad` in place (projections, conflict-free averages).
-    """
-
-    def init(self, model: nn.Module, data: Any) -> Any:
-        """The state: reference log-probabilities, masks, prototypes; or None. The model is in eval mode."""
-
-    def loss(self, state: Any, model: nn.Module, batch: Any) -> dict[str, Tensor]:
-        """The named terms, scalars; their sum is minimised."""
 
 
 class StepFunction:

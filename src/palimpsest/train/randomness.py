@@ -42,3 +42,9 @@ def preserved() -> Iterator[None]:
         yield
     finally:
         restore(state)
+
+
+def of_batch(seed: int, index: int) -> torch.Generator:
+    """The generator of batch `index` of a run: the same one in a run that was resumed, and in every process."""
+    words = np.random.SeedSequence([seed, index]).generate_state(1, np.uint64)
+    return torch.Generator().manual_seed(int(words[0] >> 1))
