@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 from scipy.stats import norm
+from tests.contrast.training import losses_while_training
 from torch import nn
 from torch.nn import functional as F
-from training import losses_while_training
 
 from palimpsest.contrast.dbpm import DBPM, PairMemory, bad_pairs, nt_xent_per_sample, pair_weights
 from palimpsest.contrast.info_nce import nt_xent

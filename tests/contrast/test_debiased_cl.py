@@ -4,8 +4,8 @@ import math
 
 import pytest
 import torch
+from tests.contrast.training import losses_while_training
 from torch.nn import functional as F
-from training import losses_while_training
 
 from palimpsest.contrast.debiased_cl import (
     bias_gap,

@@ -5,7 +5,7 @@ import warnings
 
 import pytest
 import torch
-from several_processes import batch, encoder, launch
+from tests.contrast.several_processes import batch, encoder, launch
 from torch import nn
 from torch.nn import functional as F
 

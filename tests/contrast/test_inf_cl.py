@@ -4,7 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from several_processes import INFO_NCE, ROWS, batch, launch, of_the_whole_batch, options_of
+from tests.contrast.several_processes import INFO_NCE, ROWS, batch, launch, of_the_whole_batch, options_of
 from torch import nn
 from torch.nn import functional as F
 

@@ -4,8 +4,8 @@ import math
 
 import pytest
 import torch
+from tests.contrast.training import losses_while_training, pairs
 from torch.nn import functional as F
-from training import losses_while_training, pairs
 
 from palimpsest.contrast.info_nce import info_nce
 from palimpsest.contrast.llave import gather, gradient_share, hardness_nce, negatives, overlap

@@ -4,8 +4,8 @@ import math
 
 import pytest
 import torch
+from tests.contrast.training import losses_while_training, views
 from torch.nn import functional as F
-from training import losses_while_training, views
 
 from palimpsest.contrast import nt_xent
 from palimpsest.contrast.decoupled_cl import dcl_loss, npc_multiplier

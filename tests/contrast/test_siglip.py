@@ -4,9 +4,9 @@ import math
 
 import pytest
 import torch
+from tests.contrast.training import pairs
 from torch import nn
 from torch.nn import functional as F
-from training import pairs
 
 from palimpsest.contrast.siglip import (
     SigmoidLoss,

@@ -3,7 +3,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from palimpsest.models.sae import SparseAutoencoder, quality, train_sae
+from palimpsest.models.sae import SparseAutoencoder, quality
+from palimpsest.train.sae import train_sae
 
 
 def sparse_data(n=600, d=8, m=12, active=2, seed=0):

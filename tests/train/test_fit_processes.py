@@ -27,7 +27,7 @@ def launch(out, processes):
         command = [sys.executable, str(SCRIPT), str(out)]
         running.append(subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True))
     for process in running:
-        _, errors = process.communicate(timeout=60)
+        _, errors = process.communicate(timeout=240)
         assert process.returncode == 0, errors
     return [json.loads((out / f"{rank}.json").read_text()) for rank in range(processes)]
 

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import killed_run
 import pytest
 import torch
 from safetensors.torch import load_file
+from tests.train import killed_run
 from torch import nn
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler, TensorDataset
 

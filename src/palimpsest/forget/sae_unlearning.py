@@ -28,11 +28,12 @@ from palimpsest.forget.procedure import ForgetData, encode_pairs
 from palimpsest.forget.truly_unlearn import letter_accuracy
 from palimpsest.models.blocks import blocks
 from palimpsest.models.hooks import activations, edit_activation
-from palimpsest.models.sae import SparseAutoencoder, train_sae
+from palimpsest.models.sae import SparseAutoencoder
 from palimpsest.models.score import Encoded, context_length, pad_token_id, score
 from palimpsest.tasks.multiple_choice import LETTERS, Question, plain
 from palimpsest.train.method import Intervention
 from palimpsest.train.ranges import Above, AtLeast, AtMost, require
+from palimpsest.train.sae import train_sae
 
 
 def residual_stream(
