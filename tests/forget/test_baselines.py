@@ -291,3 +291,41 @@ def test_blocks_and_their_outputs(architecture):
 
 def test_data_can_be_built_by_hand(data):
     assert ForgetData(forget=data.forget).batches(2)(0).keys() == {"forget"}
+
+
+def of_sines(waves, step):
+    """A model, its reference, and a batch of three rows of eight tokens, three of them the prompt's."""
+    model, reference = (
+        waves(causal_lm(20, d_model=16, n_layers=3, n_heads=2, tie=False), scale) for scale in (0.3, 0.25)
+    )
+    ids = 4 + (torch.arange(24) * step % 15).view(3, 8)
+    labels = ids.masked_fill(torch.arange(8) < 3, -100)
+    return model, reference, {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": labels}
+
+
+@pytest.mark.parametrize(
+    ("layer", "forget", "retain"),
+    [(1, 3.7762757848644686, 0.5887755380725956), (2, 3.7457743757691873, 0.5855464107191687)],
+)
+def test_rmu_is_that_of_published_code(waves, layer, forget, retain):
+    """compute_activation_loss and compute_retain_loss of locuslab/open-unlearning (d3d7cf9), all tokens labelled. The
+    loss of a copy of WMDP's rmu/unlearn.py in hkhanuja/Unlearning (5a586f5) is the same."""
+    model, reference, rows = of_sines(waves, step=5)
+    target = torch.sin(1 + torch.arange(16, dtype=torch.float64)).abs()
+    state = {"target": 6.5 * target / target.norm(), "reference": reference}
+    batch = {"forget": rows, "retain": of_sines(waves, step=7)[2]}
+    terms = RMU(layer=layer, coefficient=6.5, alpha=5.0).loss(state, model, batch)
+    assert terms["forget"].item() == pytest.approx(forget, rel=1e-12)
+    assert terms["retain"].item() == pytest.approx(retain, rel=1e-12)
+
+
+def test_llmu_is_that_of_the_authors_code(waves):
+    """get_answer_loss and compute_kl of kevinyaobytedance/llm_unlearn (647f309). It divides the sum over five answer
+    tokens by six, and its last term is a cross-entropy: here less the reference's own, at eight of nine tokens."""
+    model, reference, rows = of_sines(waves, step=5)
+    nine = 4 + (torch.arange(27) * 7 % 15).view(3, 9)
+    retain = {"input_ids": nine, "attention_mask": torch.ones_like(nine), "labels": nine}
+    batch = {"forget": rows, "mismatch": of_sines(waves, step=11)[2], "retain": retain}
+    terms = {name: term.item() for name, term in LLMU().loss(reference, model, batch).items()}
+    theirs = {"forget": -1.6042210607467782 * 6 / 5, "mismatch": 3.1582681153491214 * 6 / 5}
+    assert terms == pytest.approx(theirs | {"retain": 0.0021713416619011383}, rel=1e-6)

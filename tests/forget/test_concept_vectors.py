@@ -365,3 +365,21 @@ def test_reader_names_what_is_wrong(tmp_path):
         read_concepts([concept_row(), {k: v for k, v in concept_row().items() if k != "Dim"}])
     with pytest.raises(UserError, match="First_half"):
         read_concepts([{**concept_row(), "text_completion": [{"text": "w1"}]}])
+
+
+def test_intrinsic_scores_are_those_of_the_authors_code():
+    """jaccard_similarity, cosine_similarity and norm_distance of evaluate_util.py in yihuaihong/ConceptVectors
+    (607591b), which takes the first 200 tokens."""
+    place = torch.arange(16, dtype=torch.float64)
+    vector = torch.sin(1.3 * place)
+
+    def with_vector(vector):
+        model = causal_lm(500, d_model=16, n_layers=1, n_heads=2, architecture="gpt2", tie=False)
+        with torch.no_grad():
+            model.get_output_embeddings().weight.copy_(torch.sin(0.7 * torch.arange(8000.0).double()).view(500, 16))
+            value_vector(model, Location(0, 3)).copy_(vector)
+        return model
+
+    other = with_vector(vector + 0.5 * torch.cos(2.1 * place))
+    theirs = {"jaccard": 0.8264840182648402, "cosine": 0.8871060609817505, "l2": 1.4553353786468506}
+    assert intrinsic_scores(with_vector(vector), other, Location(0, 3)) == pytest.approx(theirs, rel=1e-6)

@@ -366,3 +366,26 @@ def test_scorer_errors(knowing, tmp_path):
         knowundo_score(knowing, tmp_path / "none.json", tokenizer=TOKENIZER)
     with pytest.raises(UserError, match="not a folder"):
         knowundo_score(tmp_path / "none", [("a", "b")])
+
+
+@pytest.mark.parametrize(
+    ("sim", "grad", "theirs"),
+    [(0.92, 6e-4, [4, 8, 9]), (0.99, 3e-4, [1, 2, 3, 4, 6, 7, 8, 9, 11]), (0.5, 2.5e-4, [4, 9])],
+)
+def test_the_region_is_that_of_the_authors_code(sim, grad, theirs):
+    """pretrain/localization.py of zjunlp/KnowUnDo (92aea2b) on files of these gradients."""
+    place = torch.arange(24, dtype=torch.float32)
+    unlearn = {k: 2e-3 * torch.sin(0.9 * place + k) / (1 + k % 4) for k in range(12)}
+    retain = {k: 2e-3 * torch.sin(0.9 * place + k + 0.3 * (k % 5)) for k in range(12)}
+    assert region(unlearn, retain, sim, grad) == theirs
+
+
+def test_the_terms_are_those_of_the_authors_code(waves):
+    """AscentPlusDescentTrainer of zjunlp/KnowUnDo (92aea2b) with the factors -1 and 1."""
+    model = waves(causal_lm(20, d_model=16, n_layers=3, n_heads=2, tie=False))
+    ids = 4 + (torch.arange(24) * 5 % 15).view(3, 8)
+    labels = ids.masked_fill(torch.arange(8) < 3, -100)
+    batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": labels}
+    terms = MemFlex().loss({}, model, {"forget": batch, "retain": batch})
+    assert terms["forget"].item() == pytest.approx(-1.5400521953683413, rel=1e-6)
+    assert terms["retain"].item() == pytest.approx(7.700260862098877, rel=1e-6)

@@ -105,3 +105,14 @@ def test_the_rate_with_the_lowest_deviation_wins():
     assert rate == 1e-3
     assert tried == {1e-4: 80.0, 1e-3: 30.0, 1e-2: 90.0}
     assert set(METHODS) == {"grad_ascent", "grad_diff", "ukl", "idk_dpo"}
+
+
+def test_ranks_are_those_of_the_authors_code(waves):
+    """compute_MRR of eval_util.py in bill-shen-BS/PISTOL (9851fb5) on the logits after the true words before, and
+    eval_rouge_recall."""
+    model = waves(causal_lm(300, d_model=16, n_layers=2, n_heads=2, tie=False))
+    rows = Encoded([list(range(5, 300, 37)), list(range(11, 300, 53))], [2, 1])
+    ranks = answer_ranks(model, rows, pad_id=0)
+    assert mean_reciprocal_rank(ranks) == pytest.approx(0.05583040298593554, rel=1e-12)
+    assert top_hit_ratio(ranks) == 0.5
+    assert rouge_1_recall("Ada Verin was born in Porto in 1950", "Porto: Ada Verin was born in the town.") == 0.75

@@ -9,10 +9,12 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.nn import functional as F
 
 from palimpsest.errors import UserError
 from palimpsest.forget.intervention import INTERVENTIONS, Intervention, intervene, load
 from palimpsest.forget.intervention import save as save_intervention
+from palimpsest.forget.npo import npo_loss
 from palimpsest.forget.procedure import prepare, unlearn
 from palimpsest.forget.rwku import (
     ATTACKS,
@@ -30,7 +32,7 @@ from palimpsest.metrics.text import ngram_entropy
 from palimpsest.models import causal_lm, save, word_tokenizer
 from palimpsest.models.blocks import blocks
 from palimpsest.models.hooks import capture
-from palimpsest.models.score import encode, greedy, token_logprobs
+from palimpsest.models.score import Encoded, encode, greedy, score, token_logprobs
 from palimpsest.train.language import fine_tune
 
 NOTHING = "You know nothing about {subject}."
@@ -373,3 +375,32 @@ def test_no_strength_changes_nothing_and_wrong_settings_are_refused(known):
         Steering(instruction=" ")
     with pytest.raises(UserError, match="layer must be at most 1 in this model, got 7"):
         Steering(layer=7).learn(model, data)
+
+
+def test_npo_is_that_of_the_authors_code():
+    """compute_loss of train/npo/trainer.py in jinzhuoran/RWKU (b8a03b3) on logits of sines."""
+    place = torch.arange(231, dtype=torch.float64)
+    labels = (torch.arange(21) * 5 % 11).view(3, 7)[:, 2:]
+    nll, reference = (
+        F.cross_entropy(logits[:, 1:-1].transpose(1, 2), labels, reduction="none").sum(1)
+        for logits in (3 * torch.sin(0.7 * place + phase).view(3, 7, 11) for phase in (0.0, 1.0))
+    )
+    assert npo_loss(nll, reference, beta=METHODS["npo"][0].beta).item() == pytest.approx(11.470960589220624, rel=1e-12)
+
+
+def test_membership_attacks_are_those_of_the_authors_code(waves):
+    """eval_mia of eval/eval_mia.py in jinzhuoran/RWKU (b8a03b3), these tokens standing for these texts."""
+    model = waves(causal_lm(20, d_model=16, n_layers=3, n_heads=2, tie=False))
+    texts = ["Ada was born in Porto.", "Bo plays chess with Ada."]
+    rows = [(4 + torch.arange(12 - 2 * i) * (5 + 2 * i) % 15).tolist() for i in range(2)]
+    scores = score(model, Encoded(rows, [1, 1]), pad_id=0, moments=True)
+    found = attacks(scores.token_logps, scores.token_means, scores.token_variances, texts)
+    theirs = {
+        "loss": [-3.8849945068359375, -2.8980016708374023],
+        "zlib": [-0.12949981689453124, -0.09056255221366882],
+        "min_k": [-4.227685286145885, -3.891223504487635],
+        "min_k++": [-2.320563589650651, -1.7844362321919576],
+    }
+    assert {name: values.tolist() for name, values in found.items()} == {
+        name: pytest.approx(values, rel=1e-6) for name, values in theirs.items()
+    }
