@@ -29,10 +29,11 @@ import torch
 
 from palimpsest.errors import UserError
 from palimpsest.evidence.figures import ARMS, FAINT, INK, MUTED, STYLE, canvas, svg
-from palimpsest.forget.compare import apply, balance, left, pairs
+from palimpsest.forget.compare import apply, pairs
 from palimpsest.forget.evaluation import subsample
 from palimpsest.forget.methods import METHODS
 from palimpsest.forget.procedure import ForgetData, prepare
+from palimpsest.forget.shares import balance, left
 from palimpsest.forget.tofu import tofu_score
 from palimpsest.models import causal_lm, load, save, train_tokenizer
 from palimpsest.models.score import score
@@ -95,16 +96,16 @@ def run(
         options |= {"evaluate": level, "evaluate_every": EVERY, "stop": lambda e: e["P"] <= LEVEL, "progress": False}
     started = time.process_time()
     try:
-        model, loss, _ = apply(model, method, data, **options)
+        model, history, _ = apply(model, method, data, **options)
     except NonFiniteLoss as error:
-        loss = [step["loss"] for step in error.history.steps]
+        history = error.history
     seconds = time.process_time() - started - looking[0]
     after = {name: tofu_score(model, part, tokenizer=tokenizer, max_rows=SCORED, seed=0) for name, part in rows.items()}
     return {
         "forgotten": 1 - left(before["forget"], after["forget"], MEASURES),
         "kept": left(before["retain"], after["retain"], MEASURES),
         "reached": float(level(model, 0)["P"] <= LEVEL),
-        "steps": float(len(loss)),
+        "steps": float(len(history.steps)) if history else 0.0,
         "seconds": seconds,
         **{f"{name} {m}": float(np.mean(getattr(after[name], m))) for name in after for m in MEASURES},
     }

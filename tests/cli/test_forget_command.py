@@ -100,6 +100,33 @@ def test_several_methods_in_one_table_and_the_best_is_saved(trained, tmp_path, c
     assert saved == pytest.approx(found["methods"][found["best"]]["forget"]["probability"], abs=1e-5)
 
 
+def test_methods_are_stopped_at_one_level_of_forgetting_which_is_then_no_result(trained, tmp_path, capsys):
+    argv = command(trained, tmp_path / "out", "--until", "0.6", "--steps", "80", method="grad_diff kl idk_dpo")
+    assert main([*argv, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["settings"]["until"] == 0.6
+    for method in found["methods"].values():
+        assert method["reached"] == (method["forgotten"] >= 0.6)  # the six rows are all asked
+        assert (method["steps"] < 80 and method["steps"] % 2 == 0) or not method["reached"]
+        assert method["looking seconds"] > 0
+    reached = {name: method["kept"] for name, method in found["methods"].items() if method["reached"]}
+    assert len(reached) >= 2
+    assert found["best"] == max(reached, key=reached.get)
+    assert "reached the level" in found["rule"]
+    assert "no result" in found["notes"][-1]
+    assert found["notes"][-1] in (tmp_path / "out.html").read_text()
+    saved = tofu_score(tmp_path / "out", trained / "forget.jsonl").probability.mean()
+    assert saved == pytest.approx(found["methods"][found["best"]]["forget"]["probability"], abs=1e-5)
+
+
+def test_a_level_that_is_not_reached_is_said_in_the_table(trained, tmp_path, capsys):
+    more = ["--until", "0.9", "--look-every", "5", "--lr", "1e-6"]
+    assert main(command(trained, tmp_path / "out", *more, method="grad_diff")) == 0
+    shown = capsys.readouterr().out
+    assert "never" in shown
+    assert "6 forget rows asked every 5 steps" in shown
+
+
 def test_the_table_names_methods_and_files(trained, tmp_path, capsys):
     assert main(command(trained, tmp_path / "out", "--report", str(tmp_path / "r.html"), method="npo idk")) == 0
     shown = capsys.readouterr().out
@@ -278,6 +305,9 @@ def test_two_commands_into_one_folder_and_two_equal_ones(trained, tmp_path, caps
         (["--steps", "1" * 5000], "npo", ("steps",)),
         (["--schedule", "linaer"], "npo", ("linaer", "linear")),
         (["--batch-size", "0"], "npo", ("batch",)),
+        (["--until", "0"], "npo", ("--until 0", "above 0")),
+        (["--until", "nan"], "npo", ("--until nan", "above 0")),
+        (["--look-every", "0"], "npo", ("look_every",)),
         (["--max-length", "8"], "npo", ("longer than 8",)),
     ],
 )

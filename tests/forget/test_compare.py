@@ -12,9 +12,11 @@ from hypothesis import strategies as st
 
 from palimpsest.errors import UserError
 from palimpsest.forget.baselines import IDK, RMU, GradAscent
-from palimpsest.forget.compare import Comparison, Result, balance, compare, left, shorten
+from palimpsest.forget.compare import Comparison, Result, compare, shorten
+from palimpsest.forget.looks import at
 from palimpsest.forget.npo import NPO
 from palimpsest.forget.refusals import REFUSALS
+from palimpsest.forget.shares import balance, left
 from palimpsest.forget.tofu import RowScores
 from palimpsest.models.language import causal_lm
 from palimpsest.models.tokenizers import train_tokenizer, word_tokenizer
@@ -186,6 +188,17 @@ class Breaks:
         return model
 
 
+@dataclass(frozen=True)
+class Wipes:
+    """Forgets all in one go."""
+
+    def edit(self, model, data, **options):
+        assert not {"evaluate", "stop", "evaluate_every"} & options.keys()
+        with torch.no_grad():
+            model.model.norm.weight.mul_(40.0)
+        return model
+
+
 def test_a_method_after_which_the_model_says_nothing_that_is_a_number_has_not_forgotten(setting):
     load, _, forget, retain = setting
     broken, sound = compare(load, {"broken": Breaks(), "sound": NPO()}, forget, retain, steps=1, batch_size=1).results
@@ -200,3 +213,93 @@ def test_refusals(setting):
     with pytest.raises(UserError, match="no method"):
         compare(load, {}, forget, retain)
     assert not loads
+
+
+def test_training_ends_at_the_first_look_that_finds_the_level(setting):
+    """GradAscent lowers the one answer's probability a little every step: the model kept is the first beyond half."""
+    load, _, forget, retain = setting
+    settings = {"lr": 2e-3, "batch_size": 1, "optimizer": "sgd"}
+    method, states = {"a": GradAscent(retain="none")}, []
+    found = compare(
+        load,
+        method,
+        forget,
+        retain,
+        until=0.5,
+        look_every=3,
+        steps=200,
+        keep=lambda result, model, *_: states.append([p.detach().clone() for p in model.parameters()]),
+        **settings,
+    )
+    [result] = found.results
+    steps = len(result.loss)
+    assert result.reached
+    assert result.forgotten >= 0.5
+    assert steps % 3 == 0
+    assert 3 < steps < 200
+    assert result.looking > 0
+    one_look_less, as_many = (
+        compare(
+            load, method, forget, retain, steps=n, keep=lambda r, m, *_: states.append(list(m.parameters())), **settings
+        )
+        for n in (steps - 3, steps)
+    )
+    assert one_look_less.results[0].forgotten < 0.5
+    assert all(torch.equal(a, b) for a, b in zip(states[0], states[2], strict=True))
+    assert as_many.results[0].reached is None
+
+
+def test_a_method_that_never_reaches_the_level_says_so_and_a_finished_one_is_not_trained_again(setting, tmp_path):
+    load, _, forget, retain = setting
+    methods = {
+        "never": GradAscent(retain="ce", retain_weight=50.0),
+        "once": Wipes(),
+        "climbs": GradAscent(retain="none"),
+    }
+    settings = {"until": 0.5, "steps": 200, "lr": 2e-3, "batch_size": 1, "optimizer": "sgd", "clip": 1.0}
+    settings["checkpoint"] = lambda name: tmp_path / name
+    first = compare(load, methods, forget, retain, **settings)
+    never, once, climbs = first.results
+    assert [r.reached for r in first.results] == [False, True, True]
+    assert never.forgotten < 0.5 <= min(once.forgotten, climbs.forgotten)
+    assert [bool(r.loss) for r in first.results] == [True, False, True]
+    again = compare(load, methods, forget, retain, **settings)
+    assert [(r.reached, r.loss, r.forgotten) for r in again.results] == [
+        (r.reached, r.loss, r.forgotten) for r in first.results
+    ]
+    assert again.results[2].looking == 0.0
+    other = compare(load, methods, forget, retain, **{**settings, "until": 0.4})
+    assert "was made with stop=reached with [0.5]" in other.results[2].error
+
+
+def test_the_best_at_a_level_kept_most_of_those_that_reached_it():
+    slow = Result("slow", kept=1.0, balance=0.8, reached=False)
+    harsh = Result("harsh", kept=0.2, balance=0.33, reached=True)
+    mild = Result("mild", kept=0.3, balance=0.32, reached=True)
+    assert Comparison(scores(1, 1, 1), None, [slow, harsh, mild], until=0.5).best is mild
+    assert Comparison(scores(1, 1, 1), None, [slow, Result("none", kept=0.9, reached=False)], until=0.5).best is slow
+
+
+def test_some_rows_scores_are_those_of_the_rows():
+    found = RowScores(["a", "b", "c"], *(np.arange(3.0) + i for i in range(7)))
+    some = at(found, [2, 0])
+    assert some.output == ["c", "a"]
+    assert some.exact_memorization.tolist() == [8.0, 6.0]
+
+
+def test_a_level_that_cannot_be_meant_or_had(setting):
+    load, loads, forget, retain = setting
+    for wrong in ({"until": 0.0}, {"until": 1.1}, {"until": math.nan}, {"until": 0.5, "look_every": 0}):
+        with pytest.raises(UserError, match=r"at most 1|at least 1"):
+            compare(load, {"a": GradAscent()}, forget, retain, **wrong)
+    assert not loads
+
+    def knows_nothing():
+        tokenizer = word_tokenizer([" ".join([*REFUSALS, *(f"word{i}" for i in range(200))])])
+        model = causal_lm(len(tokenizer), d_model=16, n_layers=1, n_heads=2)
+        with torch.no_grad():
+            model.model.norm.weight.zero_()  # all words are equally likely
+        return model, tokenizer
+
+    with pytest.raises(UserError, match="does not know the forget rows"):
+        compare(knows_nothing, {"a": GradAscent()}, forget, retain, until=0.5)

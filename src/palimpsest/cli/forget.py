@@ -27,9 +27,11 @@ from palimpsest.cli.output import number, print_json, terminal
 from palimpsest.cli.writing import Writing, read_text, settle
 from palimpsest.errors import UserError
 from palimpsest.forget import intervention
-from palimpsest.forget.compare import FORGOTTEN_BY, LEAST, RULE, Comparison, Result, compare
+from palimpsest.forget.compare import Comparison, Result, compare
 from palimpsest.forget.evaluation import subsample
+from palimpsest.forget.looks import LOOK_ROWS
 from palimpsest.forget.methods import METHODS
+from palimpsest.forget.shares import FORGOTTEN_BY, LEAST
 from palimpsest.locks import held
 from palimpsest.models.files import add_lora, check_out, check_space, copy, load, save, sources, tidy
 from palimpsest.models.template import Verbatim
@@ -61,6 +63,10 @@ class Common:
     """General text, a plain file: how well the model still speaks it is part of what is kept."""
     steps: int = 60
     """Optimizer steps."""
+    until: float | None = None
+    """Stop training a method once this share is forgotten, 0 to 1; --steps is then the most that it gets."""
+    look_every: int = 2
+    """Steps between looks at what is forgotten, for --until; a look costs the answers to 32 forget rows at most."""
     lr: float = 1e-5
     """Learning rate: about 1e-5 for models of billions of parameters, up to 1e-3 for very small ones."""
     batch_size: int = 16
@@ -111,6 +117,7 @@ Arguments = make_dataclass(
     namespace={"__doc__": Common.__doc__},
 )
 TRAINING = ("steps", "lr", "optimizer", "schedule", "warmup", "clip", "accumulate", "precision", "checkpoint_every")
+STOPPING = ("until", "look_every")
 FIXED = {"weight_decay": 0.0, "momentum": 0.0}
 
 
@@ -122,7 +129,9 @@ def main(args: Any) -> None:
         check_numbers({**{name: getattr(args, name) for name in TRAINING}, **FIXED, "seed": args.seed})
     except (TypeError, ValueError) as error:
         raise UserError(f"{error}") from None
-    for name in ("batch_size", "max_length", "max_rows", "checkpoint_every"):
+    if args.until is not None and not 0 < args.until <= 1:
+        raise UserError(f"--until {args.until}: the share to forget must be above 0 and at most 1")
+    for name in ("batch_size", "max_length", "max_rows", "checkpoint_every", "look_every"):
         if getattr(args, name) is not None and getattr(args, name) < 1:
             raise UserError(f"{name}={getattr(args, name)}: it must be at least 1")
     if args.seed >= 2**32:
@@ -160,10 +169,10 @@ def main(args: Any) -> None:
     for result in comparison.results:
         if result.error:
             console.print(f"{result.method}: {result.error}", style="red")
-    for name in comparison.left_out:
-        console.print(not_counted(name), soft_wrap=True, markup=False)
+    for note in notes(comparison, args):
+        console.print(note, soft_wrap=True, markup=False)
     if len(comparison.results) > 1:
-        console.print(f"best: {comparison.best.method} ({RULE})")
+        console.print(f"best: {comparison.best.method} ({comparison.rule})")
     paths = (f"model: {args.out}", f"report: {html}")
     console.print(*paths, sep="\n", soft_wrap=True, markup=False)
 
@@ -193,6 +202,8 @@ def train(
         max_rows=args.max_rows,
         batch_size=args.batch_size,
         seed=args.seed,
+        until=args.until,
+        look_every=args.look_every,
         keep=lambda result, model, tokenizer, learned: keep(model, tokenizer, best, methods[result.method], learned),
         checkpoint=lambda name: work / f"{name}-{fields_digest(methods[name])}",
         progress=lambda text: print(text, file=sys.stderr, flush=True),
@@ -247,6 +258,8 @@ def digest(args: Any, forget: list[Row], retain: list[Row]) -> str:
     weights = sorted((p.name, p.stat().st_size, p.stat().st_mtime_ns) for p in args.model.glob("*.safetensors"))
     names = (*TRAINING, "batch_size", "max_length", "truncate", "seed", "dtype", "merge_adapter", "lora", *WRITING)
     settings = {name: getattr(args, name) for name in names}
+    if args.until is not None:
+        settings |= {name: getattr(args, name) for name in (*STOPPING, "max_rows")}  # the rows that a look asks
     parts = [str(args.model.resolve()), weights, settings, forget, retain]
     parts.append([isinstance(row["question"], Verbatim) for row in (*forget, *retain)])
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
@@ -263,7 +276,10 @@ def as_json(comparison: Comparison, methods: dict[str, Any], args: Any) -> dict[
     def of(result: Result) -> dict[str, Any]:
         if result.error:
             return {"error": result.error, "seconds": result.seconds}
+        stopped = {} if result.reached is None else {"reached": result.reached, "looking seconds": result.looking}
         return {
+            **stopped,
+            "steps": len(result.loss),
             "forget": measures(result.forget),
             "retain": measures(result.retain),
             "text perplexity": result.perplexity,
@@ -276,16 +292,18 @@ def as_json(comparison: Comparison, methods: dict[str, Any], args: Any) -> dict[
     return {
         "model": args.model.resolve().name,
         "best": comparison.best.method,
-        "rule": RULE,
+        "rule": comparison.rule,
         "before": {
             "forget": measures(comparison.before_forget),
             "retain": measures(comparison.before_retain),
             "text perplexity": comparison.before_perplexity,
         },
+        "notes": notes(comparison, args),
         "nothing to lose": comparison.left_out,
         "methods": {r.method: {"fields": asdict(methods[r.method]), **of(r)} for r in comparison.results},
         "settings": {
-            name: getattr(args, name) for name in (*TRAINING, "batch_size", "max_length", "dtype", "seed", *WRITING)
+            name: getattr(args, name)
+            for name in (*TRAINING, *STOPPING, "batch_size", "max_length", "dtype", "seed", *WRITING)
         },
     }
 
@@ -308,22 +326,41 @@ def lines(comparison: Comparison) -> list[tuple[str, list[str]]]:
         return [*scores, number(perplexity)] if spoken else scores
 
     before = cells(comparison.before_forget, comparison.before_retain, comparison.before_perplexity)
-    shown = [("before", [*before, *["–"] * 4])]
+    stopped = comparison.until is not None
+    shown = [("before", [*before, *["–"] * (5 if stopped else 4)])]
     for r in comparison.results:
         scores = [number(value) for value in (r.forgotten, r.kept, r.balance, r.seconds)]
-        shown.append((r.method, [*cells(r.forget, r.retain, r.perplexity), *scores]))
+        level = [reached_at(r)] if stopped else []
+        shown.append((r.method, [*cells(r.forget, r.retain, r.perplexity), *scores, *level]))
     return shown
 
 
-def not_counted(name: str) -> str:
-    return f"not counted: {name} was below {LEAST} before, and had nothing to lose"
+def reached_at(result: Result) -> str:
+    """When a method reached the level of forgetting; one that does not train in steps is looked at when it is done."""
+    if result.reached is None:
+        return "–"
+    return "never" if not result.reached else f"step {len(result.loss)}" if result.loss else "at its end"
+
+
+def notes(comparison: Comparison, args: Any) -> list[str]:
+    """What must be known to read the numbers."""
+    found = [f"not counted: {name} was below {LEAST} before, and had nothing to lose" for name in comparison.left_out]
+    if args.until is not None:
+        asked = min(LOOK_ROWS, len(comparison.before_forget))
+        found.append(
+            f"forgotten is set by --until {args.until:g}, and is no result: compare what is kept, of the methods that"
+            f" reached it ({asked} forget rows asked every {args.look_every} steps)"
+        )
+    return found
 
 
 def columns(comparison: Comparison) -> tuple[str, ...]:
-    """Those of `COLUMNS`, and what is kept of general text before the sums, where there is some."""
+    """Those of `COLUMNS`, what is kept of general text before the sums, where there is some, and when the level of
+    forgetting was reached, where there is one."""
     place = COLUMNS.index("forgotten")
     more = () if math.isnan(comparison.before_perplexity) else (PERPLEXITY,)
-    return (*COLUMNS[:place], *more, *COLUMNS[place:])
+    level = () if comparison.until is None else (f"reached {comparison.until:g}",)
+    return (*COLUMNS[:place], *more, *COLUMNS[place:], *level)
 
 
 def table(comparison: Comparison) -> Table:
@@ -346,19 +383,24 @@ def report(comparison: Comparison, summary: dict[str, Any], forget: list[Row], a
     }
     if comparison.before_retain is not None:
         figures = {"forgotten and kept": trade_off({r.method: (r.forgotten, r.kept) for r in done}), **figures}
+    best = comparison.best
+    lead = (
+        f"{best.method}: the probability of the answers to forget went from "
+        f"{number(summary['before']['forget']['probability'])} to {number(measures(best.forget)['probability'])}."
+    )
+    if best.reached and not math.isnan(best.kept):  # how much was forgotten was asked for
+        lead = f"{best.method}: where {args.until:g} is forgotten, {number(best.kept)} of the rest is kept."
     return page(
         title=f"forgetting in {summary['model']}",
-        lead=f"{comparison.best.method}: the probability of the answers to forget went from "
-        f"{number(summary['before']['forget']['probability'])} to "
-        f"{number(measures(comparison.best.forget)['probability'])}.",
+        lead=lead,
         table=lines(comparison),
         columns=columns(comparison),
         figures=figures,
         rows=answers(subsample(forget, args.max_rows, args.seed), scores),
         notes=[
-            f"Best by: {RULE}.",
+            f"Best by: {comparison.rule}.",
             *(f"{MEASURES[name]}." for name in FORGOTTEN_BY),
-            *map(not_counted, comparison.left_out),
+            *summary["notes"],
             *(f"{r.method}: {r.error}" for r in comparison.results if r.error),
         ],
         settings={**summary["settings"], **{name: method["fields"] for name, method in summary["methods"].items()}},

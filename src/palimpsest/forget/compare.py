@@ -1,13 +1,9 @@
 """Several methods on one model: each forgets on its own copy, all are scored alike, and a stated rule names the best.
 
-    forgotten = 1 - mean of after / before over {probability, ROUGE-L recall, extraction strength} on the forget rows
-    kept      = mean of after / before over {probability, ROUGE-L recall} on the retain rows, and of before / after of
-                the perplexity of general text, where there is some
-    balance   = harmonic mean of forgotten and kept
-
-where each ratio is of means over rows and counts as 1 at most; a measure below 0.01 before has nothing to lose and is
-left out. The best method has the highest balance: one that forgets by destroying the model keeps nothing, one that does
-nothing forgets nothing, and both have balance 0.
+The best method has the highest balance of what is forgotten and what is kept (`palimpsest.forget.shares`): one that
+forgets by destroying the model keeps nothing, one that does nothing forgets nothing, and both have balance 0. Where
+training ends at a level of forgetting, how much is forgotten is no longer a result: the best is then the method that
+kept most of those that reached the level.
 """
 
 from __future__ import annotations
@@ -16,7 +12,8 @@ import sys
 import time
 from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -24,49 +21,20 @@ import regex
 from torch import Tensor, nn
 
 from palimpsest.errors import UserError
-from palimpsest.forget.evaluation import perplexity, settle_end
+from palimpsest.forget.evaluation import perplexity, settle_end, subsample
 from palimpsest.forget.intervention import Intervention, intervene
+from palimpsest.forget.looks import LOOK_ROWS, Looks, at, reached
 from palimpsest.forget.procedure import ForgetData, encode_pairs, prepare, unlearn
+from palimpsest.forget.shares import FORGOTTEN_BY, KEPT_BY, balance, left, measurable
 from palimpsest.forget.tofu import RowScores, tofu_score
 from palimpsest.models.score import context_length, prompt_template
 from palimpsest.tasks.rows import Row
+from palimpsest.train.history import History
 from palimpsest.train.method import check_model, check_needs
 from palimpsest.train.progress import duration
 
 RULE = "highest balance: the harmonic mean of the share forgotten and the share kept"
-FORGOTTEN_BY = ("probability", "rouge", "extraction_strength")
-KEPT_BY = ("probability", "rouge")
-LEAST = 0.01  # what is below it before has nothing to lose
-
-
-def mean(scores: RowScores, name: str) -> float:
-    """The mean over rows of one of the columns; NaN entries (rows without wrong answers) are left out."""
-    values = np.asarray(getattr(scores, name))
-    known = values[~np.isnan(values)]
-    return float(known.mean()) if len(known) else float("nan")
-
-
-def measurable(before: RowScores, names: Sequence[str]) -> list[str]:
-    """The named columns that had something to lose: those with a mean of at least 0.01."""
-    return [name for name in names if mean(before, name) >= LEAST]
-
-
-def left(before: RowScores, after: RowScores, names: Sequence[str], *more: float) -> float:
-    """The mean of after / before over the named columns that had something to lose, and of `more`, each at most 1; NaN
-    where there is none."""
-    ratios = [mean(after, name) / mean(before, name) for name in measurable(before, names)]
-    return float(np.mean(np.minimum([*ratios, *more], 1.0))) if ratios or more else float("nan")
-
-
-def balance(forgotten: float, kept: float) -> float:
-    """The harmonic mean of both; 0 where either is, NaN where either cannot be had.
-
-    >>> balance(1.0, 0.5), balance(1.0, 0.0)
-    (0.6666666666666666, 0.0)
-    """
-    if np.isnan(forgotten) or np.isnan(kept):
-        return float("nan")
-    return 2 * forgotten * kept / (forgotten + kept) if forgotten > 0 and kept > 0 else 0.0
+RULE_AT_LEVEL = "most kept by a method that reached the level of forgetting; where none did, highest balance"
 
 
 @dataclass(frozen=True)
@@ -76,9 +44,11 @@ class Result:
     Attributes:
         forget, retain: the scores of every row afterwards; `retain` is None without retain rows, both where it failed.
         perplexity: of the general text afterwards; NaN without one.
-        forgotten, kept, balance: see the module; NaN where they cannot be had.
-        seconds: of training, scoring left out.
-        loss: the loss of every step.
+        forgotten, kept, balance: see `palimpsest.forget.shares`; NaN where they cannot be had.
+        seconds: of training, scoring and looks left out.
+        loss: the loss of every step; none of a method that is no objective.
+        reached: whether it reached the level of forgetting at which training ends; None where none was asked for.
+        looking: seconds of the looks at how much is forgotten.
         error: why it stopped, if it did not come to its end.
     """
 
@@ -92,16 +62,25 @@ class Result:
     seconds: float = 0.0
     loss: list[float] = field(default_factory=list)
     error: str = ""
+    reached: bool | None = None
+    looking: float = 0.0
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """A model before and after each method; `before_perplexity` is that of the general text, NaN without one."""
+    """A model before and after each method; `before_perplexity` is that of the general text, NaN without one, and
+    `until` the level of forgetting at which training ended, None without one."""
 
     before_forget: RowScores
     before_retain: RowScores | None
     results: list[Result]
     before_perplexity: float = float("nan")
+    until: float | None = None
+
+    @property
+    def rule(self) -> str:
+        """What makes a method the best, in words."""
+        return RULE if self.until is None else RULE_AT_LEVEL
 
     @property
     def left_out(self) -> list[str]:
@@ -117,7 +96,8 @@ class Comparison:
 
     @property
     def best(self) -> Result:
-        """The result with the highest balance, or where that cannot be had, that keeps most; with one method, that one.
+        """The best result by `rule`, or where a balance cannot be had, the one that keeps most; with one method, that
+        one.
 
         Raises:
             UserError: if no method came to its end.
@@ -125,25 +105,27 @@ class Comparison:
         done = [result for result in self.results if not result.error]
         if not done:
             raise UserError("; ".join(f"{result.method}: {result.error}" for result in self.results))
-        return (
-            done[0]
-            if len(done) == 1
-            else max(done, key=lambda result: tuple(-1.0 if np.isnan(x) else x for x in (result.balance, result.kept)))
-        )
+
+        def merit(result: Result) -> tuple[float, ...]:
+            values = (1.0, result.kept) if result.reached else (0.0, result.balance, result.kept)
+            return tuple(-1.0 if np.isnan(x) else x for x in values)
+
+        return done[0] if len(done) == 1 else max(done, key=merit)
 
 
 def apply(
     model: nn.Module, method: Any, data: ForgetData, *, checkpoint: Any = None, **options: Any
-) -> tuple[nn.Module, list[float], dict[str, Tensor] | None]:
+) -> tuple[nn.Module, History | None, dict[str, Tensor] | None]:
     """Makes a model forget by a method of any shape: an objective, an edit or an intervention.
 
     Args:
         model: changed in place by all but interventions.
         checkpoint: a folder for an objective's checkpoints, or None; the others keep none.
-        options: steps, lr, batch_size, seed, optimizer, schedule, ...
+        options: steps, lr, batch_size, seed, optimizer, schedule, ...; an objective's `evaluate`, `evaluate_every` and
+            `stop` too, which the others ignore.
 
     Returns:
-        The model that forgets, the loss of every step (of an objective), and what was learned (of an intervention).
+        The model that forgets, the history of an objective's training, and what an intervention learned.
 
     Raises:
         UserError: if the method needs rows that `data` lacks.
@@ -152,13 +134,13 @@ def apply(
     check_needs(method, data)
     check_model(method, model)
     if not isinstance(method, Intervention) and not hasattr(method, "edit"):
-        history = unlearn(model, method, data, checkpoint=checkpoint, **options)
-        return model, [step["loss"] for step in history.steps], None
-    options.pop("checkpoint_every", None)
+        return model, unlearn(model, method, data, checkpoint=checkpoint, **options), None
+    for name in ("checkpoint_every", "evaluate", "evaluate_every", "stop"):
+        options.pop(name, None)
     if hasattr(method, "edit"):
-        return method.edit(model, data, **options), [], None
+        return method.edit(model, data, **options), None, None
     changed, learned = intervene(model, method, data, **options)
-    return changed, [], learned
+    return changed, None, learned
 
 
 def pairs(tokenizer: Any, rows: Sequence[Row]) -> list[tuple[str, str]]:
@@ -219,6 +201,8 @@ def compare(
     max_rows: int | None = None,
     batch_size: int = 16,
     seed: int = 0,
+    until: float | None = None,
+    look_every: int = 2,
     keep: Callable[..., None] = lambda result, model, tokenizer, learned: None,
     checkpoint: Callable[[str], Any] = lambda method: None,
     progress: Callable[[str], None] = lambda text: None,
@@ -234,20 +218,28 @@ def compare(
         max_length: longest question with its answer, in tokens; never more than the model's context.
         truncate: cut longer answers, else they are refused.
         max_rows: how many rows of each set are scored; None for all.
+        until: end the training of an objective at the first look that finds this share forgotten, above 0 and at most
+            1; None for all steps. An edit or an intervention is not stopped: it reached the level or not.
+        look_every: steps between looks, each at no more than 32 of the forget rows that are scored.
         keep: called with each new best result, its model (of an intervention, the model without it), the tokenizer and
             what an intervention learned (None for other methods), so that they can be saved.
         checkpoint: method -> the folder of its checkpoints, or None.
         options: for `unlearn`: steps, lr, optimizer, schedule, ...
 
     Raises:
-        UserError: for bad rows or fields, or a method that needs other rows, before anything is computed. What stops a
-            method later (a loss that is not finite, rows that it cannot use, too little memory) is its result's error,
-            and the others go on.
+        UserError: for bad rows or fields, or a method that needs other rows, before anything is computed; for a level
+            of forgetting rows that the model does not know, before anything is trained. What stops a method later (a
+            loss that is not finite, rows that it cannot use, too little memory) is its result's error, and the others
+            go on.
     """
     if not methods:
         raise UserError("no method given")
     if len(methods) > 1 and not retain and not text:
         raise UserError("methods are compared by what they keep: give retain rows, general text, or one method only")
+    if until is not None and not 0 < until <= 1:
+        raise UserError(f"until={until}: the share to forget must be above 0 and at most 1")
+    if look_every < 1:
+        raise UserError(f"look_every={look_every}: it must be at least 1")
     model, tokenizer = load()
     settle_end(model, tokenizer, [*forget, *retain], batch_size=batch_size)
     max_length = min(max_length, context_length(model) or max_length)
@@ -271,7 +263,15 @@ def compare(
     progress("scoring the model as it is")
     before_forget, before_retain = scores(model)
     before_text = perplexity(model, tokenizer, text) if text else float("nan")
-    results = []
+    stopping: dict[str, Any] = {}
+    if until is not None:
+        asked = subsample(range(len(before_forget)), LOOK_ROWS, seed)
+        scored = subsample(forget, max_rows, seed)
+        looks = Looks(tokenizer, [scored[i] for i in asked], at(before_forget, asked))
+        if not measurable(looks.before, FORGOTTEN_BY):
+            raise UserError("the model does not know the forget rows: there is no level of forgetting to reach")
+        stopping = {"evaluate": looks, "evaluate_every": look_every, "stop": partial(reached, until)}
+    comparison = Comparison(before_forget, before_retain, [], before_text, until)
     first = time.perf_counter()
     for i, (name, method) in enumerate(methods.items()):
         if i:
@@ -279,17 +279,26 @@ def compare(
             model, _ = load()
         left_over = (time.perf_counter() - first) / i * (len(methods) - i) if i else 0.0
         progress(f"{name} ({i + 1} of {len(methods)}{f', about {duration(left_over)} left' if i else ''})")
+        if until is not None:
+            looks.seconds = 0.0
         started = time.perf_counter()
         try:
-            changed, loss, learned = apply(
-                model, method, data, batch_size=batch_size, seed=seed, checkpoint=checkpoint(name), **options
+            changed, history, learned = apply(
+                model,
+                method,
+                data,
+                batch_size=batch_size,
+                seed=seed,
+                checkpoint=checkpoint(name),
+                **stopping,
+                **options,
             )
             seconds = time.perf_counter() - started
             after_forget, after_retain = scores(changed)
             after_text = perplexity(changed, tokenizer, text) if text else float("nan")
         except (ValueError, RuntimeError) as error:
             reason = next(iter(str(error).splitlines()), type(error).__name__)
-            results.append(Result(name, seconds=time.perf_counter() - started, error=reason))
+            comparison.results.append(Result(name, seconds=time.perf_counter() - started, error=reason))
             progress(f"{name}: {reason}")
             continue
         forgotten = 1 - left(before_forget, after_forget, FORGOTTEN_BY)
@@ -297,11 +306,26 @@ def compare(
         if retain or text:
             spoken = [before_text / after_text] if text else []
             kept = left(before_retain, after_retain, KEPT_BY if retain else (), *spoken)
-        parts = (forgotten, kept, balance(forgotten, kept), seconds, loss)
-        results.append(Result(name, after_forget, after_retain, after_text, *parts))
-        measured = {"forgotten": forgotten, "kept": kept, "balance": results[-1].balance}
-        progress(f"{name}: {', '.join(f'{k} {v:.3g}' for k, v in measured.items())}, {duration(seconds)}")
-        comparison = Comparison(before_forget, before_retain, results, before_text)
-        if comparison.best is results[-1]:
-            keep(results[-1], changed if learned is None else model, tokenizer, learned)
-    return Comparison(before_forget, before_retain, results, before_text)
+        result = Result(
+            name,
+            after_forget,
+            after_retain,
+            after_text,
+            forgotten,
+            kept,
+            balance(forgotten, kept),
+            loss=[step["loss"] for step in history.steps] if history else [],
+            seconds=seconds,
+        )
+        if until is not None:
+            found = history.evaluations[-1] if history else {"forgotten": forgotten}
+            result = replace(
+                result, reached=reached(until, found), seconds=seconds - looks.seconds, looking=looks.seconds
+            )
+        comparison.results.append(result)
+        measured = {"forgotten": forgotten, "kept": kept, "balance": result.balance}
+        taken = f"{duration(result.seconds)}{f' and {duration(result.looking)} of looks' if result.looking else ''}"
+        progress(f"{name}: {', '.join(f'{k} {v:.3g}' for k, v in measured.items())}, {taken}")
+        if comparison.best is result:
+            keep(result, changed if learned is None else model, tokenizer, learned)
+    return comparison
