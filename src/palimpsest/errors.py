@@ -1,11 +1,23 @@
 """The errors a user can mend: one line that says what was wrong and what to do."""
 
+LONGEST = 300  # characters of a word in a message; most file systems end names at 255
+
 
 class UserError(ValueError):
-    """Bad input from outside (a file, a row, a folder, a flag). The command line prints it and exits with code 2."""
+    """Bad input from outside (a file, a row, a folder, a flag). The command line prints it and exits with code 2.
+
+    What a message quotes may be of any length: an endless word is cut in its middle.
+
+    >>> len(str(UserError("unknown name " + "x" * 10**6)))
+    313
+    """
 
     def __init__(self, message: str) -> None:
-        super().__init__(" ".join(message.split()))
+        half = (LONGEST - 1) // 2
+        words = (
+            word if len(word) <= LONGEST else f"{word[: LONGEST - 1 - half]}…{word[-half:]}" for word in message.split()
+        )
+        super().__init__(" ".join(words))
 
 
 class NotFinite(UserError):

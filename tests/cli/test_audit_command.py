@@ -127,6 +127,16 @@ def test_max_rows_is_seeded(trained, capsys):
     assert outputs[0] == outputs[1] != outputs[2]
 
 
+@pytest.mark.parametrize("written", ["{", "[" * 100_000, "[1]"])
+def test_arguments_of_the_chat_template_that_are_no_object(trained, capsys, written):
+    argv = ["audit", str(trained / "model"), "--data", str(trained / "forget.jsonl"), "--template-kwargs", written]
+    assert main(argv) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("palimpsest: --template-kwargs ")
+    assert err.count("\n") == 1
+    assert len(err) < 500
+
+
 @pytest.mark.parametrize("flag", ["--max-rows", "--batch-size", "--max-length"])
 def test_numbers_out_of_range(trained, capsys, flag):
     argv = ["audit", str(trained / "model"), "--data", str(trained / "forget.jsonl"), flag, "0"]

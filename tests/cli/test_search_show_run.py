@@ -482,6 +482,44 @@ def test_one_claim_that_cannot_run_leaves_the_others(capsys, monkeypatch):
 
 
 @pytest.mark.parametrize(
+    ("report", "words"),
+    [("pipe", "not a file"), ("loop", "cannot be a file's name"), ("file/r.html", "cannot be written there")],
+)
+@pytest.mark.parametrize("budget", ["full", "smoke"])
+def test_a_report_that_cannot_be_written_is_refused_before_a_job_runs(
+    monkeypatch, capsys, tmp_path, budget, report, words
+):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    (tmp_path / "file").touch()
+    before = {path.name: path.lstat().st_ino for path in tmp_path.iterdir()}
+    unrun = claim(better=lambda seed, budget: pytest.fail("computed"))
+    monkeypatch.setattr("palimpsest.evidence.outcome.load_claim", lambda paper: unrun)
+    code, out, err = called(
+        capsys, "run", "npo", "--workers", "1", "--budget", budget, "--report", str(tmp_path / report)
+    )
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert words in err
+    assert {path.name: path.lstat().st_ino for path in tmp_path.iterdir()} == before
+
+
+def test_a_damaged_record_is_named(capsys, claims, results):
+    (results / "forget").mkdir(parents=True)
+    for content in ("{", '{"history": []}', "[]"):
+        (results / "forget" / "npo.json").write_text(content)
+        for argv in (("show", "npo"), ("run", "npo", "--workers", "1")):
+            code, out, err = called(capsys, *argv)
+            assert (code, out) == (2, "")
+            assert err.startswith(f"palimpsest: {results}/forget/npo.json is damaged: restore it")
+
+
+def test_a_home_that_is_a_file_hinders_no_look_up(capsys, monkeypatch, tmp_path):
+    monkeypatch.setattr("palimpsest.evidence.source._news", True)
+    (tmp_path / "home").touch()
+    assert called(capsys, "show", "npo")[0] == 0
+
+
+@pytest.mark.parametrize(
     ("argv", "words"),
     [
         ([], "which claims"),

@@ -10,6 +10,7 @@ from collections import Counter
 from contextlib import suppress
 from importlib.metadata import version
 
+import psutil
 import pytest
 import torch
 
@@ -295,6 +296,16 @@ def test_a_worker_that_dies_takes_no_other_job_with_it():
     assert found[101].error.startswith("the worker process died: ")
     assert len(found[101].error.splitlines()) == 1
     assert found[101].time
+
+
+def test_no_more_processes_are_started_than_there_are_jobs():
+    def arm(seed, budget):
+        children = psutil.Process(os.getppid()).children()
+        return {"workers": sum("popen_loky" in " ".join(child.cmdline()) for child in children)}
+
+    jobs = [Job("zz", "d", "c", "full", "a", seed) for seed in (100, 101)]
+    found = list(run_jobs({"a": arm}, jobs, workers=40))
+    assert all(job.metrics["workers"] <= 2 for job in found)
 
 
 def test_seconds_peak_memory_and_surroundings_are_recorded(store):

@@ -271,6 +271,14 @@ def test_bad_adapters(adapter):
         load(adapter)
 
 
+def test_damaged_weights_of_an_adapter_are_named(adapter):
+    weights = adapter / "adapter_model.safetensors"
+    for content in (b"", weights.read_bytes()[:-5]):
+        weights.write_bytes(content)
+        with pytest.raises(UserError, match="cannot load the adapter in"):
+            load(adapter)
+
+
 def test_errors_are_one_line(tmp_path):
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(UserError) as caught:

@@ -10,10 +10,11 @@ from typing import Any
 import tyro
 from rich.table import Table
 
-from palimpsest.cli.model_report import MEASURES, answers, check_report, distribution, measures, page, written
+from palimpsest.cli.model_report import MEASURES, answers, distribution, measures, page, written
 from palimpsest.cli.output import number, print_json, terminal
 from palimpsest.cli.writing import Writing, read_text, settle
 from palimpsest.errors import UserError
+from palimpsest.evidence.report import check_report
 from palimpsest.forget.evaluation import settle_end, subsample
 from palimpsest.forget.intervention import SETTINGS, load
 from palimpsest.forget.robustness import ATTACKS, KNOWN, Robustness, attack, fluency, own_control

@@ -16,7 +16,6 @@ from rich.table import Table
 from palimpsest.cli.model_report import (
     MEASURES,
     answers,
-    check_report,
     distribution,
     measures,
     page,
@@ -26,6 +25,7 @@ from palimpsest.cli.model_report import (
 from palimpsest.cli.output import number, print_json, terminal
 from palimpsest.cli.writing import Writing, read_text, settle
 from palimpsest.errors import UserError
+from palimpsest.evidence.report import check_report
 from palimpsest.forget import intervention
 from palimpsest.forget.compare import Comparison, Result, compare
 from palimpsest.forget.evaluation import subsample

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-import os
 import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,6 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from palimpsest import seals
-from palimpsest.errors import UserError
 from palimpsest.evidence.figures import ARMS, FAINT, INK, MUTED, STYLE, canvas, svg
 from palimpsest.evidence.report import pages
 from palimpsest.forget.tofu import RowScores
@@ -115,33 +113,6 @@ def page(
             settings=settings,
         )
     )
-
-
-def check_report(path: Path, inputs: Iterable[Path], replace: bool = True) -> Path:
-    """Where a report will be written, in full, or the error: asked before a long computation.
-
-    Args:
-        inputs: what the command reads, which the report may not replace.
-        replace: whether a file that is there already may be replaced.
-    """
-    path = path.expanduser()
-    try:
-        path = path.resolve()
-        str(path).encode("utf-8")
-        exists = path.exists()
-    except (OSError, RuntimeError, ValueError):
-        raise UserError(f"--report {path} cannot be a file's name: choose another") from None
-    for read in inputs:
-        if path == (read := read.expanduser().resolve()) or read in path.parents:
-            raise UserError(f"--report {path} lies in {read}, which is read: choose another file")
-    if exists and not path.is_file():
-        raise UserError(f"--report {path} is not a file: name one")
-    if exists and not replace:
-        raise UserError(f"the report would replace {path}: name a file with --report, or replace it with --force")
-    parent = next(parent for parent in path.parents if parent.exists())
-    if not parent.is_dir() or not os.access(path if exists else parent, os.W_OK):
-        raise UserError(f"--report {path} cannot be written there: choose another file")
-    return path
 
 
 @contextmanager

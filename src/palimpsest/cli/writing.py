@@ -34,7 +34,7 @@ def settle(args: Any, tokenizer: Any, end: bool | None = None) -> None:
     if args.template_kwargs is not None:
         try:
             options = json.loads(args.template_kwargs)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise UserError(f"--template-kwargs is not valid JSON ({error})") from None
         if not isinstance(options, dict):
             raise UserError(f"--template-kwargs must be a JSON object, got {args.template_kwargs}")

@@ -181,6 +181,12 @@ def run_claim(
         raise ValueError(f"budget must be full or smoke, got {budget!r}")
     if workers is not None and workers < 1:
         raise UserError(f"workers must be at least 1, got {workers}")
+    if report:
+        from palimpsest.evidence.report import check_report, write_report  # late: the drawing takes seconds to import
+
+        # A smoke run's page must not take the place of the results'.
+        name = claim.paper if budget == "full" else f"{claim.paper}-smoke"
+        page = check_report(home() / "reports" / f"{name}.html" if report is True else Path(report))
     if budget == "smoke":
         outcome = _smoke(claim, 0 if seeds is None or isinstance(seeds, int) else _chosen(claim, seeds)[0])
     else:
@@ -192,14 +198,7 @@ def run_claim(
         ):
             _check(kept)
             outcome = _run(claim, chosen, kept, workers, ray, progress, amend, fresh)
-    if report:
-        from palimpsest.evidence.report import write_report
-
-        # A smoke run's page must not take the place of the results'.
-        name = claim.paper if budget == "full" else f"{claim.paper}-smoke"
-        path = home() / "reports" / f"{name}.html" if report is True else Path(report)
-        outcome = replace(outcome, report=write_report(outcome, path))
-    return outcome
+    return replace(outcome, report=write_report(outcome, page)) if report else outcome
 
 
 def export(outcome: Outcome, folder: Path | str | None = None) -> Path:

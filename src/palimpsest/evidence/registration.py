@@ -136,9 +136,12 @@ def _from_record(store: Store, claim: Claim, known: Prereg | None) -> Prereg | N
     file = records() / claim.family / f"{claim.paper}.json"
     if not claim.family or not file.is_file():
         return known
-    found = json.loads(file.read_text(encoding="utf-8"))
-    exported = found["history"]
-    last = next(entry for entry in reversed(exported) if entry["kind"] in ("registration", "amendment"))
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+        exported = found["history"]
+        last = next(entry for entry in reversed(exported) if entry["kind"] in ("registration", "amendment"))
+    except (ValueError, KeyError, TypeError, StopIteration):
+        raise UserError(f"{file} is damaged: restore it, or move it away") from None
     if known is None or (_promises(Prereg(**last["prereg"]), claim) and last not in history(store, claim.paper)):
         if wrong := broken(found):
             raise UserError(f"its registration cannot be taken over from {file}: {wrong}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,48 @@ import jinja2
 from markupsafe import Markup
 
 from palimpsest.audit.hark import PAPER_WORDS, WORDS, canonical_json
+from palimpsest.errors import UserError
 from palimpsest.evidence.figures import ARMS, curve_figure, metric_figure, svg, verdict_figure
 from palimpsest.evidence.outcome import Outcome
 from palimpsest.evidence.registration import STANDINGS
 from palimpsest.evidence.terminal import interval, number, numbers_of, probability, seeds_of, sentence_of
 from palimpsest.evidence.verdict import omnibus
+
+
+def check_report(path: Path, inputs: Iterable[Path] = (), replace: bool = True) -> Path:
+    """Where a report will be written, in full, or the error: asked before a long computation.
+
+    Args:
+        path: the file that the user named, or a default.
+        inputs: what is read, which the report may not replace.
+        replace: whether a file that is there already may be replaced.
+
+    Raises:
+        UserError: the path is no file's name, what is there is no file or may not be replaced, or the place cannot be
+            written to.
+
+    >>> check_report(Path("/dev/null"))
+    Traceback (most recent call last):
+    palimpsest.errors.UserError: the report /dev/null is not a file: name one
+    """
+    path = path.expanduser()
+    try:
+        path = path.resolve()
+        str(path).encode("utf-8")
+        exists = path.exists()
+    except (OSError, RuntimeError, ValueError):
+        raise UserError(f"the report {path} cannot be a file's name: choose another") from None
+    for read in inputs:
+        if path == (read := read.expanduser().resolve()) or read in path.parents:
+            raise UserError(f"the report {path} lies in {read}, which is read: choose another file")
+    if exists and not path.is_file():
+        raise UserError(f"the report {path} is not a file: name one")
+    if exists and not replace:
+        raise UserError(f"the report would replace {path}: name a file with --report, or replace it with --force")
+    parent = next(parent for parent in path.parents if parent.exists())
+    if not parent.is_dir() or not os.access(path if exists else parent, os.W_OK):
+        raise UserError(f"the report {path} cannot be written there: choose another file")
+    return path
 
 
 def write_report(outcome: Outcome, path: Path | str) -> Path:

@@ -83,7 +83,8 @@ def _here(arms: Mapping[str, Arm], jobs: Sequence[Job], workers: int | None) -> 
     left, together = list(jobs), True
     while left:
         batch = left if together else left[:1]
-        count = (workers or -1) if together else 2  # with 1, joblib would run it in this process
+        # With 1, joblib would run a job in this process; and loky starts as many processes as it may, jobs or none.
+        count = min(workers or -1, max(2, len(batch))) if together else 2
         with parallel_config(backend="loky", inner_max_num_threads=1):
             pool = Parallel(n_jobs=count, batch_size=1, pre_dispatch="n_jobs", return_as="generator_unordered")
         try:

@@ -16,6 +16,7 @@ import os
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -223,7 +224,8 @@ def keep_facts() -> None:
         beside.write_text(json.dumps(rows), encoding="utf-8")
         beside.replace(_cache())
     except OSError:
-        beside.unlink(missing_ok=True)
+        with suppress(OSError):
+            beside.unlink()
 
 
 def _cache() -> Path:

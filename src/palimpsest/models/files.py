@@ -125,7 +125,8 @@ def _load_adapter(
     model, tokenizer = load(base, dtype=dtype, remote_code=remote_code)
     if any((folder / file).is_file() for file in TOKENIZER_FILES):
         tokenizer = _load_tokenizer(folder, task, remote_code)
-    _fit_vocabulary(model, len(tokenizer), folder)
+    with explained(f"the adapter in {folder}"):
+        _fit_vocabulary(model, len(tokenizer), folder)
     from peft import PeftConfig, PeftModel  # late: it takes seconds
 
     with quiet(), explained(f"the adapter in {folder}"):
