@@ -29,17 +29,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 
-from palimpsest.contrast.checks import (
-    check_embeddings,
-    check_finite,
-    check_pairs,
-    check_positive,
-)
+from palimpsest.contrast.checks import Blaming, check_embeddings, check_finite, check_pairs, check_positive, look
 from palimpsest.contrast.heads import projection_head
-from palimpsest.contrast.info_nce import info_nce
 from palimpsest.contrast.precision import widened, without_autocast
+from palimpsest.contrast.streaming import Pairs, logsumexp, of_strips
 
 Heads = Float[Tensor, "batch heads d"]
 # tau of every pair of two lists of embeddings, one function a head; or a number a head, or one for all.
@@ -100,11 +94,14 @@ def pair_temperature(
             [0.2000, 0.2000]])
     """
     _check_range(lo, hi)
-    check_embeddings(z=z) if other is None else check_embeddings(z=z, other=other)
+    sides = {"z": z} if other is None else {"z": z, "other": other}
+    check_embeddings(**sides, values=False)
     mine = phi(z)
     theirs = mine if other is None else phi(other)
     bias = start_bias(lo, hi) if bias is None else bias
-    return lo + (hi - lo) * torch.sigmoid(mine @ theirs.T + bias)
+    tau = lo + (hi - lo) * torch.sigmoid(mine @ theirs.T + bias)
+    look(tau, **sides)
+    return tau
 
 
 def start_bias(lo: float, hi: float, start: float = 0.2) -> float:
@@ -156,7 +153,7 @@ class PairTemperature(nn.Module):
 
     def forward(self, z: Float[Tensor, "batch d"], other: Float[Tensor, "others d"] | None = None) -> Tensor:
         z, other = (side.to(self.bias.dtype) for side in (z, z if other is None else other))
-        check_embeddings(z=z, other=other)
+        check_embeddings(z=z, other=other, values=False)
         if z.shape[1] != self.dim:
             raise ValueError(f"embeddings must be [rows, {self.dim}], got {list(z.shape)}")
         if self.form == "product":
@@ -165,12 +162,13 @@ class PairTemperature(nn.Module):
         first, rest = self.phi[0], self.phi[1:]
         mine, theirs = F.linear(z, first.weight[:, : self.dim], first.bias), other @ first.weight[:, self.dim :].T
 
-        def strip(part: Tensor) -> Tensor:
-            return rest(part[:, None] + theirs)[..., 0]
+        def strip(part: slice) -> Tensor:
+            return rest(mine[part, None] + theirs)[..., 0]
 
-        parts = mine.split(max(1, ELEMENTS // max(1, theirs.numel())))
-        found = strip(mine) if len(parts) == 1 else torch.cat([_again(strip, part) for part in parts])
-        return self.lo + (self.hi - self.lo) * torch.sigmoid(found + self.bias)
+        found = torch.cat(of_strips(strip, len(mine), max(1, ELEMENTS // max(1, theirs.numel()))))
+        tau = self.lo + (self.hi - self.lo) * torch.sigmoid(found + self.bias)
+        look(tau, z=z, other=other)
+        return tau
 
 
 def temperature_penalty(tau: Float[Tensor, "*pairs"], dim: int) -> Float[Tensor, "*pairs"]:
@@ -182,6 +180,10 @@ def temperature_penalty(tau: Float[Tensor, "*pairs"], dim: int) -> Float[Tensor,
     check_positive(tau, "tau")
     if dim < 1:
         raise ValueError(f"dim must be at least 1, got {dim}")
+    return _penalty(tau, dim)
+
+
+def _penalty(tau: Tensor, dim: int) -> Tensor:
     return dim / 2 * tau.log() + 1 / tau
 
 
@@ -211,7 +213,12 @@ def amcl_loss(
     """
     z = torch.cat(_units(2, z1=z1, z2=z2), 1)
     row = torch.arange(z.shape[1], device=z.device)
-    return _summed(z, z, temperatures, beta, rows, row.roll(len(z1)), lambda part: row[part, None] != row)
+
+    def counted(part: slice) -> Tensor:
+        return row[part, None] != row
+
+    with Blaming(z1=z1.flatten(1), z2=z2.flatten(1)):
+        return _summed(z, z, temperatures, beta, rows, row.roll(len(z1)), counted, len(row) - 1)
 
 
 def amcl_queue_loss(
@@ -247,11 +254,17 @@ def amcl_queue_loss(
     >>> history.steps[-1]["contrast"] < history.steps[4]["contrast"]  # since the queue was full
     True
     """
-    query, key, queue = _units(1, query=query, key=key, queue=queue)
+    given = {"query": query, "key": key, "queue": queue}
+    query, key, queue = _units(1, **given)
     own = torch.arange(query.shape[1], device=query.device)
     known = torch.cat([own, own.new_full((queue.shape[1],), -1)])
     keys = torch.cat([key, queue], 1)
-    return _summed(query, keys, temperatures, beta, rows, own, lambda part: (own[part, None] == known) | (known < 0))
+
+    def counted(part: slice) -> Tensor:
+        return (own[part, None] == known) | (known < 0)
+
+    with Blaming(**{name: z.flatten(1) for name, z in given.items()}):
+        return _summed(query, keys, temperatures, beta, rows, own, counted, 1 + queue.shape[1])
 
 
 def multi_head_loss(loss: Callable[[Tensor, Tensor], Tensor], z1: Heads, z2: Heads) -> Float[Tensor, ""]:
@@ -303,46 +316,56 @@ def _summed(
     rows: int,
     targets: Tensor,
     counted: Callable[[slice], Tensor],
+    counts: int,
 ) -> Tensor:
-    """Over heads: the contrast's mean over queries, and beta times the penalty's mean over counted pairs."""
+    """Over heads: the contrast's mean over queries, and beta times the penalty's mean over counted pairs, of which
+    every query has `counts`."""
     if not 0 <= beta < math.inf:
         raise ValueError(f"beta must be finite and not negative, got {beta}")
     if not isinstance(rows, int) or rows < 1:
         raise ValueError(f"rows must be a whole number of at least 1, got {rows}")
     functions = _each(temperatures, len(queries))
     n = queries.shape[1]
-    pairs = n * int(counted(slice(0, 1)).sum())  # every query has as many
 
-    def strip(head: int, part: slice) -> Tensor:
+    def of_pairs(head: int, part: slice) -> Tensor:
         query, key = queries[head, part], keys[head]
         tau = functions[head](query, key)
         if tau.shape != (len(query), len(key)):
             raise ValueError(f"temperatures must be [{len(query)}, {len(key)}], one a pair, got {list(tau.shape)}")
-        tau = tau.to(query)
+        return tau.to(query)
+
+    def strip(head: int, part: slice) -> tuple[Tensor, Tensor]:
+        query, key, target = queries[head, part], keys[head], targets[part, None]
+        tau = of_pairs(head, part)
+        scale = 1 / tau
+        positive = (query * key[target[:, 0]]).sum(1) * scale.gather(1, target)[:, 0]
         # A checkpoint drops what autograd saves, but not a mask that is a tensor, nor the gradients that a reduction
         # makes in the forward pass.
-        contrast = info_nce(
-            query, key, tau, targets=targets[part], mask=lambda inner, _: counted(part)[inner], reduction="none"
-        ).sum()
-        penalty = temperature_penalty(tau, query.shape[1]).masked_fill(~counted(part), 0).sum()
-        return contrast / n + beta * penalty / pairs
+        pairs = Pairs(left_out=target, keep=lambda inner, _: counted(part)[inner])
+        contrast = logsumexp(query, key, positive, scale=scale, pairs=pairs, rows=len(query))[0].sum()
+        penalty = _penalty(tau, query.shape[1]).masked_fill(~counted(part), 0).sum()
+        return contrast / n + beta * penalty / (n * counts), tau.detach().amin()
 
-    parts = [slice(start, min(start + rows, n)) for start in range(0, n, rows)]
-    each = [(head, part) for head in range(len(queries)) for part in parts]
     with without_autocast(queries):
-        return sum((strip if len(parts) == 1 else partial(_again, strip))(*which) for which in each)
+        each = [strips for head in range(len(queries)) for strips in of_strips(partial(strip, head), n, rows)]
+        losses, lowest = zip(*each, strict=True)
+        loss = sum(losses)
+        if not look(loss, queries=queries, keys=keys) or not _all_positive(lowest):
+            for head in range(len(queries)):
+                tau = of_pairs(head, slice(0, n))
+                check_finite(tau, "temperature")
+                check_positive(tau, "temperature")
+    return loss
 
 
-def _again(strip: Callable[..., Tensor], *which: Any) -> Tensor:
-    """A strip that is not held until the backward pass, but made there once more."""
-    return checkpoint(strip, *which, use_reentrant=False)
+def _all_positive(lowest: Sequence[Tensor]) -> bool:
+    return torch.compiler.is_compiling() or bool(torch.stack(lowest).amin() > 0)
 
 
 def _each(temperatures: Temperatures, heads: int) -> Sequence[Callable[[Tensor, Tensor], Tensor]]:
     if isinstance(temperatures, (int, float, Tensor)):
         check_positive(temperatures, "temperature")
-        tau = temperatures if isinstance(temperatures, Tensor) else torch.tensor(temperatures, dtype=torch.float64)
-        check_finite(tau, "temperature")
+        tau = torch.as_tensor(temperatures, dtype=None if isinstance(temperatures, Tensor) else torch.float64)
         if tau.ndim > 1 or tau.numel() not in (1, heads):
             raise ValueError(
                 f"temperature must have one element or one for each of {heads} heads, got {list(tau.shape)}"

@@ -31,9 +31,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
-from palimpsest.contrast.checks import check_embeddings
+from palimpsest.contrast.checks import check_embeddings, look
 from palimpsest.contrast.precision import widened, without_autocast
-from palimpsest.contrast.streaming import Pairs, weighted_logsumexp
+from palimpsest.contrast.streaming import Pairs, of_strips, strip_rows, weighted_logsumexp
 
 
 def cacr_loss(
@@ -48,8 +48,7 @@ def cacr_loss(
 ) -> Float[Tensor, ""]:
     """mean_i (CA_i + CR_i), above.
 
-    Without gradient through the weights no array of the queries by the negatives is held (but with t_neg = 0, or with
-    it, one is).
+    No array of the queries by the negatives is held.
 
     Args:
         query, positives, negatives: features, brought to norm 1 here; negatives are common to all queries, a queue or
@@ -67,13 +66,15 @@ def cacr_loss(
     tensor(-2.)
     """
     with without_autocast(query):
-        query, positives, negatives = _features(query, positives, negatives, t_pos, t_neg, left_out)
-        cost = _cost(query, positives)
+        q, p, n = _features(query, positives, negatives, t_pos, t_neg, left_out)
+        cost = _cost(q, p)
         attraction = (_weights(cost, t_pos, detach) * cost).sum(1).mean()
-        if detach and t_neg > 0:
-            return attraction + _streamed_repulsion(query, negatives, t_neg, left_out)
-        cost = 2 - 2 * query @ negatives.T
-        return attraction - (_weights(cost, -t_neg, detach, left_out) * cost).sum(1).mean()
+        if detach and t_neg > 0 and not torch.compiler.is_compiling():
+            loss = attraction + _streamed_repulsion(q, n, t_neg, left_out)
+        else:
+            loss = attraction + _repulsion(q, n, t_neg, detach, left_out)
+    look(loss, query=query, positives=positives.flatten(0, 1), negatives=negatives)
+    return loss
 
 
 def multi_view_cacr(
@@ -140,11 +141,10 @@ def cacr_weights(
     (tensor([[0.5000, 0.5000]]), tensor([[0.8808, 0.1192]]))
     """
     with without_autocast(query):
-        query, positives, negatives = _features(query, positives, negatives, t_pos, t_neg, left_out)
-        return (
-            _weights(_cost(query, positives), t_pos, True),
-            _weights(2 - 2 * query @ negatives.T, -t_neg, True, left_out),
-        )
+        q, p, n = _features(query, positives, negatives, t_pos, t_neg, left_out)
+        weights = _weights(_cost(q, p), t_pos, True), _weights(2 - 2 * q @ n.T, -t_neg, True, left_out)
+    look(*weights, query=query, positives=positives.flatten(0, 1), negatives=negatives)
+    return weights
 
 
 def weights_report(
@@ -180,6 +180,16 @@ def _streamed_repulsion(query: Tensor, negatives: Tensor, t_neg: float, left_out
     return value + (lse - lse.detach()) / t_neg if needed else value
 
 
+def _repulsion(query: Tensor, negatives: Tensor, t_neg: float, detach: bool, left_out: Tensor | None) -> Tensor:
+    """mean CR by its formula, strip by strip."""
+
+    def strip(part: slice) -> Tensor:
+        cost = 2 - 2 * query[part] @ negatives.T
+        return (_weights(cost, -t_neg, detach, None if left_out is None else left_out[part]) * cost).sum()
+
+    return -sum(of_strips(strip, len(query), strip_rows(query, negatives, None))) / len(query)
+
+
 def _weights(cost: Tensor, t: float, detach: bool, left_out: Tensor | None = None) -> Tensor:
     scores = t * (cost.detach() if detach else cost)
     return (scores if left_out is None else scores.scatter(1, left_out, -torch.inf)).softmax(1)
@@ -210,7 +220,7 @@ def _features(
     check_embeddings(query=query, negatives=negatives, values=False)
     if positives.ndim != 3 or len(positives) != len(query) or not positives.shape[1]:
         raise ValueError(f"positives must be [{len(query)}, k, {query.shape[1]}], got {list(positives.shape)}")
-    check_embeddings(query=query, positives=positives.flatten(0, 1), negatives=negatives)
+    check_embeddings(query=query, positives=positives.flatten(0, 1), negatives=negatives, values=False)
     if not len(query):
         raise ValueError("query is empty")
     out = 0
@@ -220,9 +230,9 @@ def _features(
         if left_out.ndim != 2 or len(left_out) != len(query):
             raise ValueError(f"left_out must be [{len(query)}, out], got {list(left_out.shape)}")
         out = left_out.shape[1]
-        outside = left_out[(left_out < 0) | (left_out >= len(negatives))]
-        if len(outside):
-            raise ValueError(f"left_out names column {int(outside[0])}, of {len(negatives)} negatives")
+        outside = (left_out < 0) | (left_out >= len(negatives))
+        if not torch.compiler.is_compiling() and outside.any():
+            raise ValueError(f"left_out names column {int(left_out[outside][0])}, of {len(negatives)} negatives")
     if len(negatives) <= out:
         raise ValueError(f"no negatives are left: there are {len(negatives)}, and {out} are left out")
     return tuple(F.normalize(widened(e), dim=-1) for e in (query, positives, negatives))

@@ -18,7 +18,7 @@ class NotFiniteError(ValueError):
 
 class Blaming:
     """Names values that are not finite as the caller knows them, wherever inside they were noticed: looking at them
-    costs nothing as long as nothing is wrong.
+    costs nothing as long as nothing is wrong. They are looked at after any ValueError, which may be their doing.
 
     >>> with Blaming(mine=torch.tensor([1.0, torch.inf])):
     ...     check_finite(torch.tensor([0.0, torch.nan]), "theirs")
@@ -33,28 +33,34 @@ class Blaming:
         pass
 
     def __exit__(self, kind: Any, error: Any, traceback: Any) -> None:
-        if kind is NotFiniteError:
+        if kind is not None and issubclass(kind, ValueError):
             for name, tensor in self.tensors.items():
                 check_finite(tensor, name)
 
 
-def look(*results: Tensor, **tensors: Tensor) -> None:
+def look(*results: Tensor, **tensors: Tensor) -> bool:
     """Raises NotFiniteError with the first value of the tensors that is infinite or NaN.
 
     One sum over all tells that there is one (and may be infinite where there is none), so that a device is waited for
     once; results are part of it, and not to blame. Nothing is looked at while torch.compile traces.
 
+    Returns:
+        Whether the sum is finite: if not, something else than the tensors may be to blame.
+
     >>> look(torch.tensor(torch.nan), z=torch.ones(2))
+    False
     >>> look(torch.tensor(1.0), z=torch.tensor([1.0, torch.inf]))
     Traceback (most recent call last):
     palimpsest.contrast.checks.NotFiniteError: z must be finite, got inf at [1]
     """
     if torch.compiler.is_compiling():
-        return
+        return True
     total = sum(each.detach().sum() for each in (*results, *tensors.values()))
-    if not math.isfinite(total):
+    finite = math.isfinite(total)
+    if not finite:
         for name, tensor in tensors.items():
             check_finite(tensor, name)
+    return finite
 
 
 def check_embeddings(*, values: bool = True, **tensors: Tensor) -> None:

@@ -28,7 +28,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from palimpsest.contrast import streaming
-from palimpsest.contrast.checks import check_labels, check_pairs, check_positive, one_number
+from palimpsest.contrast.checks import check_labels, check_pairs, check_positive, look, one_number
 from palimpsest.contrast.info_nce import nt_xent
 from palimpsest.contrast.precision import wide_dtype
 from palimpsest.contrast.streaming import Pairs
@@ -89,7 +89,9 @@ def hard_debiased_loss(
     if not (beta >= 0 and math.isfinite(beta)):
         raise ValueError(f"beta must be at least 0 and finite, got {beta}")
     positive, negatives = _terms(z1, z2, tau_plus, temperature, more, beta, rows)
-    return F.softplus(negatives - positive).mean()  # -log(e^p / (e^p + e^n)) = log(1 + e^{n - p})
+    loss = F.softplus(negatives - positive).mean()  # -log(e^p / (e^p + e^n)) = log(1 + e^{n - p})
+    _look(loss, z1, z2, more)
+    return loss
 
 
 def oracle_loss(
@@ -190,12 +192,14 @@ def log_negative_term(
     >>> log_negative_term(far, far, tau_plus=0.3, temperature=1.0).exp() / 2
     tensor([0.3679, 0.3679, 0.3679, 0.3679])
     """
-    return _terms(z1, z2, tau_plus, temperature, more, beta, rows)[1]
+    terms = _terms(z1, z2, tau_plus, temperature, more, beta, rows)[1]
+    _look(terms, z1, z2, more)
+    return terms
 
 
 def _terms(z1, z2, tau_plus, temperature, more, beta, rows) -> tuple[Tensor, Tensor]:
-    """Every anchor's positive score, and log(N g)."""
-    check_pairs(least=2, z1=z1, z2=z2)
+    """Every anchor's positive score, and log(N g); values are looked at by the caller."""
+    check_pairs(least=2, z1=z1, z2=z2, values=False)
     check_positive(temperature, "temperature")
     temperature = one_number(temperature, "temperature")
     if not 0 <= tau_plus < 1:
@@ -212,7 +216,7 @@ def _terms(z1, z2, tau_plus, temperature, more, beta, rows) -> tuple[Tensor, Ten
     if more is not None:
         if more.ndim != 3 or more.shape[1:] != z1.shape:
             raise ValueError(f"more must be [views, {', '.join(map(str, z1.shape))}], got {list(more.shape)}")
-        check_pairs(**{f"more[{number}]": view for number, view in enumerate(more)}, z1=z1)
+        check_pairs(values=False, **_numbered(more), z1=z1)
         further = F.normalize(more.to(wide), dim=2)
         positives = torch.cat([positives, (scaled * torch.cat([further, further], 1)).sum(2)])
     mean_positive = positives.logsumexp(0) - math.log(len(positives))
@@ -230,6 +234,14 @@ def _terms(z1, z2, tau_plus, temperature, more, beta, rows) -> tuple[Tensor, Ten
     left = log_share < 0
     corrected = total + (-torch.expm1(log_share.where(left, -torch.inf))).log() - math.log(1 - tau_plus)
     return positive, torch.maximum(corrected.where(left, -torch.inf), floor)
+
+
+def _look(result: Tensor, z1: Tensor, z2: Tensor, more: Tensor | None) -> None:
+    look(result, **({} if more is None else _numbered(more)), z1=z1, z2=z2)
+
+
+def _numbered(more: Tensor) -> dict[str, Tensor]:
+    return {f"more[{number}]": view for number, view in enumerate(more)}
 
 
 def _others(y: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from palimpsest.contrast.checks import Blaming, check_embeddings, check_pairs, check_positive, one_number
+from palimpsest.contrast.checks import Blaming, check_embeddings, check_pairs, check_positive, look, one_number
 from palimpsest.contrast.info_nce import info_nce, nt_xent
 from palimpsest.contrast.precision import widened
 
@@ -61,8 +61,8 @@ def dclw_loss(
     >>> torch.equal(dclw_loss(a, b), dcl_loss(a, b))
     True
     """
-    tau, weights = one_number(tau, "tau"), positive_weights(z1, z2, sigma)
-    return dcl_loss(z1, z2, tau) + ((1 - weights) * _cosines(z1, z2) / tau).mean()
+    tau, loss = one_number(tau, "tau"), dcl_loss(z1, z2, tau)
+    return loss + ((1 - _positive_weights(z1, z2, sigma)) * _cosines(z1, z2) / tau).mean()
 
 
 def positive_weights(
@@ -75,7 +75,13 @@ def positive_weights(
     >>> positive_weights(torch.eye(2), torch.tensor([[1.0, 0.0], [1.0, 0.0]]), sigma=1.0)
     tensor([0.5379, 1.4621])
     """
-    check_pairs(least=2, z1=z1, z2=z2)
+    check_pairs(least=2, z1=z1, z2=z2, values=False)
+    weights = _positive_weights(z1, z2, sigma)
+    look(weights, z1=z1, z2=z2)
+    return weights
+
+
+def _positive_weights(z1: Tensor, z2: Tensor, sigma: float) -> Float[Tensor, " batch"]:
     check_positive(sigma, "sigma")
     return 2 - len(z1) * (_cosines(z1, z2).detach() / sigma).softmax(0)
 

@@ -27,7 +27,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from palimpsest.contrast.checks import check_embeddings, check_finite
+from palimpsest.contrast.checks import Blaming, check_embeddings, look
 from palimpsest.contrast.info_nce import info_nce
 from palimpsest.contrast.precision import widened, without_autocast
 
@@ -57,6 +57,7 @@ def diff_sort(
     (tensor([[-1.0000,  1.0000,  2.0000]]), tensor([2, 0, 1]))
     """
     ranked, layers = _sort(s, steepness, art)
+    look(ranked, s=s)
     p = torch.eye(s.shape[1], dtype=s.dtype, device=s.device).expand(len(s), -1, -1)
     for first, keep in layers:
         p = _swapped(p, first, keep[:, None])
@@ -80,7 +81,9 @@ def top_probability(
     top = (torch.arange(s.shape[1], device=s.device) >= k).to(s).expand_as(s)
     for first, keep in reversed(layers):  # every layer's matrix is symmetric
         top = _swapped(top, first, keep)
-    return top.clamp(0, 1)
+    top = top.clamp(0, 1)
+    look(top, s=s)
+    return top
 
 
 def groco_loss(
@@ -113,19 +116,21 @@ def groco_loss(
     >>> bool(apart < groco_loss(torch.ones(2, 3, 3), k_neg=2))
     True
     """
-    z = _checked(z)
+    given, z = z, _checked(z)
     views, batch, _ = z.shape
     _check_negatives(k_neg, batch - 1, batch)
     others = z.detach() if stop_grad else z
-    apart = ~torch.eye(views, dtype=torch.bool, device=z.device)
+    partners = torch.tensor([[w for w in range(views) if w != v] for v in range(views)], device=z.device)
     with without_autocast(z):
-        positives = torch.einsum("vbd,wbd->bvw", z, others)[:, apart].unflatten(1, (views, -1)).transpose(0, 1)
+        cosines = torch.einsum("vbd,wbd->vbw", z, others)
+        positives = cosines.gather(2, partners[:, None].expand(-1, batch, -1))
         if preorder:
             positives = positives.sort(-1).values
         both = zip(z, others, strict=True)
         negatives = torch.stack([_negatives(*sides, k_neg, preorder, generator) for sides in both])
         s = torch.cat([negatives, positives], 2).flatten(0, 1)
-        q = top_probability(s, k_neg, steepness, art)
+        with Blaming(z=given.flatten(0, 1)):
+            q = top_probability(s, k_neg, steepness, art)  # no values but probabilities may enter the cross-entropy
         return F.binary_cross_entropy(q, (torch.arange(s.shape[1], device=s.device) >= k_neg).to(s).expand_as(s))
 
 
@@ -151,7 +156,7 @@ def views_nt_xent(
     >>> views_nt_xent(torch.eye(3).expand(2, 3, 3)).item()  # -2 + log(e^2 + 4)
     0.4326...
     """
-    z = _checked(z)
+    given, z = z, _checked(z)
     views, batch, _ = z.shape
     if k_neg is not None:
         _check_negatives(k_neg, views * (batch - 1), batch)
@@ -167,9 +172,10 @@ def views_nt_xent(
 
     keys = z.detach() if stop_grad else z
     row = torch.arange(len(z), device=z.device)
-    losses = [
-        info_nce(z, keys, temperature, targets=row.roll(-shift * batch), mask=counted) for shift in range(1, views)
-    ]
+    with Blaming(z=given.flatten(0, 1)):
+        losses = [
+            info_nce(z, keys, temperature, targets=row.roll(-shift * batch), mask=counted) for shift in range(1, views)
+        ]
     return torch.stack(losses).mean()
 
 
@@ -179,7 +185,6 @@ def _sort(s: Tensor, steepness: float, art: float) -> tuple[Tensor, list[tuple[i
         raise ValueError(f"s must be [batch, n] with n of at least 2, got {list(s.shape)}")
     if not s.is_floating_point():
         raise TypeError(f"s must be floating point, got {s.dtype}")
-    check_finite(s, "s")
     if not 0 < steepness < math.inf:
         raise ValueError(f"steepness must be above 0 and finite, got {steepness}")
     if not 0 <= art < 1:
@@ -224,12 +229,12 @@ def _negatives(
 
 
 def _checked(z: Tensor) -> Tensor:
-    """The views at norm 1, in float32 or wider."""
+    """The views at norm 1, in float32 or wider; values are looked at by the caller."""
     if not isinstance(z, Tensor):
         raise TypeError(f"z must be a tensor [views, batch, d], got {type(z).__name__}: stack the views")
     if z.ndim != 3 or len(z) < 2:
         raise ValueError(f"z must be [views, batch, d] with at least 2 views, got {list(z.shape)}")
-    check_embeddings(z=z.flatten(0, 1))
+    check_embeddings(z=z.flatten(0, 1), values=False)
     return F.normalize(widened(z), dim=2)
 
 

@@ -23,9 +23,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from palimpsest.contrast.checks import check_finite, check_pairs, check_positive
+from palimpsest.contrast.checks import check_finite, check_pairs, check_positive, look
 from palimpsest.contrast.distributed import OneProcess, Processes, visits
-from palimpsest.contrast.precision import wide_dtype
+from palimpsest.contrast.precision import wide_dtype, without_autocast
+from palimpsest.contrast.streaming import Pairs, logsumexp
 
 SAFE = 40.0  # exponentials of such scores, and of minus them, lose nothing in float32, even divided by a large batch
 
@@ -43,7 +44,8 @@ def tiled_nce(
     some hundred thousand keys: one direction costs it three matrix products, not four, and with both it is as fast.
     Its strips hold whole rows, at least 128 of them, and so grow with the number of keys; and it makes the gradient in
     the forward pass and keeps it. Prefer this where either is too much: memory here is two tiles whatever the batch,
-    and one number a row and column is kept for the backward pass. There is no second derivative.
+    and one number a row and column is kept for the backward pass. There is no second derivative. (Under `torch.compile`
+    tiles are strips of `tile` rows and all columns, so that all of it is in the graph.)
 
     Args:
         q, k: row i of one goes with row i of the other; taken as they are, not normalised. float32, float64, bfloat16
@@ -108,17 +110,36 @@ def _nce(
     if not q:
         raise ValueError("there are no shards")
     for own, keys in zip(q, k, strict=True):
-        check_pairs(q=own, k=keys)
+        check_pairs(q=own, k=keys, values=False)
         if own.shape != q[0].shape or own.dtype != q[0].dtype:
             raise ValueError(f"shards must be alike, got {list(q[0].shape)} and {list(own.shape)}")
-    scale = torch.as_tensor(scale, dtype=wide_dtype(q[0]), device=q[0].device)
+    scale = torch.as_tensor(scale, dtype=wide_dtype(q[0]))
     if scale.numel() != 1:
         raise ValueError(f"scale must have one element, got {list(scale.shape)}")
-    check_finite(scale, "scale")
-    check_positive(scale, "scale")
+    if not torch.compiler.is_compiling() and not 0 < scale.item() < math.inf:  # a number waits for no device
+        check_finite(scale, "scale")
+        check_positive(scale, "scale")
+    scale = scale.to(q[0].device).reshape(())
+    if torch.compiler.is_compiling() and isinstance(ring, OneProcess):
+        return _of_strips(torch.cat(q), torch.cat(k), scale, tile, symmetric)
     keys_need = any(keys.requires_grad for keys in k)
     ring.check(q[0], symmetric=symmetric, keys_need_gradients=keys_need)
-    return _Ring.apply(ring, tile, symmetric, keys_need, scale.reshape(()), *q, *k)
+    try:
+        return _Ring.apply(ring, tile, symmetric, keys_need, scale, *q, *k)
+    except ValueError:  # scores overflow, maybe for a value that is not finite
+        for own, keys in zip(q, k, strict=True):
+            look(q=own, k=keys)
+        raise
+
+
+def _of_strips(q: Tensor, k: Tensor, scale: Tensor, tile: int, symmetric: bool) -> Tensor:
+    with without_autocast(q):
+        queries, keys = q.to(scale.dtype) * scale, k.to(scale.dtype)
+        positive = (queries * keys).sum(1)
+        own = torch.arange(len(q), device=q.device)[:, None]
+        pairs = Pairs(left_out=own, columns=len(k) if symmetric else 0)
+        sides = logsumexp(queries, keys, positive, positive if symmetric else None, pairs=pairs, rows=tile)
+        return torch.cat(sides).mean()
 
 
 class _Ring(torch.autograd.Function):

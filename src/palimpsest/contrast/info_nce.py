@@ -122,8 +122,13 @@ def info_nce(
             loss = _small(**given)
         if loss is None:
             loss = _streamed(rows)(_problem(**given)) if group is None else _across(_streamed(rows), given, group)
-    look(loss, query=query, key=key, **({} if negatives is None else {"negatives": negatives}))
-    if decoupled:
+    beside = {"negatives": negatives, "sample_weights": sample_weights}
+    looked = look(loss, query=query, key=key, **{name: each for name, each in beside.items() if each is not None})
+    if not looked and isinstance(pair_weights, Tensor):
+        check_finite(pair_weights, "pair_weights")
+        if bool((pair_weights < 0).any()):
+            raise ValueError(f"pair_weights must not be negative, got {pair_weights.min().item()}")
+    if decoupled and not torch.compiler.is_compiling():
         _check_negatives(loss)
     return loss
 
@@ -326,9 +331,7 @@ def _problem(
     if callable(temperature):
         scale = _reciprocal(temperature)
     elif isinstance(temperature, Tensor) and temperature.ndim == 2 and temperature.shape[1] != 1:
-        check_finite(temperature, "temperature")
-        check_positive(temperature, "temperature")
-        scale = 1 / temperature.to(wide)
+        scale = _checked_inverse(temperature.to(wide))
     else:
         inverse = _inverse(temperature, query)
         query = query * inverse
@@ -397,7 +400,6 @@ def _problem(
             raise TypeError(f"sample_weights must be a tensor, got {type(sample_weights).__name__}")
         if sample_weights.shape != (n,):
             raise ValueError(f"sample_weights must be [{n}], got {list(sample_weights.shape)}")
-        check_finite(sample_weights, "sample_weights")
     row_weights, column_weights = (
         None if counted is None else _weights(counted, sample_weights, reduction) / (2 if symmetric else 1)
         for counted in (valid, column_valid)
@@ -413,15 +415,14 @@ def _weights(valid: Tensor, sample_weights: Tensor | None, reduction: str) -> Te
 
 def _inverse(temperature: Any, query: Tensor) -> Tensor:
     """1 / temperature as a tensor: one element, or [queries, 1]."""
-    check_positive(temperature, "temperature")
     if not isinstance(temperature, Tensor):  # numbers are looked at without a device's help
+        check_positive(temperature, "temperature")
         if not math.isfinite(temperature):
             raise ValueError(f"temperature must be finite, got {temperature}")
         if 1 / temperature > torch.finfo(query.dtype).max:
             raise ValueError(f"1 / temperature must be finite, got inf for {temperature}")
         return torch.full((), 1 / temperature, dtype=query.dtype, device=query.device)
     temperature = temperature.to(query)
-    check_finite(temperature, "temperature")
     if temperature.numel() == 1:
         temperature = temperature.reshape(())
     elif temperature.numel() == len(query):
@@ -431,8 +432,16 @@ def _inverse(temperature: Any, query: Tensor) -> Tensor:
             f"temperature must have one element, one a query or one a pair, got {list(temperature.shape)} for"
             f" {len(query)} queries"
         )
+    return _checked_inverse(temperature)
+
+
+def _checked_inverse(temperature: Tensor) -> Tensor:
+    """1 / temperature; one look tells whether all is well."""
     inverse = 1 / temperature
-    check_finite(inverse, "1 / temperature")
+    if not torch.compiler.is_compiling() and not ((inverse > 0) & (inverse < math.inf)).all():
+        check_finite(temperature, "temperature")
+        check_positive(temperature, "temperature")
+        check_finite(inverse, "1 / temperature")
     return inverse
 
 
@@ -440,11 +449,13 @@ def _mean_score(
     query: Tensor, key: Tensor, of_query: Tensor, of_key: Tensor, own: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """Each query's mean score over the keys of its label (0 without any), by sums over labels; and their number."""
-    _, which = torch.cat([of_query, of_key]).unique(return_inverse=True)
-    labels = int(which.max()) + 1
-    query_class, key_class = which[: len(query)], which[len(query) :]
-    sums = key.new_zeros(labels, key.shape[1]).index_add(0, key_class, key)[query_class]
-    count = torch.bincount(key_class, minlength=labels)[query_class]
+    # A label's number is the place of its first key in their order: no device is waited for how many labels there are.
+    ordered = of_key.sort().values
+    key_class = torch.searchsorted(ordered, of_key)
+    query_class = torch.searchsorted(ordered, of_query).clamp(max=len(key) - 1)
+    known = ordered[query_class] == of_query
+    sums = torch.zeros_like(key).index_add(0, key_class, key)[query_class] * known[:, None]
+    count = torch.zeros_like(key_class).index_add(0, key_class, torch.ones_like(key_class))[query_class] * known
     if own is not None:
         sums, count = sums - key[own], count - 1
     return (query * sums).sum(1) / count.clamp(min=1), count
@@ -484,9 +495,6 @@ def _of_targets(scale: OfPairs, query: Tensor, key: Tensor, targets: Tensor) -> 
 def _log(weights: OfPairs) -> OfPairs:
     if callable(weights):
         return lambda part, products: weights(part, products).detach().log()
-    check_finite(weights, "pair_weights")
-    if bool((weights < 0).any()):
-        raise ValueError(f"pair_weights must not be negative, got {weights.min().item()}")
     return weights.detach().log()
 
 
@@ -519,6 +527,8 @@ def _plus(first: OfPairs | None, second: Callable) -> Callable:
 
 
 def _check_positives(valid: Tensor, of_query: Tensor) -> None:
+    if torch.compiler.is_compiling():
+        return
     alone = int((valid == 0).sum())
     if alone == len(valid):
         raise ValueError(f"no query has a positive: no key has label {of_query[0].item()} (query 0), nor any other's")

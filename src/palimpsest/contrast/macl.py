@@ -23,7 +23,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
-from palimpsest.contrast.checks import check_embeddings, check_pairs, check_positive
+from palimpsest.contrast.checks import Blaming, check_embeddings, check_pairs, check_positive, look
 from palimpsest.contrast.info_nce import nt_xent
 from palimpsest.contrast.precision import widened
 from palimpsest.metrics.probes import tolerance, uniformity
@@ -35,7 +35,13 @@ def alignment(z1: Float[Tensor, "batch d"], z2: Float[Tensor, "batch d"]) -> Flo
     >>> alignment(torch.eye(2), torch.tensor([[2.0, 0.0], [1.0, 0.0]]))
     tensor(0.5000)
     """
-    check_pairs(z1=z1, z2=z2)
+    check_pairs(z1=z1, z2=z2, values=False)
+    aligned = _alignment(z1, z2)
+    look(aligned, z1=z1, z2=z2)
+    return aligned
+
+
+def _alignment(z1: Tensor, z2: Tensor) -> Float[Tensor, ""]:
     return F.cosine_similarity(widened(z1.detach()), widened(z2.detach())).mean()
 
 
@@ -60,7 +66,11 @@ def adaptive_tau(
     if not 0 <= alpha < math.inf:
         raise ValueError(f"alpha must be finite and not negative, got {alpha}")
     tau = tau0 * (1 + alpha * (aligned - a0))
-    check_positive(tau, f"the temperature of alignment {float(aligned):.3g}, alpha {alpha} and a0 {a0}")
+    if not torch.compiler.is_compiling() and not tau > 0:
+        raise ValueError(
+            f"the temperature of alignment {float(aligned):.3g}, alpha {alpha} and a0 {a0} must be above 0, got"
+            f" {float(tau)}"
+        )
     return tau
 
 
@@ -92,10 +102,11 @@ def macl_loss(
     >>> macl_loss(a, a, tau0=0.25, alpha=1.0).item()  # 0.4325 / 0.3512
     1.2318...
     """
-    check_pairs(least=2, z1=z1, z2=z2)
+    check_pairs(least=2, z1=z1, z2=z2, values=False)
     if not 0 < floor <= 1:
         raise ValueError(f"floor must be above 0 and at most 1, got {floor}")
-    tau = adaptive_tau(alignment(z1, z2), tau0, alpha, a0)
+    with Blaming(z1=z1, z2=z2):
+        tau = adaptive_tau(_alignment(z1, z2), tau0, alpha, a0)
     if not reweight:
         return nt_xent(z1, z2, tau, reduction=reduction)
     if reduction not in ("mean", "sum", "none"):

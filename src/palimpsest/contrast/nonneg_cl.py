@@ -24,7 +24,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from palimpsest.contrast.checks import Blaming, check_embeddings, check_finite, check_labels, check_pairs
+from palimpsest.contrast.checks import Blaming, check_embeddings, check_finite, check_labels, check_pairs, look
 from palimpsest.contrast.info_nce import nt_xent
 from palimpsest.contrast.precision import widened, without_autocast
 
@@ -101,12 +101,14 @@ def spectral_loss(
     >>> spectral_loss(torch.eye(3), torch.eye(3))
     tensor(-2.)
     """
-    check_pairs(least=2, z1=z1, z2=z2)
+    check_pairs(least=2, z1=z1, z2=z2, values=False)
     with without_autocast(z1):
         f1, f2 = (activation(widened(z)) for z in (z1, z2))
         own = (f1 * f2).sum(1)
         squares = ((f1.T @ f1) * (f2.T @ f2)).sum() - own.square().sum()
-    return -2 * own.mean() + squares / (len(f1) * (len(f1) - 1))
+    loss = -2 * own.mean() + squares / (len(f1) * (len(f1) - 1))
+    look(loss, z1=z1, z2=z2)
+    return loss
 
 
 def nonneg_logits(z: Float[Tensor, "batch d"], weight: Float[Tensor, "classes d"]) -> Float[Tensor, "batch classes"]:

@@ -21,7 +21,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from palimpsest.contrast.checks import check_finite, check_pairs, check_unit, one_number
+from palimpsest.contrast.checks import Blaming, check_finite, check_pairs, check_unit, one_number
 from palimpsest.contrast.distributed import OneProcess, Processes, visits
 from palimpsest.contrast.info_nce import info_nce
 from palimpsest.contrast.precision import wide_dtype, widened
@@ -59,7 +59,8 @@ def sigmoid_loss(
     """
     check_pairs(img=img, txt=txt, values=False)
     check_unit(img=img, txt=txt)
-    return sigmoid_nce(img, txt, t_prime, b, mask=mask)
+    with Blaming(img=img, txt=txt):
+        return sigmoid_nce(img, txt, t_prime, b, mask=mask)
 
 
 def chunked_sigmoid_loss(
@@ -99,7 +100,7 @@ def chunked_sigmoid_loss(
     if not len(img_shards) or len(txt_shards) != len(img_shards):
         raise ValueError(f"there must be as many text as image shards, got {len(txt_shards)} and {len(img_shards)}")
     for img, txt in zip(img_shards, txt_shards, strict=True):
-        check_pairs(img=img, txt=txt)
+        check_pairs(img=img, txt=txt, values=False)
         check_unit(img=img, txt=txt)
     ring.check(img_shards[0])
     numbers = (torch.as_tensor(value, dtype=wide_dtype(img), device=img.device) for value in (t_prime, b))
@@ -120,9 +121,10 @@ class _Ring(torch.autograd.Function):
             for rank, (img, txt) in enumerate(zip(own, visiting, strict=True)):
                 given = [each.detach() for each in (img, txt, t_prime, b)]
                 if not any(ctx.needs_input_grad):
-                    total += len(img) / batch * sigmoid_nce(*given, positives=hop == 0)
+                    with Blaming(img=img, txt=txt):
+                        total += len(img) / batch * sigmoid_nce(*given, positives=hop == 0)
                     continue
-                with torch.enable_grad():
+                with torch.enable_grad(), Blaming(img=img, txt=txt):
                     given = [each.requires_grad_() for each in given]
                     loss = len(img) / batch * sigmoid_nce(*given, positives=hop == 0)
                 found = torch.autograd.grad(loss, given)
@@ -149,11 +151,15 @@ def softmax_loss(
     >>> softmax_loss(z, z, t=0.0).item()  # -1 + log(e + 2)
     0.5514...
     """
-    check_pairs(img=img, txt=txt)
+    check_pairs(img=img, txt=txt, values=False)
     check_unit(img=img, txt=txt)
     scale = torch.as_tensor(one_number(t, "t"), dtype=wide_dtype(img), device=img.device).exp()
-    check_finite(scale, "the scale e^t")
-    return info_nce(img, txt, 1 / scale, symmetric=True)
+    try:
+        with Blaming(img=img, txt=txt):
+            return info_nce(img, txt, 1 / scale, symmetric=True)
+    except ValueError:
+        check_finite(scale, "the scale e^t")
+        raise
 
 
 class SigmoidLoss(nn.Module):

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from palimpsest.contrast.checks import check_embeddings, check_finite, check_of_pairs, look, one_number
 from palimpsest.contrast.precision import widened
-from palimpsest.contrast.streaming import OfPairs, of_pairs, strip_rows
+from palimpsest.contrast.streaming import OfPairs, of_pairs, of_strips, strip_rows
 
 
 def sigmoid_nce(
@@ -51,9 +51,14 @@ def sigmoid_nce(
     True
     """
     check_of_pairs(mask, "mask", len(query), len(key), mask=True)
-    wide, others, bias = _prepared(query, key, log_scale, bias, positives, normalize)
-    loss = _Sigmoid.apply(wide, others, bias, positives, mask, strip_rows(query, key, rows))
-    look(loss, query=query, key=key)
+    wide, others, log_scale, scale, bias = _prepared(query, key, log_scale, bias, positives, normalize)
+    rows = strip_rows(query, key, rows)
+    if torch.compiler.is_compiling():
+        loss = _plain(wide * scale, others, bias, positives, mask, rows)
+    else:
+        loss = _Sigmoid.apply(wide * scale, others, bias, positives, mask, rows)
+    if not look(loss, scale, query=query, key=key, log_scale=log_scale, bias=bias):
+        check_finite(scale, f"the scale e^{log_scale.item():g}")
     return loss
 
 
@@ -68,23 +73,28 @@ def reference_sigmoid_nce(
     normalize: bool = False,
 ) -> Tensor:
     """`sigmoid_nce` by the plain expression, which holds all scores; differentiable any number of times."""
-    query, key, bias = _prepared(query, key, log_scale, bias, positives, normalize)
-    return _plain(query, key, bias, positives, mask)
+    query, key, _, scale, bias = _prepared(query, key, log_scale, bias, positives, normalize)
+    return _plain(query * scale, key, bias, positives, mask, len(query))
 
 
-def _plain(query: Tensor, key: Tensor, bias: Tensor, positives: bool, mask: OfPairs | None) -> Tensor:
-    products = query @ key.T
-    scores = products + bias
-    if positives:
-        scores = scores * (1 - 2 * torch.eye(len(query), device=query.device, dtype=query.dtype))
-    values = F.softplus(scores)
-    if mask is not None:
-        values = values.masked_fill(~of_pairs(mask, slice(None), products), 0)
-    return values.sum() / len(query)
+def _plain(query: Tensor, key: Tensor, bias: Tensor, positives: bool, mask: OfPairs | None, rows: int) -> Tensor:
+    row = torch.arange(len(key), device=query.device)
+
+    def strip(part: slice) -> Tensor:
+        products = query[part] @ key.T
+        scores = products + bias
+        if positives:
+            scores = scores.where(row[part, None] != row, -scores)
+        values = F.softplus(scores)
+        if mask is not None:
+            values = values.masked_fill(~of_pairs(mask, part, products), 0)
+        return values.sum()
+
+    return sum(of_strips(strip, len(query), rows)) / len(query)
 
 
-def _prepared(query, key, log_scale, bias, positives, normalize) -> tuple[Tensor, Tensor, Tensor]:
-    """Embeddings in the wide dtype, queries times the scale, and the bias as a tensor with one element."""
+def _prepared(query, key, log_scale, bias, positives, normalize) -> tuple[Tensor, ...]:
+    """Queries and keys in the wide dtype; the scale's logarithm, the scale and the bias as tensors of one element."""
     check_embeddings(query=query, key=key, values=False)
     if not len(query) or not len(key):
         raise ValueError(f"query and key must have rows, got {len(query)} and {len(key)}")
@@ -93,14 +103,11 @@ def _prepared(query, key, log_scale, bias, positives, normalize) -> tuple[Tensor
     query, key = widened(query), widened(key)
     if normalize:
         query, key = F.normalize(query, dim=1), F.normalize(key, dim=1)
-    numbers = []
-    for name, value in (("log_scale", log_scale), ("bias", bias)):
-        value = torch.as_tensor(value, dtype=query.dtype, device=query.device)
-        check_finite(value, name)
-        numbers.append(one_number(value, name))
-    scale = numbers[0].exp()
-    check_finite(scale, f"the scale e^{numbers[0].item():g}")
-    return query * scale, key, numbers[1]
+    log_scale, bias = (
+        one_number(torch.as_tensor(value, dtype=query.dtype, device=query.device), name)
+        for name, value in (("log_scale", log_scale), ("bias", bias))
+    )
+    return query, key, log_scale, log_scale.exp(), bias
 
 
 class _Sigmoid(torch.autograd.Function):
@@ -142,7 +149,7 @@ class _Sigmoid(torch.autograd.Function):
         needs = ctx.needs_input_grad[:3]
         if torch.is_grad_enabled():  # a second derivative is asked for
             wanted = [value for value, needed in zip((query, key, bias), needs, strict=True) if needed]
-            loss = _plain(query, key, bias, ctx.positives, ctx.mask)
+            loss = _plain(query, key, bias, ctx.positives, ctx.mask, len(query))
             found = iter(torch.autograd.grad(loss, wanted, grad, create_graph=True))
             return (*(next(found) if needed else None for needed in needs), None, None, None)
         each = grad / len(query)

@@ -19,16 +19,20 @@ Where |q| |k| is below `SAFE`, exponentials cannot overflow and need no maximum 
 [rows, d] instead of the strip, and rows and columns share one exponential.
 
 Second derivatives (`create_graph=True`) take the plain expression, with as many [queries, keys] arrays as it needs.
+
+Under `torch.compile` the strips are plain expressions, made once more for the gradient: all of it is in the graph.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 # A value for every pair: a tensor [queries, keys], or a function of a slice of rows and of these rows' q . k, which
 # must give the same whenever it is called.
@@ -84,6 +88,8 @@ def logsumexp(
     True
     """
     inputs = (query, keys, positive, column_positive, extra, scale)
+    if torch.compiler.is_compiling():
+        return _traceable(*inputs, pairs, strip_rows(query, keys, rows))
     return _Each.apply(*inputs, pairs, strip_rows(query, keys, rows))
 
 
@@ -108,6 +114,10 @@ def weighted_logsumexp(
     True
     """
     inputs = (query, keys, positive, column_positive, extra, scale)
+    if torch.compiler.is_compiling():
+        by_row, by_column = _traceable(*inputs, pairs, strip_rows(query, keys, rows))
+        total = _weighted(by_row, row_weights)
+        return total + _weighted(by_column, column_weights) if pairs.columns else total
     return _Total.apply(*inputs, row_weights, column_weights, pairs, strip_rows(query, keys, rows))
 
 
@@ -122,10 +132,41 @@ def reference_logsumexp(
     pairs: Pairs = NOTHING,
 ) -> tuple[Tensor, Tensor]:
     """`logsumexp` by the plain expression, which holds all scores; differentiable any number of times."""
-    scores = _finish(query @ keys.T, slice(None), scale, pairs)
-    by_column = scores[:, : pairs.columns].logsumexp(0)
-    by_row = (scores if extra is None else torch.cat([scores, extra], 1)).logsumexp(1)
-    return _against(by_row, positive), _against(by_column, column_positive)
+    return _traceable(query, keys, positive, column_positive, extra, scale, pairs, max(1, len(query)))
+
+
+def _traceable(
+    query: Tensor,
+    keys: Tensor,
+    positive: Tensor | None,
+    column_positive: Tensor | None,
+    extra: Tensor | None,
+    scale: OfPairs | None,
+    pairs: Pairs,
+    rows: int,
+) -> tuple[Tensor, Tensor]:
+    """Plain expressions strip by strip."""
+
+    def strip(part: slice) -> tuple[Tensor, Tensor]:
+        scores = _finish(query[part] @ keys.T, part, scale, pairs)
+        by_column = scores[:, : pairs.columns].logsumexp(0)
+        return (scores if extra is None else torch.cat([scores, extra[part]], 1)).logsumexp(1), by_column
+
+    by_row, by_column = zip(*of_strips(strip, len(query), rows), strict=True)
+    by_column = by_column[0] if len(by_column) == 1 else torch.stack(by_column).logsumexp(0)
+    return _against(torch.cat(by_row), positive), _against(by_column, column_positive)
+
+
+def of_strips(strip: Callable[[slice], Any], length: int, rows: int) -> list[Any]:
+    """What a function gives for each strip of rows; of several none is held for the gradient, but made once more.
+
+    >>> of_strips(lambda part: torch.arange(5.0)[part].sum(), 5, rows=2)
+    [tensor(1.), tensor(5.), tensor(4.)]
+    """
+    parts = [slice(start, min(start + rows, length)) for start in range(0, max(1, length), rows)]
+    if len(parts) == 1:
+        return [strip(parts[0])]
+    return [checkpoint(strip, part, use_reentrant=False) for part in parts]
 
 
 def _against(lse: Tensor, positive: Tensor | None) -> Tensor:
