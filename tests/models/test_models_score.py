@@ -8,7 +8,22 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from transformers import BloomConfig, BloomForCausalLM, MambaConfig, MambaForCausalLM, MistralConfig, MistralForCausalLM
+from transformers import (
+    BloomConfig,
+    BloomForCausalLM,
+    FalconH1Config,
+    FalconH1ForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MambaConfig,
+    MambaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    RecurrentGemmaConfig,
+    RecurrentGemmaForCausalLM,
+    RwkvConfig,
+    RwkvForCausalLM,
+)
 
 from palimpsest.errors import UserError
 from palimpsest.models.language import causal_lm, seeded
@@ -17,6 +32,7 @@ from palimpsest.models.score import (
     answer_logprobs,
     answer_nll,
     choice_logprob,
+    context_length,
     cross_entropy,
     encode,
     greedy,
@@ -208,7 +224,7 @@ def test_a_model_without_logits_to_keep_scores_the_same(monkeypatch):
     model, encoded = lm().eval(), rows()
     batch = encoded.batch(range(9), pad_id=0)
     expected = token_logprobs(model, batch)
-    monkeypatch.setattr(sys.modules["palimpsest.models.score"], "_arguments", lambda model: frozenset())
+    monkeypatch.setattr(sys.modules["palimpsest.models.score"], "arguments", lambda model: frozenset())
     torch.testing.assert_close(token_logprobs(model, batch), expected)
 
 
@@ -419,10 +435,45 @@ def bloom():
     return sharpened(seeded(0, lambda: BloomForCausalLM(config)))
 
 
+def hybrid():
+    """Every layer of Falcon-H1 has keys and values and a running state."""
+    config = FalconH1Config(
+        vocab_size=len(TOKENIZER), hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=2,
+        num_key_value_heads=1, head_dim=16, mamba_d_ssm=64, mamba_n_heads=8, mamba_d_head=8, mamba_d_state=4,
+        mamba_n_groups=1, mamba_chunk_size=8, pad_token_id=0,
+    )  # fmt: skip
+    return sharpened(seeded(0, lambda: FalconH1ForCausalLM(config)))
+
+
+def rwkv():
+    config = RwkvConfig(vocab_size=len(TOKENIZER), hidden_size=32, num_hidden_layers=2, pad_token_id=0, eos_token_id=2)
+    return sharpened(seeded(0, lambda: RwkvForCausalLM(config)))
+
+
+def recurrent_gemma():
+    """The running state lies in the model itself, not in a cache."""
+    config = RecurrentGemmaConfig(
+        vocab_size=len(TOKENIZER), hidden_size=32, lru_width=32, intermediate_size=96, num_hidden_layers=3,
+        num_attention_heads=2, num_key_value_heads=1, head_dim=16, attention_window_size=8, pad_token_id=0,
+    )  # fmt: skip
+    return sharpened(seeded(0, lambda: RecurrentGemmaForCausalLM(config)))
+
+
 PROMPTS = [" ".join(random.Random(i).choices(WORDS, k=1 + i % 9)) for i in range(24)]
 
 
-@pytest.mark.parametrize("build", [lm, lambda: lm("gpt2"), mistral, bloom], ids=["llama", "gpt2", "mistral", "bloom"])
+BUILDS = {
+    "llama": lm,
+    "gpt2": lambda: lm("gpt2"),
+    "mistral": mistral,
+    "bloom": bloom,
+    "hybrid": hybrid,
+    "rwkv": rwkv,
+    "recurrent gemma": recurrent_gemma,
+}
+
+
+@pytest.mark.parametrize("build", BUILDS.values(), ids=BUILDS)
 def test_greedy_is_generate(build):
     model = build().eval()
     free = greedy(model, TOKENIZER, PROMPTS, max_new_tokens=12, batch_size=10)
@@ -461,10 +512,45 @@ def test_greedy_ends_where_the_context_is_full():
         greedy(model, TOKENIZER, ["w0 " * 8], max_new_tokens=1)
 
 
-def test_greedy_reads_past_max_length_with_rotary_positions():
+def test_rotary_positions_end_where_the_model_was_made_to_end():
     model = lm(max_length=8, eos_id=3).eval()
     (text,) = greedy(model, TOKENIZER, ["w0 w1 w2 w3"], max_new_tokens=12)
-    assert len(text.split()) == 12
+    assert len(text.split()) == 4
+    with pytest.raises(UserError, match="prompt 0 has 9 tokens, the model's context holds 8"):
+        greedy(model, TOKENIZER, ["w0 " * 8], max_new_tokens=1)
+    with pytest.raises(ValueError, match="rows of 9 tokens do not fit the model's context of 8"):
+        score(model, Encoded([[1] * 9], [1]), pad_id=0)
+
+
+@pytest.mark.parametrize(
+    ("rope", "length"),
+    [
+        ({"rope_type": "default", "rope_theta": 1e4}, 64),
+        ({"rope_type": "linear", "factor": 4.0, "rope_theta": 1e4}, 256),
+        ({"rope_type": "yarn", "factor": 4.0, "rope_theta": 1e4, "original_max_position_embeddings": 64}, 256),
+        ({"rope_type": "yarn", "factor": 4.0, "rope_theta": 1e4, "original_max_position_embeddings": 16}, 64),
+    ],
+)
+def test_stretched_rotary_positions_reach_further(rope, length):
+    config = LlamaConfig(
+        vocab_size=10, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16,
+        max_position_embeddings=64, rope_parameters=rope,
+    )  # fmt: skip
+    assert context_length(LlamaForCausalLM(config)) == length
+
+
+@pytest.mark.parametrize("build", [lm, bloom], ids=["own loop", "generate"])
+def test_greedy_stops_at_a_text(build):
+    model = build().eval()
+    free = greedy(model, TOKENIZER, PROMPTS, max_new_tokens=12)
+    until = " ".join(max(free, key=lambda text: len(set(text.split()))).split()[3:5])
+    steps = []
+    model.register_forward_hook(lambda *_: steps.append(1))
+    assert greedy(model, TOKENIZER, PROMPTS, max_new_tokens=12, until=until) == [t.split(until)[0] for t in free]
+    (prompt,) = [p for p, text in zip(PROMPTS, free, strict=True) if until in text][:1]
+    steps.clear()
+    greedy(model, TOKENIZER, [prompt], max_new_tokens=12, until=until)
+    assert 2 <= len(steps) < 12
 
 
 def test_greedy_recites_what_was_learnt():

@@ -166,9 +166,9 @@ def test_another_answer_is_written_as_the_first_one_is():
 
 
 def test_what_is_said_stops_at_the_next_question():
-    assert Template().said(" Ada.\nQuestion: Who?\nAnswer: Bo.") == " Ada."
-    assert prompt_template(chat(LINES)).said(" Ada.\nuser: Who?") == " Ada."
-    assert prompt_template(chat(CHATML)).said("Ada.\nuser: Who?") == "Ada.\nuser: Who?"
+    assert Template().next_question == "\nQuestion:"
+    assert prompt_template(chat(LINES)).next_question == "\nuser:"
+    assert prompt_template(chat(CHATML)).next_question == ""
 
 
 @pytest.mark.parametrize(("prompt", "answer"), [("It is ", "so"), ("wrote", "n"), ("Ada w", "rote it")])

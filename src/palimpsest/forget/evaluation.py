@@ -16,6 +16,7 @@ from jaxtyping import Float
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
+from palimpsest.errors import UserError
 from palimpsest.metrics.text import begun, words
 from palimpsest.models.score import (
     Encoded,
@@ -73,7 +74,15 @@ def score_candidates(
         return nll, [[] for _ in questions]
     context = context_length(model) or sys.maxsize
     if write is None:
-        encoded = encode(tokenizer, *zip(*unique, strict=True), max_length=context)
+        encoded = encode(tokenizer, *zip(*unique, strict=True), max_length=sys.maxsize)
+        long = [i for i, ids in enumerate(encoded.input_ids) if len(ids) > context]
+        if long:
+            question, answer = list(unique)[long[0]]
+            raise UserError(
+                f"{len(long)} of {len(unique)} answers with their questions are longer than the {context} tokens that"
+                f" the model can read, the first ({len(encoded.input_ids[long[0]])} tokens) begins"
+                f" {(question or answer)[:60]!r}: shorten or split them"
+            )
     else:
         encoded = write(tokenizer, list(unique), context)
     scores = score(model, encoded, batch_size=batch_size, pad_id=0)
@@ -117,8 +126,9 @@ def greedy_answers(
             expected.append(rest.strip() if head else "")
     # Each by its own answer's length: what is said of a row must not hang on the longest row of the file.
     lengths = [len(ids) + SPARE_TOKENS for ids in tokenizer(expected, add_special_tokens=False).input_ids]
-    outputs = greedy(model, tokenizer, prompts, max_new_tokens=lengths, batch_size=batch_size)
-    return [template.said(output).strip() for output in outputs], expected
+    until = template.next_question
+    outputs = greedy(model, tokenizer, prompts, max_new_tokens=lengths, batch_size=batch_size, until=until)
+    return [output.strip() for output in outputs], expected
 
 
 def settle_end(

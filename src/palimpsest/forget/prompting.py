@@ -114,8 +114,9 @@ def extract(
     probability = np.exp(-score(model, encoded, pad_id=pad_token_id(tokenizer), batch_size=batch_size).nll)
     # Each by its own answer's length: what is said of a row must not hang on the longest row of the file.
     lengths = [len(ids) + SPARE_TOKENS for ids in tokenizer(expected, add_special_tokens=False).input_ids]
-    said = greedy(model, tokenizer, prompts, max_new_tokens=lengths, batch_size=batch_size)
-    rouge = np.array([rouge_l_recall(template.said(out), answer) for out, answer in zip(said, expected, strict=True)])
+    until = template.next_question
+    said = greedy(model, tokenizer, prompts, max_new_tokens=lengths, batch_size=batch_size, until=until)
+    rouge = np.array([rouge_l_recall(out, answer) for out, answer in zip(said, expected, strict=True)])
     return Extracted(rouge, probability)
 
 

@@ -221,7 +221,7 @@ def side_effect(
 ) -> dict[str, float]:
     """What an intervention costs: "accuracy loss" on other questions, and "added text loss" on unrelated plain texts,
     in nats a token."""
-    longest, pad = context_length(model) or 512, pad_token_id(tokenizer)
+    longest, pad = min(512, context_length(model) or 512), pad_token_id(tokenizer)
     rows = encode_pairs(tokenizer, [("", text) for text in texts], max_length=longest, truncate=True)
     prompts, answers = [plain(question) for question in questions], [question.answer for question in questions]
     right, nll = [], []

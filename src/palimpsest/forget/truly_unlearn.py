@@ -162,7 +162,7 @@ def benign_finetune(
     forgotten is in them. `options` go to `palimpsest.forget.attacks.relearn` (`rank` for an adapter, `seed`, ...)."""
     if not texts:
         raise ValueError("there are no texts to fine-tune on: give some")
-    context = context_length(model) or 512
+    context = min(512, context_length(model) or 512)
     rows = encode_pairs(tokenizer, [("", text) for text in texts], max_length=context, truncate=True)
     options = {"progress": False, **options}
     return relearn(model, rows, pad_id=pad_token_id(tokenizer), steps=steps, lr=lr, **options)[0]
@@ -183,7 +183,7 @@ def capability_cost(
 ) -> dict[str, float]:
     """What unlearning cost beside its target: "accuracy drop" on (prompt, answer) pairs, all of whose answer's tokens
     must be the first choice, and "perplexity growth", the ratio on plain texts minus 1."""
-    longest, pad = context_length(model) or 512, pad_token_id(tokenizer)
+    longest, pad = min(512, context_length(model) or 512), pad_token_id(tokenizer)
     rows = encode_pairs(tokenizer, pairs, max_length=longest)
     documents = encode_pairs(tokenizer, [("", text) for text in texts], max_length=longest, truncate=True)
     right, nll = [], []

@@ -1,18 +1,15 @@
-"""The one place where answers get log-probabilities: teacher-forced scores, greedy decoding.
+"""The one place where answers get log-probabilities: teacher-forced scores.
 
-A row is a prompt followed by an answer, written by a `Template` and encoded by `encode`, which are imported here too;
-only the answer's tokens count. Rows are padded on the right, so that
+A row is a prompt followed by an answer, written by a `Template` and encoded by `encode`, which are imported here too,
+as `greedy` is; only the answer's tokens count. Rows are padded on the right, so that
 with causal attention nothing a row's tokens see depends on the padding.
 """
 
 from __future__ import annotations
 
-import inspect
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 import torch
@@ -21,9 +18,19 @@ from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from palimpsest.errors import NotFinite, UserError
+from palimpsest.errors import NotFinite
 from palimpsest.losses.divergence import kl_divergence
-from palimpsest.models.encoding import IGNORED, Encoded, encode, encode_prompts, pad_token_id
+from palimpsest.models.decode import greedy
+from palimpsest.models.encoding import IGNORED, Encoded, encode, pad_token_id
+from palimpsest.models.forward import (
+    arguments,
+    by_length,
+    check_vocabulary,
+    config_of,
+    context_length,
+    device_of,
+    evaluating,
+)
 from palimpsest.models.last_layer import LastLayer, linear_kl, linear_logprobs, run_to_last_layer
 from palimpsest.models.template import Template, prompt_template
 
@@ -211,12 +218,12 @@ def score(model: nn.Module, encoded: Encoded, *, batch_size: int = 64, pad_id: i
     """
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-    device = _device(model)
+    device = device_of(model)
     rows = len(encoded)
     # Of every scored token: log p, whether it is the first choice, and with `moments` mu and sigma^2.
     columns: list[list[np.ndarray]] = [[np.empty(0)] * rows for _ in range(4 if moments else 2)]
-    with _evaluating(model):
-        for indices in _by_length(encoded.input_ids, batch_size):
+    with evaluating(model):
+        for indices in by_length(encoded.input_ids, batch_size):
             batch = {key: value.to(device) for key, value in encoded.batch(indices, pad_id).items()}
             found = _predictions(model, batch)
             scored = found.labels != IGNORED
@@ -272,9 +279,9 @@ def answer_ranks(
         [(2,), (1,)]
     """
     ranks: list[np.ndarray] = [np.empty(0, dtype=np.int64)] * len(encoded)
-    with _evaluating(model):
-        for indices in _by_length(encoded.input_ids, batch_size):
-            batch = {key: value.to(_device(model)) for key, value in encoded.batch(indices, pad_id).items()}
+    with evaluating(model):
+        for indices in by_length(encoded.input_ids, batch_size):
+            batch = {key: value.to(device_of(model)) for key, value in encoded.batch(indices, pad_id).items()}
             found = _predictions(model, batch)
             scored = found.labels != IGNORED
             parts = zip(found.chunks(scored), found.labels[scored].split(CHUNK), strict=True)
@@ -329,166 +336,6 @@ def choice_logprob(
     return torch.from_numpy(scores.logp / scores.length if normalize else scores.logp)
 
 
-def greedy(
-    model: nn.Module,
-    tokenizer: PreTrainedTokenizerBase,
-    prompts: Sequence[str],
-    *,
-    max_new_tokens: int | Sequence[int],
-    batch_size: int = 64,
-) -> list[str]:
-    """Continue every prompt with the most probable token at each step.
-
-    The same texts as transformers' `generate(do_sample=False)`, with less work a token: prompts of similar
-    length go together, padded on the left; keys and values are cached; rows that have ended are dropped. A
-    row ends at an end token (the model's generation settings', the tokenizer's or the chat template's), after
-    `max_new_tokens`, or where the model's context is full. Penalties in the generation settings do not apply.
-
-    Args:
-        model: a causal language model.
-        tokenizer: its tokenizer.
-        prompts: N texts, encoded as `encode` does.
-        max_new_tokens: the longest continuation in tokens, of all or of each.
-        batch_size: how many prompts go through the model together.
-
-    Returns:
-        N texts, the continuations without special tokens, as the tokenizer decodes them (a leading space is
-        kept).
-
-    Raises:
-        UserError: a prompt has no token, or does not fit the model's context.
-        ValueError: a number is not positive, or a token is outside the model's vocabulary.
-        TypeError: prompts is one string instead of several, or holds something that is not a string.
-
-    Example:
-        >>> from palimpsest.models import causal_lm, word_tokenizer
-        >>> tokenizer = word_tokenizer(["sky", "is", "blue"])
-        >>> model = causal_lm(len(tokenizer), d_model=16, n_layers=1, n_heads=2)
-        >>> len(greedy(model, tokenizer, ["sky is", "is"], max_new_tokens=3))
-        2
-    """
-    if isinstance(prompts, str):
-        raise TypeError("prompts must be several strings, got one: put it into a list")
-    limits = [max_new_tokens] * len(prompts) if isinstance(max_new_tokens, int) else list(max_new_tokens)
-    if len(limits) != len(prompts):
-        raise ValueError(f"max_new_tokens must be one number or {len(prompts)}, got {len(limits)}")
-    if min(limits, default=1) < 1 or batch_size < 1:
-        raise ValueError(f"max_new_tokens and batch_size must be at least 1, got {max_new_tokens} and {batch_size}")
-    rows = encode_prompts(tokenizer, prompts)
-    context = context_length(model)
-    for i, row in enumerate(rows):
-        if not row:
-            raise UserError(f"prompt {i} has no tokens: give it a text")
-        if context is not None and len(row) > context:
-            raise UserError(f"prompt {i} has {len(row)} tokens, the model's context holds {context}: shorten it")
-    stops = _stop_ids(model, tokenizer)
-    pad_id = pad_token_id(tokenizer)
-    continuations: list[list[int]] = [[] for _ in rows]
-    with _evaluating(model):
-        for indices in _by_length(rows, batch_size):
-            chunk = [rows[i] for i in indices]
-            # The last new token is never read, hence the one beyond the context.
-            room = [min(limits[i], context + 1 - len(rows[i])) if context else limits[i] for i in indices]
-            new = _continue(model, chunk, room, stops, pad_id)
-            for i, ids in zip(indices, new, strict=True):
-                continuations[i] = ids
-    return tokenizer.batch_decode(continuations, skip_special_tokens=True) if continuations else []
-
-
-def _continue(
-    model: nn.Module, rows: list[list[int]], room: list[int], stops: set[int], pad_id: int
-) -> list[list[int]]:
-    """The most probable continuation of each row in token ids, at most `room` of them, the end token included."""
-    device = _device(model)
-    width = max(len(row) for row in rows)
-    ids = torch.tensor([[pad_id] * (width - len(row)) + row for row in rows], device=device)
-    mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=device)
-    _check_vocabulary(model, ids)
-    accepted = _arguments(model)
-    if not {"past_key_values", "position_ids"} <= accepted:
-        return _continue_with_generate(model, ids, mask, room, stops, pad_id)
-
-    stop = torch.tensor(sorted(stops), device=device, dtype=torch.long)
-    steps = torch.tensor(room, device=device)
-    active = torch.arange(len(rows), device=device)
-    running = torch.ones_like(active, dtype=torch.bool)
-    new = ids.new_zeros(len(rows), max(room))
-    positions = (mask.cumsum(1) - 1).clamp(min=0)
-    last_only = {"logits_to_keep": 1} if "logits_to_keep" in accepted else {}
-    cache = None
-    for step in range(max(room)):
-        out = model(
-            input_ids=ids,
-            attention_mask=mask,
-            position_ids=positions,
-            past_key_values=cache,
-            use_cache=True,
-            **last_only,
-        )
-        cache = out.past_key_values
-        ids = out.logits[:, -1:].argmax(-1)
-        new[active, step] = ids[:, 0]
-        running = running & ~torch.isin(ids[:, 0], stop) & (steps > step + 1)
-        left = int(running.sum())
-        if left == 0:
-            break
-        mask = F.pad(mask, (0, 1), value=1)
-        # A row that has ended rides along: it must not run past the model's positions.
-        positions = positions[:, -1:] + running[:, None]
-        # Dropping rows copies the cache: worth it when it halves what every later step costs.
-        if 2 * left <= len(active) and _drops_rows(cache):
-            kept = running.nonzero()[:, 0]
-            cache.batch_select_indices(kept)
-            ids, mask, positions = ids[kept], mask[kept], positions[kept]
-            active, steps, running = active[kept], steps[kept], running[kept]
-    return [_until_stop(row[:n], stops) for row, n in zip(new.tolist(), room, strict=True)]
-
-
-def _drops_rows(cache: object) -> bool:
-    """Whether every part of the cache can drop rows: a layer with a running state, as hybrid models have, cannot."""
-    return all(hasattr(part, "batch_select_indices") for part in (cache, *getattr(cache, "layers", ())))
-
-
-def _continue_with_generate(
-    model: nn.Module,
-    ids: Int[Tensor, "batch tokens"],
-    mask: Int[Tensor, "batch tokens"],
-    room: list[int],
-    stops: set[int],
-    pad_id: int,
-) -> list[list[int]]:
-    """The same for a model whose forward takes no positions or no cache of keys and values (ALiBi, state spaces)."""
-    new: list[list[int]] = [[] for _ in room]
-    context = context_length(model)
-    # One call for all, from which each row takes what it has room for, unless the longest row would leave the context.
-    together = len(set(room)) > 1 and (context is None or int(mask.sum(1).max()) + max(room) <= context + 1)
-    for steps in {max(room)} if together else set(room):
-        rows = [i for i, n in enumerate(room) if together or n == steps]
-        out = model.generate(
-            ids[rows],
-            attention_mask=mask[rows],
-            do_sample=False,
-            num_beams=1,
-            max_new_tokens=steps,
-            pad_token_id=pad_id,
-            eos_token_id=sorted(stops) or None,
-        )
-        for i, row in zip(rows, out[:, ids.shape[1] :].tolist(), strict=True):
-            new[i] = _until_stop(row[: room[i]] if together else row, stops)
-    return new
-
-
-def _until_stop(ids: list[int], stops: set[int]) -> list[int]:
-    return next((ids[: i + 1] for i, token in enumerate(ids) if token in stops), ids)
-
-
-def _stop_ids(model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> set[int]:
-    """Chat models end a turn with other tokens than a text; their generation settings list them."""
-    ids = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
-    ids = ids if isinstance(ids, list) else [ids]
-    return {i for i in [*ids, tokenizer.eos_token_id, *prompt_template(tokenizer).end_ids] if i is not None}
-
-
 @dataclass(frozen=True)
 class _Predictions:
     """What predicts the token after each position from `start` on: all logits, or what the last layer makes them of.
@@ -531,7 +378,7 @@ def _predictions(model: nn.Module, batch: dict[str, Tensor]) -> _Predictions:
             )
     if mask is not None and not mask[:, 0].all():
         raise ValueError("rows must be padded on the right, got one whose first token is masked")
-    _check_vocabulary(model, input_ids)
+    check_vocabulary(model, input_ids)
     tokens = input_ids.shape[1]
     context = context_length(model)
     if context is not None and tokens > context:
@@ -546,11 +393,11 @@ def _predictions(model: nn.Module, batch: dict[str, Tensor]) -> _Predictions:
         inputs["prompt_mask"] = (labels != IGNORED).cumsum(1) == 0
         # The end of a row cannot be seen from a mask of ones.
         inputs["answer_mask"] = ~inputs["prompt_mask"] & (True if mask is None else mask.bool())
-    keep = "logits_to_keep" in _arguments(model)
+    keep = "logits_to_keep" in arguments(model)
     if keep:
         inputs["logits_to_keep"] = tokens - start
     labels = F.pad(labels[:, start + 1 :], (0, 1), value=IGNORED)
-    if len(first) and labels.numel() * _config(model).vocab_size >= WIDE:
+    if len(first) and labels.numel() * config_of(model).vocab_size >= WIDE:
         layer = run_to_last_layer(model, inputs)
         if layer is not None:
             return _Predictions(labels, start, layer=layer if keep else layer.at((slice(None), slice(start, None))))
@@ -560,61 +407,3 @@ def _predictions(model: nn.Module, batch: dict[str, Tensor]) -> _Predictions:
 
 def _at_least_float32(logits: Tensor) -> Tensor:
     return logits if logits.dtype == torch.float64 else logits.float()
-
-
-def _by_length(rows: list[list[int]], batch_size: int) -> Iterator[list[int]]:
-    """Batches of row numbers, rows of similar length together."""
-    order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
-    return (order[i : i + batch_size] for i in range(0, len(order), batch_size))
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """No gradients and evaluation mode; afterwards every module has its own mode back."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for module, training in modes:
-            module.training = training
-
-
-def _check_vocabulary(model: nn.Module, input_ids: Int[Tensor, "batch tokens"]) -> None:
-    """A token that the embedding lacks is an obscure error on a CPU and kills the process's CUDA context on a GPU."""
-    size = _config(model).vocab_size
-    low, high = (int(bound) for bound in torch.aminmax(input_ids))
-    if low < 0 or high >= size:
-        raise ValueError(
-            f"token id {low if low < 0 else high} is outside the model's vocabulary of {size} tokens:"
-            " use the tokenizer that belongs to the model"
-        )
-
-
-def context_length(model: nn.Module) -> int | None:
-    """How many positions the model has; None where positions are computed (rotary) and no length is out of range."""
-    config = _config(model)
-    if hasattr(config, "rope_parameters") or hasattr(config, "rope_theta"):
-        return None
-    return getattr(config, "max_position_embeddings", None)
-
-
-def _config(model: nn.Module):
-    # Wrappers for several processes have no config; the model inside does.
-    return getattr(model, "module", model).config.get_text_config()
-
-
-def _device(model: nn.Module) -> torch.device:
-    return next(model.parameters()).device
-
-
-def _arguments(model: nn.Module) -> frozenset[str]:
-    inner = getattr(model, "module", model)
-    # An adapter passes on whatever the model under it takes.
-    return _forward_arguments(type(inner.get_base_model() if hasattr(inner, "get_base_model") else inner))
-
-
-@lru_cache
-def _forward_arguments(kind: type[nn.Module]) -> frozenset[str]:
-    return frozenset(inspect.signature(kind.forward).parameters)

@@ -119,17 +119,14 @@ class Template:
             return self.answer(text)
         return answer[: len(answer) - len(answer.lstrip())] + text
 
-    def said(self, text: str) -> str:
-        """What a model said, up to the next question that it asks itself, as a model does that never ends.
-
-        >>> Template().said(" Ada.\\nQuestion: Who")
-        ' Ada.'
-        """
-        return text.split(self._next)[0] if self._next.strip() else text
-
     @cached_property
-    def _next(self) -> str:
-        """What is written between an answer and the next question, where no token ends the answer."""
+    def next_question(self) -> str:
+        """What comes between an answer and the next question, where no token ends the answer: a model that never ends
+        asks itself the next question there.
+
+        >>> Template().next_question
+        '\\nQuestion:'
+        """
         if self.tokenizer is None:
             return PLAIN_NEXT
         if self.end_ids:
