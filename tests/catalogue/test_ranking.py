@@ -62,7 +62,7 @@ def test_k_cuts_and_distant_entries_are_left_out():
     assert len(search("unlearning", k=2)) == 2
     hits = search("which statistical test compares two classifiers", k=100)
     assert len(hits) < len(entries())
-    assert all(hit.score >= hits[0].score / 5 for hit in hits)
+    assert all(hit.score >= hits[0].score / 4 for hit in hits)
 
 
 @pytest.mark.parametrize(
@@ -72,6 +72,98 @@ def test_k_cuts_and_distant_entries_are_left_out():
 def test_what_nothing_fits_finds_nothing(query):
     assert search(query) == []
     assert commands(query) == []
+
+
+# Every second one, from the first on, decided where nothing is said to fit; the others were held out.
+OFF_TOPIC = """
+best pizza in town
+football results
+how to bake sourdough bread
+cheap flights to Lisbon
+symptoms of the flu
+train schedule London Paris
+learn to play the guitar
+best model airplane kit
+how do I remove a red wine stain
+lyrics of a love song
+stock market news today
+buy a used car
+how tall is Mount Everest
+recipe for vegan lasagne
+tax return deadline
+react component does not render
+css center a div
+SQL join two tables
+garden plants that need little water
+train my dog to sit
+how to lose weight fast
+my phone battery dies quickly
+mortgage interest rate calculator
+dentist near me
+history of the Roman empire
+best laptop for students
+docker container exits immediately
+translate good morning to Japanese
+who won the election
+knitting patterns for beginners
+""".strip().splitlines()
+# A problem, and an entry that has to be among the first five.
+ON_TOPIC = [
+    line.split(" -> ")
+    for line in """
+GDPR -> npo
+OOM -> inf_cl
+long tail -> cacr
+how do I check that it forgot -> tofu
+right to be forgotten request for a chatbot -> npo
+delete a customer from a fine-tuned LLM -> npo
+out of memory with large batch contrastive training -> gradcache
+false negatives in contrastive learning -> debiased_cl
+my embeddings collapse -> w_mse
+forget copyrighted books -> knowundo
+model repeats gibberish after unlearning -> relearn
+is the improvement significant -> hark
+compare three classifiers on one dataset -> model_evaluation
+unlearned knowledge comes back after quantization -> simnpo
+jailbreak recovers forgotten facts -> concept_vectors
+remove hazardous biology knowledge -> rmu
+self-supervised pretraining on a small dataset -> diet
+time series contrastive learning with noisy pairs -> dbpm
+p-hacking -> hark
+temperature in InfoNCE -> macl
+forget without retain data -> grad_diff
+unlearn at inference time without changing weights -> eco_prompts
+the model refuses everything after unlearning -> unstar
+defend a model against harmful fine-tuning -> booster
+membership inference attack on an unlearned model -> rwku
+CLIP training on several GPUs -> inf_cl
+hard negatives for retrieval -> llave
+discover new classes in unlabeled images -> hypersphere_novel
+which weights should I change to unlearn -> wagle
+make a person unknown to the model but keep others -> causal_whp
+machine unlearning survey -> data_erasure_survey
+interpretable features from contrastive learning -> nonneg_cl
+can forgotten knowledge be found in hidden states -> unforgettable
+sparse autoencoder -> sae_unlearning
+the customer's contract must be erased -> pistol
+multilingual unlearning -> truly_unlearn
+teach the model to say I don't know -> idk
+learning rate for gradient ascent unlearning -> npo
+class imbalance -> cacr
+large vision language model embeddings -> llave
+""".strip().splitlines()
+]
+
+
+@pytest.mark.parametrize("query", OFF_TOPIC)
+def test_what_is_off_topic_finds_nothing(query):
+    assert search(query) == []
+    assert commands(query) == []
+
+
+def test_problems_are_found():
+    missed = [query for query, meant in ON_TOPIC if meant not in ids(query, k=5)]
+    assert missed == ["multilingual unlearning"]  # held out: one of its two words is in no entry
 
 
 @pytest.mark.parametrize(("query", "meant"), [("GDPR", "npo"), ("OOM", "inf_cl"), ("long tail", "cacr")])

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -24,6 +26,7 @@ _SYNONYMS = {
     "oom": "out of memory large batches",
     "long tail": "imbalanced classes of different sizes",
     "class imbalance": "classes of very different sizes",
+    "p-hacking": "we tried many variants and kept the best",
 }
 # The commands that answer a problem by themselves, and the problems as a user would phrase them.
 _COMMANDS = {
@@ -42,7 +45,8 @@ _COMMANDS = {
     "palimpsest run PAPER": ("reproduce a paper's result", "run the experiment again"),
     "palimpsest show": ("list all methods", "what does the catalogue hold"),
 }
-_LEAST = 0.09  # below it, queries about printers and pizza find entries by single syllables
+_LEAST = 0.14  # between what queries about pizza reach at most and those about forgetting at least
+_ALIKE = 0.85  # how alike (difflib's ratio) an unknown word and one of the catalogue have to be to be taken for one
 
 
 @dataclass(frozen=True)
@@ -62,7 +66,7 @@ def commands(query: str) -> list[str]:
     import numpy as np
 
     phrases = [(command, phrase) for command, asked in _COMMANDS.items() for phrase in asked]
-    near = np.zeros(len(phrases))
+    query, near = _respelled(query), np.zeros(len(phrases))
     for tfidf, _, _ in _index():
         found = (tfidf.transform([phrase for _, phrase in phrases]) @ tfidf.transform([query]).T).toarray()[:, 0]
         near += _share(tfidf, query) * found / 2
@@ -71,8 +75,8 @@ def commands(query: str) -> list[str]:
 
 
 def search(query: str, k: int = 10, rerank: Rerank | None = None) -> list[Hit]:
-    """The entries nearest to `query`, best first; those less than a fifth as near as the best, or near to nothing
-    but a syllable, are left out.
+    """The entries nearest to `query`, best first; those less than a quarter as near as the best are left out, and all
+    of them where the best is near to a syllable or a word of no weight, unless the catalogue has every word asked for.
 
     Scores are cosine similarities of TF-IDF vectors, the mean of two: words and pairs of words, and groups of
     three to five letters, which forgive inflections and typing errors. An entry is as near as its whole text and
@@ -95,8 +99,10 @@ def search(query: str, k: int = 10, rerank: Rerank | None = None) -> list[Hit]:
     scores = _similarity(query)
     order = sorted(range(len(shelf)), key=lambda i: -scores[i])
     if rerank is None:
-        floor = max(scores[order[0]] / 5, _LEAST)
-        return [Hit(shelf[i], scores[i]) for i in order[:k] if scores[i] >= floor]
+        top = scores[order[0]]
+        if top == 0 or (top < _LEAST and _share(_index()[0][0], query) < 1):
+            return []
+        return [Hit(shelf[i], scores[i]) for i in order[:k] if scores[i] >= top / 4]
     best = order[:30]
     flat = [(i, text) for i in best for text in passages(shelf[i])]
     nearest = dict.fromkeys(best, -1.0)
@@ -149,9 +155,30 @@ def _index() -> list[tuple]:
 
 
 def _share(tfidf: TfidfVectorizer, query: str) -> float:
-    """How much of a query the catalogue has words (or letters) for: the others are as good as unanswered."""
+    """How much of a query the catalogue has words (or letters) for: the others are as good as unanswered.
+
+    A token counts the logarithm of one more than the entries that use it: "model" says that the query belongs here,
+    "results" hardly. One that none uses counts as if a quarter of them did.
+    """
+    n, known = len(entries()), tfidf.vocabulary_
     asked = {token for token in tfidf.build_analyzer()(query) if tfidf.analyzer != "word" or " " not in token}
-    return sum(token in tfidf.vocabulary_ for token in asked) / max(1, len(asked))
+    here = sum(math.log1p(n) + 1 - tfidf.idf_[known[token]] for token in asked if token in known)
+    away = sum(math.log1p(n / 4) for token in asked if token not in known)
+    return here / (here + away) if asked else 0.0
+
+
+def _respelled(query: str) -> str:
+    """With words of the catalogue in the place of unknown ones that begin alike and are spelled much like them."""
+    known, small_words = _index()[0][0].vocabulary_, _index()[0][0].get_stop_words()
+
+    def word(match: re.Match[str]) -> str:
+        said = match[0].casefold()
+        if said in known or said in small_words:
+            return said
+        like = [word for word in known if word[0] == said[0] and " " not in word]
+        return (get_close_matches(said, like, 1, _ALIKE) or [said])[0]
+
+    return re.sub(r"\w{4,}", word, query)
 
 
 def _similarity(query: str) -> list[float]:
@@ -159,7 +186,9 @@ def _similarity(query: str) -> list[float]:
     import numpy as np
 
     said = query.casefold()
-    query = " ".join([query, *(meant for word, meant in _SYNONYMS.items() if re.search(rf"\b{word}\b", said))])
+    query = " ".join(
+        [_respelled(query), *(meant for word, meant in _SYNONYMS.items() if re.search(rf"\b{word}\b", said))]
+    )
     first = np.cumsum([0, *(len(passages(e)) for e in entries())])[:-1]
     parts = []
     for tfidf, whole, single in _index():
