@@ -9,7 +9,7 @@ from pathlib import Path
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
-from palimpsest.catalogue import Entry, Parity, entries, record
+from palimpsest.catalogue import Entry, age_of, entries, record, tiers
 
 SOURCE = Path(__file__).parents[1] / "src"
 LEFT_OUT = ("cli", "claims", "catalogue")
@@ -41,7 +41,7 @@ def catalogue() -> dict[str, str]:
         found = record(entry)
         counts = (found or {}).get("counts", {})
         words = ", ".join(f"{n} {word}" for word, n in counts.items() if n) or "not measured yet"
-        words += ", older than its code" if found and found["changed"] else ""
+        words += {"changed": ", older than its code", "differs": ", not verified"}.get((found or {}).get("age"), "")
         rows.append(f"| [{entry.id}]({entry.family}/{entry.id}.md) | {entry.family} | {entry.title} | {words} |")
         pages[f"catalogue/{entry.family}/{entry.id}.md"] = page(entry, found)
     head = ["# Catalogue", "", "Every paper, and what its claim came to.", ""]
@@ -65,11 +65,12 @@ def page(entry: Entry, found: dict | None) -> str:
     if found is None:
         parts.append(f"Not measured yet: `palimpsest run {entry.id}`.")
     else:
-        parts += [found["question"], verdicts(found), *on_these_rows(entry), f"Again: `palimpsest run {entry.id}`."]
+        age = [f"**{age}**"] if (age := age_of(found)) else []
+        parts += [found["question"], verdicts(found), *age, *on_these_rows(entry)]
+        parts.append(f"Again: `palimpsest run {entry.id}`.")
         if found["notes"]:
             parts.append(found["notes"])
-    if entry.parity:
-        parts += ["## Parity with the authors' code", parity(entry.parity)]
+    parts += ["## Tiers of evidence", "\n".join(f"- *{tier}*: {said}" for tier, said in tiers(entry, found).items())]
     parts += ["## Limits", "\n".join(f"- {limit}" for limit in entry.limits)]
     return "\n\n".join(parts) + "\n"
 
@@ -88,14 +89,6 @@ def verdicts(found: dict) -> str:
 def on_these_rows(entry: Entry) -> list[str]:
     told = "on these rows: every seed splits the same {} anew, and an interval is too narrow for other rows."
     return [told.format(entry.pool).capitalize()] if entry.pool else []
-
-
-def parity(found: Parity | str) -> str:
-    if isinstance(found, str):
-        return found
-    link = f"[{found.repo}](https://github.com/{found.repo}/tree/{found.commit})"
-    said = f"{found.what}: they differ by {found.largest_difference:.3g} at most ({link})."
-    return f"{said} {found.differs}".rstrip()
 
 
 def reference() -> dict[str, str]:

@@ -12,12 +12,14 @@ from pathlib import Path
 import pytest
 
 import palimpsest
-from palimpsest.catalogue import Parity, Withdrawal, entries, entry, hall, record
+from palimpsest.catalogue import Parity, Withdrawal, age_of, entries, entry, hall, record, tiers
+from palimpsest.catalogue.index import index, write_index
 from palimpsest.catalogue.papers import _parity
 from palimpsest.errors import UserError
 from palimpsest.evidence import load_claim
 from palimpsest.evidence.source import code_digest, reached
-from palimpsest.records import sealed, write
+from palimpsest.paths import records
+from palimpsest.records import broken, read, sealed, write
 
 PACKAGE = Path(palimpsest.__file__).parent
 TESTS = Path(__file__).parents[1]
@@ -118,10 +120,12 @@ def test_every_method_of_the_command_line_is_in_the_catalogue():
 
 
 def verdict(sentence, word="held", **fields):
-    return {"expectation": sentence, "word": word, "precondition": False, "kind": "above", "by": 0.01} | {
-        "interval": [0.02, 0.03],
-        **fields,
-    }
+    """What a record has of it, and what its registration has."""
+    promise = {name: fields.pop(name, default) for name, default in PROMISE.items()}
+    return {"expectation": sentence, "word": word, "interval": [0.02, 0.03], **fields}, promise
+
+
+PROMISE = {"precondition": False, "kind": "above", "by": 0.01}
 
 
 @pytest.fixture
@@ -129,10 +133,11 @@ def kept(tmp_path, monkeypatch):
     """`kept(verdicts)` is the record of npo on disk."""
     monkeypatch.setattr("palimpsest.catalogue.papers.records", lambda: tmp_path)
 
-    def keep(*verdicts, **changed):
-        counts = dict.fromkeys(("held", "refuted", "open", "void"), 0)
-        found = sealed({"paper": "npo", "counts": counts, "verdicts": list(verdicts)}, None)
-        write(tmp_path / "forget" / "npo.json", found | changed)
+    def keep(*verdicts, code="", **changed):
+        shown, promised = [v for v, _ in verdicts], [p for _, p in verdicts]
+        found = {"paper": "npo", "verdicts": shown, "time": ""}
+        found["registration"] = {"code": code, "plan": {"expectations": promised}}
+        write(tmp_path / "forget" / "npo.json", sealed(found, None) | changed)
 
     return keep
 
@@ -147,7 +152,7 @@ def test_the_record_of_a_paper_is_what_was_exported(kept):
 
 
 def test_a_record_that_was_changed_is_broken_and_half_a_file_is_refused(kept, tmp_path):
-    kept(verdict("a above b on m"), counts={"held": 9})
+    kept(verdict("a above b on m"), time="today")
     assert record(entry("npo"))["broken"].startswith("the record of npo was changed after it was sealed: ")
     (tmp_path / "forget" / "npo.json").write_text('{"counts": {')
     with pytest.raises(UserError, match="damaged: restore it, or palimpsest run npo --export"):
@@ -183,11 +188,40 @@ def test_a_refuted_margin_that_was_a_gain_all_the_same_says_so(fields, told, kep
     assert remarks == (["there is a difference of that sign, but it is smaller than 0.01"] if told else [])
 
 
-def test_a_record_older_than_the_code_it_reaches_is_marked(kept):
-    kept(verdict("a above b on m"), registration={"code": code_digest(entry("npo").claim)})
-    assert record(entry("npo"))["changed"] is False
-    kept(verdict("a above b on m"), registration={"code": "0" * 64})
-    assert record(entry("npo"))["changed"] is True
+@pytest.mark.parametrize(
+    ("code", "rerun", "age", "said"),
+    [
+        ("now", None, "recorded", ""),
+        (
+            "then",
+            None,
+            "changed",
+            "has changed since, and it is not verified at that code: palimpsest run npo --verify",
+        ),
+        ("then", ("now", 0), "verified", "verified at code now on 2026-11-30: seed 100 of every arm gives"),
+        ("then", ("now", 2), "differs", "not verified at code now on 2026-11-30: seed 100 of every arm gives 2 of 60"),
+        ("now", ("now", 2), "differs", "gives 2 of 60 values otherwise than on record: palimpsest run npo --verify"),
+        ("then", ("between", 0), "changed", "(last verified on 2026-11-30): palimpsest run npo --verify"),
+        ("then", ("between", 2), "changed", "not verified at that code: palimpsest run npo --verify"),
+        ("now", ("between", 0), "recorded", ""),
+    ],
+)
+def test_a_record_says_whether_its_code_changed_and_whether_that_was_verified(
+    kept, monkeypatch, code, rerun, age, said
+):
+    monkeypatch.setattr("palimpsest.catalogue.papers.code_digest", lambda module: "now")
+    mark = rerun and {"code": rerun[0], "differ": rerun[1], "values": 60, "seed": 100, "time": "2026-11-30T01:02:03"}
+    kept(verdict("a above b on m"), code=code, **({"rerun": mark} if mark else {}))
+    found = record(entry("npo"))
+    assert found["broken"] == "", "the mark is not under the seal"
+    assert found["age"] == age
+    assert said in age_of(found)
+    assert bool(said) == bool(age_of(found))
+
+
+def test_the_code_that_is_compared_is_the_claim_s(kept):
+    kept(verdict("a above b on m"), code=code_digest(entry("npo").claim))
+    assert record(entry("npo"))["age"] == "recorded"
 
 
 @by_id([e for e in PAPERS if e.withdrawn or e.definitions])
@@ -195,6 +229,59 @@ def test_what_an_entry_withdraws_is_in_its_record(e):
     sentences = {v["expectation"] for v in record(e)["verdicts"]}
     assert {s for w in e.withdrawn for s in w.sentences} | set(e.definitions) <= sentences
     assert all(w.why.endswith(".") for w in e.withdrawn)
+
+
+@by_id(PAPERS)
+def test_a_record_has_the_withdrawals_of_the_catalogue(e):
+    marks = [{"sentences": list(w.sentences), "why": w.why} for w in e.withdrawn]
+    assert record(e).get("withdrawn", []) == marks, "python -m palimpsest.catalogue.index writes them"
+
+
+def test_the_index_of_the_results_is_true():
+    shown = (records() / "INDEX.md").read_text(encoding="utf-8")
+    assert shown == index(), "python -m palimpsest.catalogue.index writes it"
+    assert shown.count("\n| [") == len(PAPERS)
+
+
+def test_the_index_is_written_from_the_records_and_brings_withdrawals_into_them(kept, tmp_path, monkeypatch):
+    monkeypatch.setattr("palimpsest.catalogue.index.records", lambda: tmp_path)
+    monkeypatch.setattr("palimpsest.catalogue.papers.code_digest", lambda module: "now")
+    shelf = [replace(entry("npo"), withdrawn=(Withdrawal(("first",), "floors."),)), entry("tofu")]
+    monkeypatch.setattr("palimpsest.catalogue.index.entries", lambda: shelf)
+    registration = {"code": "now", "version": 2, "plan": {"expectations": [PROMISE, PROMISE]}}
+    kept(verdict("first"), verdict("second"))
+    found = read(tmp_path / "forget" / "npo.json") | {
+        "seeds": [100, 101],
+        "time": "2026-11-21T",
+        "registration": registration,
+    }
+    write(tmp_path / "forget" / "npo.json", sealed(found, None))
+    write_index()
+    line = "| [npo](forget/npo.json) | withdrawn | held 1 · withdrawn 1 | 2 | 2026-11-21 | 2 | as recorded |"
+    assert (tmp_path / "INDEX.md").read_text().splitlines()[-1] == line, "tofu has no record"
+    again = read(tmp_path / "forget" / "npo.json")
+    assert again["withdrawn"] == [{"sentences": ["first"], "why": "floors."}]
+    assert broken(again) == ""
+    shelf[0] = replace(entry("npo"), withdrawn=())
+    write_index()
+    assert "withdrawn" not in read(tmp_path / "forget" / "npo.json")
+    assert "| held | held 2 |" in (tmp_path / "INDEX.md").read_text()
+
+
+def test_the_tiers_of_evidence_are_four_and_say_what_there_is():
+    e = replace(entry("npo"), parity=Parity("a/b", "0123abc", "nine losses", 2e-8, "It rounds."), command="x")
+    found = tiers(e, {"counts": {"held": 2, "refuted": 0, "open": 1}, "seeds": [100, 101]})
+    assert found == {
+        "formula": "nine losses: they differ by 2e-08 at most from https://github.com/a/b at 0123abc. It rounds.",
+        "miniature": "held 2 · open 1, on 2 seeds",
+        "yours": "x",
+        "at scale": "not tried at scale",
+    }
+    bare = tiers(replace(e, parity=None, command=None), None)
+    assert bare["formula"] == "not compared with the authors' code"
+    assert bare["miniature"] == "not measured yet"
+    assert bare["yours"].startswith("no command")
+    assert tiers(replace(e, parity="none published"), None)["formula"] == "none published"
 
 
 @by_id(PAPERS)
@@ -234,7 +321,7 @@ def test_a_parity_that_is_neither_is_refused_by_the_entry_s_name(wrong):
         _parity("npo", wrong)
 
 
-def test_references_between_entries_resolve():
+def test_references_between_shelfresolve():
     papers = {e.id for e in PAPERS}
     for e in ENTRIES:
         assert set(e.uses) <= papers - {e.id}

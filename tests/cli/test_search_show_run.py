@@ -4,6 +4,7 @@ import json
 import os
 import resource
 import signal
+import sqlite3
 import subprocess
 import sys
 from dataclasses import asdict, replace
@@ -51,16 +52,14 @@ def claim(paper="npo", **arms):
 def claims(monkeypatch):
     """Every paper has a claim that takes no time."""
     monkeypatch.setattr("palimpsest.evidence.outcome.load_claim", claim)
+    monkeypatch.setattr("palimpsest.evidence.load_claim", claim, raising=False)
 
 
 @pytest.fixture(autouse=True)
 def results(monkeypatch, tmp_path):
     """The folder of the results of record, empty at first."""
-    for module in ("catalogue.papers", "evidence.outcome", "evidence.registration"):
+    for module in ("catalogue.papers", "catalogue.index", "evidence.recording", "evidence.registration"):
         monkeypatch.setattr(f"palimpsest.{module}.records", lambda: tmp_path / "results")
-    monkeypatch.setattr(
-        "palimpsest.catalogue.papers._changed", lambda entry, found: False
-    )  # these claims are no papers'
     return tmp_path / "results"
 
 
@@ -311,7 +310,7 @@ def test_show_as_json(capsys, claims, results):
         ("none published", "none published"),
         (
             Parity("a/b", "d" * 40, "nine losses", 2e-8, "By design."),
-            "nine losses: they differ by 2e−08 at most. By design. https://github.com/a/b at dddddddddd",
+            "nine losses: they differ by 2e-08 at most from https://github.com/a/b at dddddddddd. By design.",
         ),
     ],
 )
@@ -319,7 +318,9 @@ def test_show_says_how_it_compares_with_the_authors_code(parity, shown, capsys, 
     monkeypatch.setattr("palimpsest.cli.show.entry", lambda name: replace(entry("npo"), parity=parity))
     code, out, _ = called(capsys, "show", "npo")
     assert code == 0
-    assert f"Parity with the authors' code {shown} Limits" in " ".join(out.split())
+    flat = " ".join(out.split())
+    assert f"Tiers of evidence formula {shown} miniature not measured yet yours palimpsest forget MODEL" in flat
+    assert "at scale not tried at scale Limits" in flat
     as_json = json.loads(called(capsys, "show", "npo", "--json")[1])["parity"]
     assert as_json == (parity if isinstance(parity, str) else asdict(parity))
 
@@ -343,12 +344,32 @@ def test_withdrawn_verdicts_are_shown_as_such_and_lists_count_them_apart(capsys,
 def test_a_record_older_than_its_code_says_so_in_show_and_lists(capsys, monkeypatch, claims, results):
     main(["run", "npo", "--export", "--workers", "1"])
     capsys.readouterr()
-    line = "the code it reaches has changed since; palimpsest run npo"
-    assert line not in called(capsys, "show", "npo")[1]
-    monkeypatch.setattr("palimpsest.catalogue.papers._changed", lambda entry, found: True)
-    assert line in called(capsys, "show", "npo")[1]
+    line = "the code it reaches has changed since, and it is not verified at that code: palimpsest run npo --verify"
+    assert line not in " ".join(called(capsys, "show", "npo")[1].split())
+    monkeypatch.setattr("palimpsest.catalogue.papers.code_digest", lambda module: "another")
+    assert line in " ".join(called(capsys, "show", "npo")[1].split())
     assert "refuted 1 · stale" in called(capsys, "show")[1]
-    assert json.loads(called(capsys, "show", "npo", "--json")[1])["record"]["changed"] is True
+    assert json.loads(called(capsys, "show", "npo", "--json")[1])["record"]["age"] == "changed"
+
+
+def test_show_lists_amendments(capsys, monkeypatch, claims, results):
+    main(["run", "npo", "--workers", "1"])
+    monkeypatch.setattr("palimpsest.evidence.outcome.load_claim", lambda paper: claim(paper, third=better))
+    assert main(["run", "npo", "--export", "--workers", "1", "--amend", "a third arm"]) == 0
+    capsys.readouterr()
+    out = called(capsys, "show", "npo")[1]
+    assert f"amended on {json.loads((results / 'forget' / 'npo.json').read_text())['time'][:10]}: a third arm" in out
+
+
+def test_show_says_that_the_ledger_was_altered(capsys, claims, results):
+    main(["run", "npo", "--export", "--workers", "1"])
+    capsys.readouterr()
+    assert "changed from outside" not in called(capsys, "show", "npo")[1]
+    with sqlite3.connect(home() / "evidence.sqlite") as other:
+        other.execute("DROP TRIGGER ledger_no_update")
+        other.execute("UPDATE ledger SET body = replace(body, 'refuted', 'held')")
+    line = "evidence.sqlite was changed from outside: row 12 of the ledger does not follow from the one before it"
+    assert "".join(line.split()) in "".join(called(capsys, "show", "npo")[1].split()), "a path is broken anywhere"
 
 
 def test_a_record_that_was_changed_by_hand_is_called_broken(capsys, claims, results):
@@ -438,7 +459,47 @@ def test_export_writes_the_record(capsys, claims, results):
     path = results / "forget" / "npo.json"
     assert code == 0
     assert f"exported: {path}" in out
-    assert json.loads(path.read_text())["standing"] == "of record"
+    assert json.loads(path.read_text())["verdicts"][1]["word"] == "held"
+    assert "| [npo](forget/npo.json) | held | held 1 · refuted 1 | 5 |" in (results / "INDEX.md").read_text()
+
+
+def test_verify_runs_one_seed_of_every_arm_and_marks_the_record(capsys, monkeypatch, claims, results):
+    code, out, err = called(capsys, "run", "npo", "--verify", "--workers", "1")
+    assert (code, out) == (2, "")
+    assert err == "palimpsest: there is nothing on record to verify: palimpsest run npo --export\n"
+    main(["run", "npo", "--export", "--workers", "1"])
+    monkeypatch.setattr("palimpsest.catalogue.papers.code_digest", lambda module: "another")
+    monkeypatch.setattr("palimpsest.evidence.verification.code_digest", lambda module: "another")
+    before = (results / "forget" / "npo.json").read_text()
+    capsys.readouterr()
+    code, out, _ = called(capsys, "run", "npo", "--verify", "--workers", "1")
+    line = "seed 100 of every arm gives the values on record again, all 5"
+    assert code == 0
+    assert line in " ".join(out.split())
+    shown = " ".join(called(capsys, "show", "npo")[1].split())
+    assert "verified at code another on " in shown
+    assert line in shown
+    assert "the record of npo was changed" not in shown
+    assert "refuted 1 · stale" not in called(capsys, "show")[1]
+    assert "| verified 2" in (results / "INDEX.md").read_text()
+    lines = [one for one in (results / "forget" / "npo.json").read_text().splitlines() if "rerun" not in one]
+    assert len(lines) > len(before.splitlines())
+
+    monkeypatch.setitem(globals(), "better", lambda seed, budget: {"utility": 0.6, "memorisation": 0.97, "steps": 60.0})
+    code, out, _ = called(capsys, "run", "npo", "--verify", "--workers", "1")
+    flat = " ".join(out.split())
+    assert code == 1
+    assert "seed 100 of every arm gives 1 of 5 values otherwise than on record: palimpsest run npo --verify" in flat
+    assert "better · memorisation: 0.96 on record, 0.97 now" in flat
+    assert "refuted 1 · differs" in called(capsys, "show")[1]
+    found = json.loads(called(capsys, "run", "npo", "--verify", "--workers", "1", "--json")[1])
+    assert found["differences"] == [{"arm": "better", "metric": "memorisation", "recorded": 0.96, "again": 0.97}]
+
+    monkeypatch.setitem(globals(), "better", failing)
+    code, out, _ = called(capsys, "run", "npo", "--verify", "--workers", "1")
+    assert code == 1
+    assert "failed: better: RuntimeError: out of luck" in out
+    assert "better · steps: 60 on record, nothing now" in out
 
 
 def test_a_changed_claim_is_exploratory_until_amended(capsys, monkeypatch, claims, results):
@@ -530,6 +591,8 @@ def test_a_home_that_is_a_file_hinders_no_look_up(capsys, monkeypatch, tmp_path)
         (["npo", "--export", "--seeds", "3"], "--export"),
         (["npo", "--export", "--budget", "smoke"], "--export"),
         (["npo", "tofu", "--amend", "why not"], "--amend"),
+        (["npo", "--verify", "--export"], "--verify"),
+        (["npo", "--verify", "--seeds", "3"], "--verify"),
         (["npo", "--budget", "smoke", "--amend", "why not"], "--amend"),
         (["npo", "--seeds", "0"], "seeds must be at least 1"),
         (["npo", "--workers", "0"], "workers must be at least 1"),

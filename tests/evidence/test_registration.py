@@ -10,9 +10,8 @@ import pytest
 
 from palimpsest.audit.hark import TamperedLedger, digest
 from palimpsest.errors import UserError
-from palimpsest.evidence import Claim, Store, expect, given, registration, run_claim
+from palimpsest.evidence import Claim, Store, expect, export, given, registration, run_claim
 from palimpsest.evidence.registration import enter, history, keep_verdict, preregister, registered
-from palimpsest.records import sealed, write
 
 SEEDS = (100, 101, 102, 103, 104)
 
@@ -297,7 +296,7 @@ def exported(store, tmp_path, monkeypatch):
     first, second = make(by=0.9, **shelved), make(by=0.1, **shelved)
     run(first, store)
     outcome = run(second, store, amend="a slip")
-    write(tmp_path / "results" / "zzfamily" / "zz.json", sealed(outcome.to_dict(), outcome.chain))
+    export(outcome, tmp_path / "results")
     monkeypatch.setattr(registration, "records", lambda: tmp_path / "results")
     return first, second
 
@@ -312,6 +311,15 @@ def test_a_new_store_takes_the_history_over(exported, tmp_path):
         assert [entry["kind"] for entry in outcome.history[:4]] == ["registration", "verdict", "amendment", "verdict"]
         assert kinds(new).count("record") == 1
         new.verify_chain()
+
+
+def test_an_installed_package_has_the_registration_without_the_history(exported, tmp_path):
+    _, second = exported
+    (tmp_path / "results" / "zzfamily" / "zz.history.jsonl").unlink()
+    with Store(tmp_path / "new.sqlite") as new:
+        assert enter(new, second, SEEDS)[1] == "of record"
+        assert [entry["kind"] for entry in history(new, "zz")] == ["amendment"]
+        assert registered(new, "zz").version == 2
 
 
 def test_a_store_that_is_behind_catches_up(exported, tmp_path):

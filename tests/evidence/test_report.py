@@ -10,10 +10,12 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
+from palimpsest.audit.hark import Prereg, digest
 from palimpsest.errors import UserError
-from palimpsest.evidence import Claim, Store, expect, export, figures, given, outcome, run_claim
+from palimpsest.evidence import Claim, Store, expect, export, figures, given, judge, recording, run_claim, write_report
 from palimpsest.evidence.figures import mean_curve
 from palimpsest.evidence.report import render
+from palimpsest.records import numbers, read, read_history, registration
 
 A = [0.91, 0.88, 0.93, 0.90, 0.89]
 B = [0.70, 0.75, 0.69, 0.74, 0.71]
@@ -296,7 +298,7 @@ def test_history_lists_what_was_thought_and_found_before(tmp_path):
         options = {"store": store, "workers": 1, "progress": False}
         run_claim(claim(0.9), **options)
         run_claim(claim(0.1), **options)
-        report = run_claim(claim(0.1), amend="<typo>", report=tmp_path / "deep" / "zz.html", **options).report
+        report = write_report(run_claim(claim(0.1), amend="<typo>", **options), tmp_path / "deep" / "zz.html")
     assert report == tmp_path / "deep" / "zz.html"
     assert [path.name for path in report.parent.iterdir()] == ["zz.html"], "no half of a page is left beside it"
     text = report.read_text(encoding="utf-8")
@@ -397,41 +399,77 @@ def of_record(make_outcome):
     return make_outcome(claim, table)
 
 
-def test_export_is_sorted_plain_json_without_this_machine(of_record, tmp_path, monkeypatch):
+def test_export_is_plain_json_without_this_machine(of_record, tmp_path, monkeypatch):
     path = export(of_record, tmp_path)
     assert path == tmp_path / "forget" / "zz.json"
-    assert [found.name for found in path.parent.iterdir()] == ["zz.json"]
+    assert sorted(found.name for found in path.parent.iterdir()) == ["zz.history.jsonl", "zz.json"]
     text = path.read_text(encoding="utf-8")
 
     def refuse(constant):
         raise AssertionError(f"{constant} is no JSON")
 
-    def in_order(pairs):
-        assert [key for key, _ in pairs] == sorted(key for key, _ in pairs)
-        return dict(pairs)
-
-    shown = json.loads(text, parse_constant=refuse, object_pairs_hook=in_order)
+    shown = json.loads(text, parse_constant=refuse)
     assert text.endswith("}\n")
-    assert (shown["schema"], shown["paper"], shown["family"], shown["standing"]) == (1, "zz", "forget", "of record")
-    assert shown["arms"]["b first"]["m"]["values"] == dict(zip(["100", "101", "102", "103", "104"], A, strict=True))
-    assert shown["arms"]["a second"]["m"]["values"]["104"] == "nan"
-    assert shown["curves"]["c"]["b first"]["100"] == [[0.0, "inf"], [1.0, 0.91]]
-    assert shown["counts"] == {"held": 0, "refuted": 0, "open": 1, "void": 0}
-    assert shown["verdicts"][0]["expectation"] == "b first above a second on m"
-    assert shown["registration"]["digest"] == of_record.digest
-    assert shown["registration"]["arms"] == ["b first", "a second", "broken"], "the order of the arms is kept here"
+    assert (shown["paper"], shown["family"], shown["seeds"]) == ("zz", "forget", [100, 101, 102, 103, 104])
+    assert list(shown["values"]) == ["b first", "a second", "broken"], "the order of the arms is that of the claim"
+    assert shown["values"]["b first"]["m"] == A
+    assert shown["values"]["a second"]["m"] == [*B[:4], "nan"]
+    assert shown["values"]["broken"] == {}
+    assert shown["verdicts"] == [
+        {
+            "word": "open",
+            "expectation": "b first above a second on m",
+            "estimate": "nan",
+            "interval": ["nan", "nan"],
+            "note": "NaN on seeds 104",
+        }
+    ]
+    assert shown["registration"]["digest"] == of_record.digest == digest(Prereg(**registration(shown)))
     assert shown["failures"][0] == {
         "arm": "broken",
         "seed": 100,
         "error": "FileNotFoundError: no 'x.csv' nor y.csv",
     }
+    assert read_history(path, shown)[0] == {
+        "kind": "curve",
+        "metric": "c",
+        "arm": "b first",
+        "seed": 100,
+        "points": [[0.0, "inf"], [1.0, 0.91]],
+    }
+    text += (path.parent / "zz.history.jsonl").read_text()
     for word in ("/home", "Users", "someone", "a-machine-name", platform.node(), str(tmp_path), "Traceback"):
         assert word not in text
 
     before = path.read_bytes()
     assert export(of_record, tmp_path).read_bytes() == before
-    monkeypatch.setattr(outcome, "records", lambda: tmp_path / "elsewhere")
+    monkeypatch.setattr(recording, "records", lambda: tmp_path / "elsewhere")
     assert export(of_record) == tmp_path / "elsewhere" / "forget" / "zz.json"
+
+
+def test_values_are_kept_in_seven_digits_and_in_full_where_a_word_hangs_on_more(make_outcome, tmp_path):
+    def exported(a, b):
+        table = {"a": {"m": [x + 0.123456789 for x in a]}, "b": {"m": [x + 0.123456789 for x in b]}}
+        claim = make(table, expect("a").above("b", on="m"), module="palimpsest.claims.forget.zz")
+        return read(export(make_outcome(claim, table), tmp_path))
+
+    found = exported([0.5] * 5, [0.0, 0.1, 0.0, 0.1, 0.0])
+    assert found["values"]["b"]["m"] == [0.1234568, 0.2234568, 0.1234568, 0.2234568, 0.1234568]
+    found = exported([1e-9] * 5, [0.0] * 5)
+    assert found["verdicts"][0]["word"] == "held", "at seven digits there is no difference on any seed"
+    assert found["values"]["a"]["m"] == [0.123456789 + 1e-9] * 5
+
+
+def test_an_export_keeps_a_number_that_a_seed_lacks_as_null(make_outcome, tmp_path):
+    table = {"a": {"m": A}, "b": {"m": B}}
+    outcome = make_outcome(make(table, module="palimpsest.claims.forget.zz"), table)
+    jobs = [replace(j, metrics={}, error="E: no") if (j.arm, j.seed) == ("b", 102) else j for j in outcome.jobs]
+    outcome = replace(outcome, jobs=tuple(jobs))
+    outcome = replace(outcome, verdicts=judge(outcome.claim, outcome.values, outcome.seeds))
+    found = read(export(outcome, tmp_path))
+    assert found["values"]["b"]["m"] == [*B[:2], None, *B[3:]]
+    assert 102 not in numbers(found)["b"]["m"]
+    assert found["verdicts"][0]["note"] == "no result on seeds 102"
 
 
 @pytest.mark.parametrize("standing", ["preliminary", "exploratory", "pilot", "smoke"])

@@ -14,6 +14,7 @@ from filelock import FileLock
 from palimpsest.audit.hark import GENESIS, TamperedLedger, chain
 from palimpsest.errors import UserError
 from palimpsest.evidence import Job, Store
+from palimpsest.evidence.chain import altered
 
 KEY = ("npo", "claim", "code", "full")
 
@@ -341,3 +342,13 @@ def test_a_disk_that_fails_is_one_line_and_keeps_what_was_there(filled, monkeypa
             call()
     monkeypatch.setattr(filled, "_database", whole)
     assert filled.ledger() == before
+
+
+def test_the_ledger_is_read_without_being_written(store):
+    assert altered(store.path.with_name("none.sqlite")) == ""
+    assert not store.path.with_name("none.sqlite").exists()
+    store.append({"kind": "registration", "paper": "npo"})
+    assert altered(store.path) == ""
+    broken = store.path.with_name("broken.sqlite")
+    broken.write_bytes(b"no database at all, but long enough to be read as one" * 40)
+    assert altered(broken) == f"the ledger in {broken} cannot be checked: file is not a database"

@@ -5,8 +5,9 @@ Rooms, one paper each:
 - `palimpsest.audit.hark`: hypothesising after the results are known, the rules against it, and what each habit costs;
 - `palimpsest.audit.model_evaluation`: which test for which comparison, and `compare`, which applies it.
 
-Their hall: `palimpsest.audit.significance` (tests, corrections, intervals) and `palimpsest.audit.resampling` (splits,
-cross-validation, nested selection, the .632+ bootstrap). The names below can be imported from here; SciPy and
+Their hall: `palimpsest.audit.significance` (tests, corrections, intervals), `palimpsest.audit.resampling` (splits,
+cross-validation, nested selection, the .632+ bootstrap) and `palimpsest.audit.ledger` (rows that chain by hash). The
+names below can be imported from here; SciPy and
 scikit-learn are loaded with the first of them.
 """
 

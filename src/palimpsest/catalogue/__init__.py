@@ -10,7 +10,23 @@ the catalogue imports none of the methods, and so no torch.
 ['simnpo']
 """
 
-from palimpsest.catalogue.papers import Entry, Parity, Withdrawal, entries, entry, hall, record
+from palimpsest.catalogue.papers import Entry, Parity, Withdrawal, age_of, entries, entry, hall, record, record_file
 from palimpsest.catalogue.ranking import Hit, commands, minilm, search
+from palimpsest.catalogue.tiers import tiers
 
-__all__ = ["Entry", "Hit", "Parity", "Withdrawal", "commands", "entries", "entry", "hall", "minilm", "record", "search"]
+__all__ = [
+    "Entry",
+    "Hit",
+    "Parity",
+    "Withdrawal",
+    "age_of",
+    "commands",
+    "entries",
+    "entry",
+    "hall",
+    "minilm",
+    "record",
+    "record_file",
+    "search",
+    "tiers",
+]

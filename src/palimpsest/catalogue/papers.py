@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 import sys
@@ -15,7 +14,7 @@ from typing import Any
 from palimpsest.errors import UserError
 from palimpsest.evidence.source import code_digest
 from palimpsest.paths import records
-from palimpsest.records import broken
+from palimpsest.records import broken, read
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -173,35 +172,66 @@ def entry(name: str) -> Entry:
     raise UserError(f"nothing in the catalogue is called {name!r}: {hint}")
 
 
+def record_file(entry: Entry) -> Path:
+    """Where the results of record of an entry's claim are, once there are any."""
+    return records() / entry.family / f"{entry.id}.json"
+
+
 def record(entry: Entry) -> dict[str, Any] | None:
     """The results of record of an entry's claim, as `palimpsest.evidence.export` wrote them, and what to make of them.
 
-    Besides the question and the verdicts with their numbers there are `broken`, what is wrong with the file's seal
-    (empty if nothing is), `changed`, whether code that the claim reaches is another since, and for every verdict
-    `remarks`, sentences that a reader needs beside the word, and `counted`: `counts` leaves out preconditions, checks
-    of definitions and the withdrawn, and says how many of the
+    Besides what is in the file there are `broken`, what is wrong with its seal (empty if nothing is), and `age`, what
+    has become of the code that the claim reaches: "recorded" where it is the record's, "verified" where it is not but
+    one seed of every arm gave the record's values again, "differs" where it did not, "changed" where nobody has
+    looked. Every verdict has the fields of its expectation, `remarks`, sentences that a reader needs beside the word,
+    and `counted`: `counts` leaves out preconditions, checks of definitions and the withdrawn, and says how many of the
     last there are. None before the first export.
     """
-    file = records() / entry.family / f"{entry.id}.json"
+    file = record_file(entry)
     if not file.is_file():
         return None
     counts = dict.fromkeys(("held", "refuted", "open", "void"), 0)
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-        verdicts = [_remarked(entry, verdict) for verdict in found["verdicts"]]
+        found = read(file)
+        promised = found["registration"]["plan"]["expectations"]
+        verdicts = [
+            _remarked(entry, {"note": "", **promise, **verdict})
+            for promise, verdict in zip(promised, found["verdicts"], strict=True)
+        ]
         for verdict in verdicts:
             counts[verdict["word"]] += verdict["counted"]
-        wrong = broken(found)
+        wrong, age = broken(found), _age(entry, found)
     except (ValueError, KeyError, TypeError, AttributeError):
         raise UserError(f"{file} is damaged: restore it, or palimpsest run {entry.id} --export") from None
     if withdrawn := sum(verdict["withdrawn"] for verdict in verdicts):
         counts["withdrawn"] = withdrawn
-    return {**found, "verdicts": verdicts, "counts": counts, "broken": wrong, "changed": _changed(entry, found)}
+    return {**found, "verdicts": verdicts, "counts": counts, "broken": wrong, "age": age}
 
 
-def _changed(entry: Entry, found: dict[str, Any]) -> bool:
-    made = found.get("registration", {}).get("code")
-    return made is not None and made != code_digest(entry.claim)
+def _age(entry: Entry, found: dict[str, Any]) -> str:
+    now, rerun = code_digest(entry.claim), found.get("rerun")
+    if rerun and rerun["code"] == now:
+        return "differs" if rerun["differ"] else "verified"
+    return "recorded" if found["registration"]["code"] == now else "changed"
+
+
+def age_of(found: dict[str, Any]) -> str:
+    """What `record` calls the record's age, in a sentence; empty where the code is the record's own.
+
+    >>> rerun = {"code": "0123456789ab", "seed": 100, "time": "2026-11-30", "values": 60, "differ": 0}
+    >>> age_of({"age": "verified", "paper": "npo", "rerun": rerun})
+    'verified at code 0123456789 on 2026-11-30: seed 100 of every arm gives the values on record again, all 60'
+    """
+    again, rerun = f"palimpsest run {found['paper']} --verify", found.get("rerun")
+    if found["age"] == "recorded":
+        return ""
+    if found["age"] == "changed":
+        earlier = f" (last verified on {rerun['time'][:10]})" if rerun and not rerun["differ"] else ""
+        return f"the code it reaches has changed since, and it is not verified at that code{earlier}: {again}"
+    at = f"at code {rerun['code'][:10]} on {rerun['time'][:10]}: seed {rerun['seed']} of every arm"
+    if found["age"] == "verified":
+        return f"verified {at} gives the values on record again, all {rerun['values']}"
+    return f"not verified {at} gives {rerun['differ']} of {rerun['values']} values otherwise than on record: {again}"
 
 
 def _remarked(entry: Entry, verdict: dict[str, Any]) -> dict[str, Any]:

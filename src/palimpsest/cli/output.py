@@ -58,7 +58,8 @@ def standing(entry: Entry) -> Text:
     if result["broken"]:
         return Text("broken record", style="red")
     said = counted(result["counts"]) or Text("nothing counted", style="bright_black")
-    return Text.assemble(said, (" · stale", "bright_black")) if result["changed"] else said
+    mark = {"changed": " · stale", "differs": " · differs"}.get(result["age"])
+    return Text.assemble(said, (mark, "bright_black")) if mark else said
 
 
 def number(value: float | str) -> str:

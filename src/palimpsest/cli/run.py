@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -10,9 +10,12 @@ from rich.table import Table
 from rich.text import Text
 from tyro.conf import Positional
 
-from palimpsest.catalogue import entries, entry, record
+from palimpsest.catalogue import age_of, entries, entry, record, record_file
+from palimpsest.catalogue.index import write_index
 from palimpsest.cli.output import counted, page, print_json
 from palimpsest.errors import UserError
+from palimpsest.paths import home
+from palimpsest.records import marked, read, write
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,8 @@ class Arguments:
     """where to write the HTML report: a file, or a folder, as several claims need"""
     export: bool = False
     """write the results of record to results/<family>/<paper>.json"""
+    verify: bool = False
+    """run one seed of every arm again and compare it with the results of record, which are then marked"""
     amend: str = ""
     """why the claim was changed since it was registered: enters the ledger"""
     json: bool = False
@@ -54,25 +59,31 @@ def main(args: Arguments) -> int:
     if several and args.report and args.report.is_file():
         raise UserError(f"--report {args.report} is a file: several claims need a folder")
 
+    if args.verify:
+        return _verify(args, papers, several)
+
     from palimpsest.evidence import export, run_claim
+    from palimpsest.evidence.report import check_report, write_report
     from palimpsest.evidence.terminal import show
 
-    outcomes, errors = [], {}
+    outcomes, reports, errors = [], [], {}
     for paper in papers:
         try:
             if broken := (record(entry(paper)) or {}).get("broken"):
                 print(f"palimpsest: {broken}", file=sys.stderr)
+            if report := _report(args, paper, several):
+                report = check_report(report)
             outcome = run_claim(
                 paper,
                 seeds=args.seeds,
                 workers=args.workers,
                 ray=args.ray,
                 budget=args.budget,
-                report=_report(args, paper, several),
                 amend=args.amend,
                 fresh=args.fresh,
             )
             outcomes.append(outcome)
+            reports.append(report and write_report(outcome, report))
             exported = export(outcome) if args.export else None
         except UserError as error:  # of one claim: the others can still be run
             if not several:
@@ -84,12 +95,15 @@ def main(args: Arguments) -> int:
             with page(widest=160) as console:
                 console.print(Text(paper, style="bold"))
                 show(outcome, console)
-                for what, path in (("report", outcome.report), ("exported", exported)):
+                for what, path in (("report", report), ("exported", exported)):
                     if path:
                         console.print(Text(f"\n{what}: {path}"), soft_wrap=True)
                 console.print()
+    if args.export:
+        write_index()
     if args.json:
-        results = [{**outcome.to_dict(), "report": outcome.report and str(outcome.report)} for outcome in outcomes]
+        pairs = zip(outcomes, reports, strict=True)
+        results = [{**outcome.to_dict(), "report": report and str(report)} for outcome, report in pairs]
         print_json(results if several else results[0])
     elif several:
         with page(widest=160) as console:
@@ -112,16 +126,57 @@ def chosen(args: Arguments) -> list[str]:
             raise UserError(f"{e.id} is a baseline and has no claim of its own{measured}")
     if args.export and (args.seeds is not None or args.budget == "smoke"):
         raise UserError("--export writes results of record: leave out --seeds and --budget smoke")
+    if args.verify and (args.export or args.amend or args.fresh or args.seeds is not None or args.budget == "smoke"):
+        raise UserError(
+            "--verify runs one seed of every arm and compares: leave out all flags but --workers, --ray, --json"
+        )
     if args.amend and (len(named) > 1 or args.budget == "smoke"):
         raise UserError("--amend is about the full run of one claim: name it, without --budget smoke")
     return list(dict.fromkeys(e.id for e in named))
 
 
-def _report(args: Arguments, paper: str, several: bool) -> Path | bool:
+def _report(args: Arguments, paper: str, several: bool) -> Path | None:
     """Where the report goes: by default to the user's own folder, and nowhere after a smoke run."""
     if args.report is None:
-        return args.budget == "full"
+        return home() / "reports" / f"{paper}.html" if args.budget == "full" else None
     return args.report / f"{paper}.html" if several or args.report.is_dir() else args.report
+
+
+def _verify(args: Arguments, papers: Sequence[str], several: bool) -> int:
+    """Run one seed of every arm of the papers again, say what differs, and mark the records."""
+    from palimpsest.evidence import load_claim, verify
+
+    reruns, errors = [], {}
+    for paper in papers:
+        file = record_file(entry(paper))
+        try:
+            if not (found := record(entry(paper))):
+                raise UserError(f"there is nothing on record to verify: palimpsest run {paper} --export")
+            if found["broken"]:
+                raise UserError(found["broken"])
+            rerun = verify(load_claim(paper), found, workers=args.workers, ray=args.ray, progress=not args.json)
+        except UserError as error:  # of one claim: the others can still be verified
+            if not several:
+                raise
+            errors[paper] = str(error)
+            print(f"palimpsest: {paper}: {error}", file=sys.stderr)
+            continue
+        reruns.append(rerun)
+        write(file, marked(read(file), rerun=rerun.mark()))
+        if not args.json:
+            with page() as console:
+                console.print(Text.assemble((paper, "bold"), f"  {age_of(record(entry(paper)))}"))
+                for failure in rerun.failures:
+                    console.print(Text(f"  failed: {failure}", style="red"))
+                for d in rerun.differences:
+                    again = "nothing" if d.again is None else f"{d.again:.7g}"
+                    console.print(Text(f"  {d.arm} · {d.metric}: {d.recorded:.7g} on record, {again} now"))
+    if reruns:
+        write_index()
+    if args.json:
+        results = [asdict(rerun) for rerun in reruns]
+        print_json(results if several else results[0])
+    return 2 if errors else 1 if any(rerun.differences for rerun in reruns) else 0
 
 
 def _summary(outcomes: Sequence, errors: dict[str, str]) -> Table:

@@ -12,8 +12,9 @@ from rich.table import Table
 from rich.text import Text
 from tyro.conf import Positional
 
-from palimpsest.catalogue import Entry, Parity, entries, entry, record
+from palimpsest.catalogue import Entry, age_of, entries, entry, record, tiers
 from palimpsest.cli.output import STYLES, counted, number, page, print_json, standing
+from palimpsest.evidence.chain import altered
 from palimpsest.evidence.source import keep_facts
 
 
@@ -53,7 +54,7 @@ def _show(args: Arguments) -> None:
             "Good for": _bullets(e.solves),
             "Use it": _use(e),
             "Evidence": _evidence(e, result),
-            "Parity with the authors' code": _parity(e.parity),
+            "Tiers of evidence": _tiers(e, result),
             "Limits": _bullets(e.limits),
             "Builds on": Text(", ".join(e.uses)),
         }
@@ -104,13 +105,14 @@ def _use(e: Entry) -> RenderableType:
     return Group(python, Text(f"\n{e.command}", style="cyan")) if e.command else python
 
 
-def _parity(found: Parity | str | None) -> Text | None:
-    if not isinstance(found, Parity):
-        return Text(found) if found else None
-    said = Text(f"{found.what}: they differ by {number(found.largest_difference)} at most.")
-    if found.differs:
-        said.append(f"\n{found.differs}")
-    return said.append(f"\nhttps://github.com/{found.repo} at {found.commit[:10]}", style="bright_black")
+def _tiers(e: Entry, result: dict[str, Any] | None) -> Table | None:
+    if not e.is_paper:
+        return None
+    table = Table.grid(padding=(0, 2))
+    table.add_column(no_wrap=True)
+    for tier, said in tiers(e, result).items():
+        table.add_row(Text(tier, style="italic"), Text(said))
+    return table
 
 
 def _evidence(e: Entry, result: dict[str, Any] | None) -> RenderableType | None:
@@ -137,15 +139,16 @@ def _evidence(e: Entry, result: dict[str, Any] | None) -> RenderableType | None:
             f"\non these rows: every seed splits the same {e.pool} anew, so that an interval tells how much the "
             "numbers change from split to split, and is too narrow for other rows"
         )
-    warnings = [result["broken"]] if result["broken"] else []
-    if result["changed"]:
-        warnings.append(f"the code it reaches has changed since; palimpsest run {e.id}")
+    warnings = [warning for warning in (result["broken"], altered()) if warning]
+    age = [Text(age, style="green" if result["age"] == "verified" else "red")] if (age := age_of(result)) else []
+    amended = [f"amended on {a['time'][:10]}: {a['reason']}" for a in result.get("amendments", ())]
     return Group(
         *(Text(warning, style="red") for warning in warnings),
+        *age,
         Text(result["question"]),
         Padding(table, (1, 0)),
         counted(result["counts"], zeros=True),
-        Text(made, style="bright_black"),
+        Text("\n".join([made, *amended]), style="bright_black"),
         *([Text(f"\n{result['notes']}\n")] if result["notes"] else []),
         rerun,
     )

@@ -21,9 +21,10 @@ _HOMES = {
     "Outcome": "outcome",
     "Store": "store",
     "Verdict": "verdict",
-    "export": "outcome",
+    "export": "recording",
     "judge": "verdict",
     "run_claim": "outcome",
+    "verify": "verification",
     "write_report": "report",
 }
 

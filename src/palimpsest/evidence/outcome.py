@@ -1,4 +1,4 @@
-"""Run a claim and judge it: `run_claim`, the `Outcome` it returns and the results of record that it exports."""
+"""Run a claim and judge it: `run_claim` and the `Outcome` it returns."""
 
 from __future__ import annotations
 
@@ -17,14 +17,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from palimpsest.audit.hark import TUNING_SEEDS, WORDS, Prereg, TamperedLedger, canonical_json, digest
 from palimpsest.errors import UserError
 from palimpsest.evidence.claim import Budget, Claim, Curve, load_claim
-from palimpsest.evidence.registration import STANDINGS, Standing, enter, history, keep_verdict, preregister
+from palimpsest.evidence.registration import Standing, enter, history, keep_verdict, preregister
 from palimpsest.evidence.runner import alone, run_jobs
 from palimpsest.evidence.source import code_digest
 from palimpsest.evidence.store import Job, Store
 from palimpsest.evidence.verdict import Cell, Verdict, cell, judge, omnibus
 from palimpsest.locks import held
-from palimpsest.paths import home, records
-from palimpsest.records import sealed, write
 
 
 @dataclass(frozen=True)
@@ -44,7 +42,6 @@ class Outcome:
     """registrations, amendments and verdicts of the paper, oldest first"""
     chain: str = ""
     """the hash of the ledger's last row when this was judged; empty where nothing was kept"""
-    report: Path | None = None
 
     @cached_property
     def values(self) -> dict[str, dict[str, dict[int, float]]]:
@@ -134,7 +131,7 @@ class Outcome:
             "curves": self.curves,
             "exploratory": self.exploratory,
             "friedman": {metric: omnibus(self.values, metric) for metric in self.metrics},
-            "failures": [{"arm": j.arm, "seed": j.seed, "error": _last_line(j.error or "")} for j in self.failures],
+            "failures": [{"arm": j.arm, "seed": j.seed, "error": last_line(j.error or "")} for j in self.failures],
             "history": self.history,
             "environment": self.environment,
             "seconds": self.seconds,
@@ -153,7 +150,6 @@ def run_claim(
     budget: Budget = "full",
     store: Store | Path | str | None = None,
     progress: bool = True,
-    report: bool | Path | str | None = None,
     amend: str = "",
     fresh: bool = False,
 ) -> Outcome:
@@ -167,7 +163,6 @@ def run_claim(
         budget: "smoke" runs every arm for a few steps on one seed in this process, stores nothing and lets errors out.
         store: where results are kept, `home()/evidence.sqlite` by default.
         progress: show a live bar on stderr.
-        report: write the HTML report, to this file or to `home()/reports/<paper>.html` (True).
         amend: the reason why the claim differs from the one that is registered.
         fresh: run everything again, also jobs that are stored already.
 
@@ -181,39 +176,16 @@ def run_claim(
         raise ValueError(f"budget must be full or smoke, got {budget!r}")
     if workers is not None and workers < 1:
         raise UserError(f"workers must be at least 1, got {workers}")
-    if report:
-        from palimpsest.evidence.report import check_report, write_report  # late: the drawing takes seconds to import
-
-        # A smoke run's page must not take the place of the results'.
-        name = claim.paper if budget == "full" else f"{claim.paper}-smoke"
-        page = check_report(home() / "reports" / f"{name}.html" if report is True else Path(report))
     if budget == "smoke":
-        outcome = _smoke(claim, 0 if seeds is None or isinstance(seeds, int) else _chosen(claim, seeds)[0])
-    else:
-        chosen = _chosen(claim, seeds)
-        with (
-            nullcontext(store) if isinstance(store, Store) else Store(store) as kept,
-            # Two at once would run every job twice, and the second is not told what the first has done already.
-            held(kept.path / claim.paper, f"runs the claim {claim.paper} with {kept.path}"),
-        ):
-            _check(kept)
-            outcome = _run(claim, chosen, kept, workers, ray, progress, amend, fresh)
-    return replace(outcome, report=write_report(outcome, page)) if report else outcome
-
-
-def export(outcome: Outcome, folder: Path | str | None = None) -> Path:
-    """Write the results of record to `<folder>/<family>/<paper>.json`, by default into the checkout's `results/`.
-
-    Raises:
-        UserError: for anything but a full run of the registered claim on all of its seeds, from the claims package.
-    """
-    if outcome.standing != "of record":
-        raise UserError(f"not exported: the run is {outcome.standing} ({STANDINGS[outcome.standing]})")
-    if not outcome.claim.family:
-        raise UserError(f"not exported: {outcome.claim.module} is not in palimpsest/claims/<family>/")
-    path = (Path(folder) if folder else records()) / outcome.claim.family / f"{outcome.claim.paper}.json"
-    write(path, sealed(outcome.to_dict(), outcome.chain or None))
-    return path
+        return _smoke(claim, 0 if seeds is None or isinstance(seeds, int) else _chosen(claim, seeds)[0])
+    chosen = _chosen(claim, seeds)
+    with (
+        nullcontext(store) if isinstance(store, Store) else Store(store) as kept,
+        # Two at once would run every job twice, and the second is not told what the first has done already.
+        held(kept.path / claim.paper, f"runs the claim {claim.paper} with {kept.path}"),
+    ):
+        _check(kept)
+        return _run(claim, chosen, kept, workers, ray, progress, amend, fresh)
 
 
 def _run(
@@ -237,7 +209,7 @@ def _run(
     todo = [Job(*key, arm, seed) for arm, seed in order if (arm, seed) not in kept]
     # Closed at once where a key is pressed or the store fails: else the exit of Python waits for the jobs under way.
     with closing(run_jobs(claim.arms, todo, workers=workers, ray=ray)) as finished:
-        for job in _watched(finished, claim.paper, len(pairs), len(todo), progress):
+        for job in watched(finished, claim.paper, len(pairs), len(todo), progress):
             store.add(job)
             kept[job.arm, job.seed] = job
     jobs = tuple(kept[pair] for pair in pairs)
@@ -290,7 +262,7 @@ def _chosen(claim: Claim, seeds: int | Sequence[int] | None) -> tuple[int, ...]:
     return chosen
 
 
-def _watched(finished: Iterable[Job], paper: str, total: int, todo: int, progress: bool) -> Iterator[Job]:
+def watched(finished: Iterable[Job], paper: str, total: int, todo: int, progress: bool) -> Iterator[Job]:
     """Pass jobs on, with a bar on stderr and a line for each."""
     if not progress or not todo:
         yield from finished
@@ -302,7 +274,7 @@ def _watched(finished: Iterable[Job], paper: str, total: int, todo: int, progres
             bar.console.print(f"{total - todo} of {total} jobs are stored already", style="dim", highlight=False)
         for job in finished:
             yield job
-            fate = f"failed: {_last_line(job.error)}" if job.error else f"{job.seconds:.1f} s"
+            fate = f"failed: {last_line(job.error)}" if job.error else f"{job.seconds:.1f} s"
             bar.console.print(f"{job.arm} · seed {job.seed} · {fate}", markup=False, highlight=False)
             bar.advance(task)
 
@@ -318,7 +290,7 @@ def _for_history(outcome: Outcome) -> dict[str, Any]:
     }
 
 
-def _last_line(error: str) -> str:
+def last_line(error: str) -> str:
     """What went wrong, without the folders of this machine."""
     lines = [line for line in error.strip().splitlines() if line.strip()]
     return re.sub(r"(?:[A-Za-z]:)?[/\\][^\s'\":]*[/\\]", "", lines[-1].strip()) if lines else ""

@@ -21,7 +21,7 @@ from palimpsest.evidence.claim import Claim
 from palimpsest.evidence.source import reach_digest, source_digest
 from palimpsest.evidence.store import Store, now
 from palimpsest.paths import records
-from palimpsest.records import broken
+from palimpsest.records import broken, read, read_history
 
 Standing = Literal["of record", "preliminary", "exploratory", "pilot", "smoke"]
 STANDINGS: dict[Standing, str] = {
@@ -137,8 +137,8 @@ def _from_record(store: Store, claim: Claim, known: Prereg | None) -> Prereg | N
     if not claim.family or not file.is_file():
         return known
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-        exported = found["history"]
+        found = read(file)
+        exported = [entry for entry in read_history(file, found) if entry["kind"] != "curve"]
         last = next(entry for entry in reversed(exported) if entry["kind"] in ("registration", "amendment"))
     except (ValueError, KeyError, TypeError, StopIteration):
         raise UserError(f"{file} is damaged: restore it, or move it away") from None

@@ -22,7 +22,7 @@ from typing import Any
 
 from filelock import FileLock
 
-from palimpsest.audit.hark import GENESIS, Row, TamperedLedger, canonical_json, chain, verify_chain
+from palimpsest.audit.ledger import GENESIS, Row, TamperedLedger, canonical_json, chain, verify_chain
 from palimpsest.errors import UserError
 from palimpsest.paths import home
 

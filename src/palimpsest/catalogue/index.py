@@ -1,0 +1,69 @@
+"""`results/INDEX.md`: a line a paper, written by `python -m palimpsest.catalogue.index`.
+
+The same command brings the withdrawals of the catalogue into the records.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from palimpsest.catalogue.papers import Entry, entries, record, record_file
+from palimpsest.evidence.source import keep_facts
+from palimpsest.paths import records
+from palimpsest.records import marked, read, write
+
+HEAD = """# Results of record
+
+Of every paper the central sentence's word and all words (preconditions and checks of definitions are not counted),
+the seeds, the day of the last run, the version of the claim (1: never amended), and whether the code that it reaches
+is still the one that gave the results: *as recorded*; *verified*, it has changed but one seed of every arm gives the
+values on record again; *differs*, it does not; *changed*, nobody has looked.
+
+| paper | central | words | seeds | date | version | code |
+|---|---|---|---|---|---|---|
+"""
+
+
+def index() -> str:
+    """The text of the index, from the records as they are."""
+    lines = [_line(e) for e in entries() if e.is_paper]
+    return HEAD + "".join(f"| {' | '.join(line)} |\n" for line in lines if line)
+
+
+def write_index() -> Path:
+    """Bring the catalogue's withdrawals into the records, then write the index beside them."""
+    for e in entries():
+        file = record_file(e)
+        if e.is_paper and file.is_file():
+            found = read(file)
+            withdrawn = [{"sentences": list(w.sentences), "why": w.why} for w in e.withdrawn]
+            if withdrawn != found.get("withdrawn", []):
+                write(file, marked(found, withdrawn=withdrawn))
+    path = records() / "INDEX.md"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(index(), encoding="utf-8")
+    return path
+
+
+def _line(e: Entry) -> tuple[str, ...]:
+    found = record(e)
+    if found is None:
+        return ()
+    central = next(v for v in found["verdicts"] if not v["precondition"])
+    words = " · ".join(f"{word} {n}" for word, n in found["counts"].items() if n) or "nothing counted"
+    rerun = found.get("rerun") or {}
+    age = "as recorded" if found["age"] == "recorded" else found["age"]
+    return (
+        f"[{e.id}]({e.family}/{e.id}.json)",
+        "withdrawn" if central["withdrawn"] else central["word"],
+        words,
+        str(len(found["seeds"])),
+        found["time"][:10],
+        str(found["registration"]["version"]),
+        f"{age} {rerun['time'][:10]}" if age in ("verified", "differs") else age,
+    )
+
+
+if __name__ == "__main__":
+    print(write_index())
+    keep_facts()

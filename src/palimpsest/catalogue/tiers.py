@@ -1,0 +1,45 @@
+"""The tiers of evidence about a paper: which exist, and what each says.
+
+*Formula*: the quantities of the room beside those of the authors' own code. *Miniature*: the paper's claim, measured
+on many seeds at a size that one processor carries. *Yours*: the method on data and models of the user's own. *At
+scale*: the paper's own models and data.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from palimpsest.catalogue.papers import Entry, Parity
+
+
+def tiers(entry: Entry, found: dict[str, Any] | None) -> dict[str, str]:
+    """Tier -> what there is, in a sentence.
+
+    Args:
+        entry: a paper.
+        found: its results of record, as `palimpsest.catalogue.record` gives them.
+
+    >>> from palimpsest.catalogue import entry
+    >>> tiers(entry("simnpo"), None)["at scale"]
+    'not tried at scale'
+    """
+    counted = " · ".join(f"{word} {n}" for word, n in found["counts"].items() if n) if found else ""
+    measured = f"{counted or 'nothing counted'}, on {len(found['seeds'])} seeds" if found else "not measured yet"
+    return {
+        "formula": formula(entry.parity),
+        "miniature": measured,
+        "yours": entry.command or "no command applies it to models of your own; the import does",
+        "at scale": "not tried at scale",
+    }
+
+
+def formula(parity: Parity | str | None) -> str:
+    """How the room compares with the authors' own code."""
+    if parity is None:
+        return "not compared with the authors' code"
+    if isinstance(parity, str):
+        return parity
+    said = (
+        f"{parity.what}: they differ by {parity.largest_difference:.2g} at most from https://github.com/{parity.repo}"
+    )
+    return f"{said} at {parity.commit[:10]}. {parity.differs}".rstrip()

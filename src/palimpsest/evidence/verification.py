@@ -1,0 +1,115 @@
+"""Does the code of today give the numbers on record? One seed of every arm runs again, and every value is compared."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from contextlib import closing
+from dataclasses import dataclass
+from typing import Any
+
+from palimpsest.evidence.claim import Claim
+from palimpsest.evidence.outcome import last_line, watched
+from palimpsest.evidence.runner import run_jobs
+from palimpsest.evidence.source import code_digest
+from palimpsest.evidence.store import Job, now
+from palimpsest.records import numbers
+
+RELATIVE, ABSOLUTE = 1e-6, 1e-12
+"""two values are the same where they differ by at most this: a record holds seven significant digits"""
+CLOCK = re.compile(r"\b(seconds?|CPU time)\b")
+"""a metric named so is a clock's reading, which no second run gives again"""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A value of the record and what came out now: nothing where the arm failed or reports other metrics."""
+
+    arm: str
+    metric: str
+    recorded: float
+    again: float | None
+
+    @property
+    def relative(self) -> float:
+        """The difference as a share of the larger value; infinite where there is none, or one that is not finite."""
+        if self.again is None:
+            return math.inf
+        gap, size = abs(self.recorded - self.again), max(abs(self.recorded), abs(self.again))
+        return gap / size if math.isfinite(gap) and size else math.inf
+
+    @property
+    def same(self) -> bool:
+        """Whether there is no difference, within what a record keeps of a number."""
+        if self.again is None:
+            return False
+        alike = math.isclose(self.recorded, self.again, rel_tol=RELATIVE, abs_tol=ABSOLUTE)
+        return alike or (math.isnan(self.recorded) and math.isnan(self.again))
+
+
+@dataclass(frozen=True)
+class Rerun:
+    """What one seed of every arm gave beside what is on record."""
+
+    paper: str
+    code: str
+    """the digest of the code that was run"""
+    seed: int
+    time: str
+    compared: int
+    """how many values were compared; a clock's readings are not"""
+    differences: tuple[Difference, ...]
+    """the largest first"""
+    failures: tuple[str, ...]
+    """arms that failed, each with its error"""
+
+    def mark(self) -> dict[str, Any]:
+        """What the record keeps of it."""
+        return {
+            "code": self.code,
+            "seed": self.seed,
+            "time": self.time,
+            "values": self.compared,
+            "differ": len(self.differences),
+        }
+
+
+def verify(
+    claim: Claim,
+    record: Mapping[str, Any],
+    *,
+    workers: int | None = None,
+    ray: bool | str = False,
+    progress: bool = True,
+) -> Rerun:
+    """Run the first seed of every arm of a claim again, and compare its values with those on record.
+
+    Nothing is taken from the store and nothing is put into it.
+
+    Args:
+        claim: the claim as it is now.
+        record: its results of record.
+        workers, ray, progress: as for `run_claim`.
+    """
+    seed, code = record["seeds"][0], code_digest(claim.module)
+    jobs = [Job(claim.paper, record["registration"]["digest"], code, "full", arm, seed) for arm in claim.arms]
+    again: dict[str, Job] = {}
+    with closing(run_jobs(claim.arms, jobs, workers=workers, ray=ray)) as finished:
+        for job in watched(finished, claim.paper, len(jobs), len(jobs), progress):
+            again[job.arm] = job
+    compared = []
+    for arm, row in numbers(record).items():
+        found = again[arm].metrics if arm in again else {}
+        for metric, by_seed in row.items():
+            if seed in by_seed and not CLOCK.search(metric):
+                compared.append(Difference(arm, metric, by_seed[seed], found.get(metric)))
+    return Rerun(
+        claim.paper,
+        code,
+        seed,
+        now(),
+        len(compared),
+        tuple(sorted((d for d in compared if not d.same), key=lambda d: -d.relative)),
+        tuple(f"{job.arm}: {last_line(job.error)}" for job in again.values() if job.error),
+    )
