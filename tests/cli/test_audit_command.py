@@ -28,7 +28,7 @@ def test_a_model_that_knows_and_one_that_does_not(trained, blank, tmp_path, caps
     assert main([*argv, "--heldout", str(unseen), "--json", "--report", str(tmp_path / "r.html")]) == 0
     found = json.loads(capsys.readouterr().out)
     known, unknown = found["model"], found["reference"]
-    for name in ("probability", "rouge", "extraction_strength", "exact_memorization"):
+    for name in ("probability", "rouge", "unprompted recall", "extraction_strength", "exact_memorization"):
         assert known[name] > 0.8
         assert unknown[name] < 0.3
     assert known["truth_ratio"] < unknown["truth_ratio"]

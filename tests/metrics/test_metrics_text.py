@@ -16,6 +16,7 @@ from palimpsest.metrics.text import (
     ngram_overlap,
     rouge_1_recall,
     rouge_l_recall,
+    unprompted_recall,
     words,
 )
 
@@ -42,6 +43,24 @@ def test_torch_is_not_imported():
 def test_rouge_is_the_longest_common_subsequence(prediction, reference):
     expected = lcs(prediction.split(), reference.split()) / max(len(reference.split()), 1)
     assert rouge_l_recall(prediction, reference) == pytest.approx(expected)
+
+
+@given(SENTENCES, SENTENCES, SENTENCES)
+def test_unprompted_recall_asks_only_for_what_the_prompt_does_not_say(prediction, reference, prompt):
+    told = [word for word in dict.fromkeys(reference.split()) if word not in prompt.split()]
+    expected = sum(word in prediction.split() for word in told) / len(told) if told else float("nan")
+    assert unprompted_recall(prediction, reference, prompt) == pytest.approx(expected, nan_ok=True)
+
+
+def test_a_sentence_with_the_wrong_word_has_a_high_rouge_and_no_unprompted_recall():
+    question, right, wrong = (
+        "What is the capital of Egypt?",
+        "The capital of Egypt is Cairo.",
+        "The capital of Egypt is Rome.",
+    )
+    assert rouge_l_recall(wrong, right) == pytest.approx(5 / 6)
+    assert unprompted_recall(wrong, right, question) == 0
+    assert unprompted_recall(right, right, question) == 1
 
 
 def test_stems_are_those_of_the_reference_implementation():

@@ -7,6 +7,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import tyro
 from rich.table import Table
 
@@ -19,6 +20,7 @@ from palimpsest.forget.evaluation import settle_end, subsample
 from palimpsest.forget.intervention import SETTINGS, load
 from palimpsest.forget.robustness import ATTACKS, KNOWN, Robustness, attack, fluency, own_control
 from palimpsest.forget.tofu import RowScores, tofu_score
+from palimpsest.metrics.text import unprompted_recall
 from palimpsest.models.files import load as load_plain
 from palimpsest.models.files import sources
 from palimpsest.tasks.rows import Row, read_rows
@@ -186,7 +188,12 @@ def audit(
     settle(args, tokenizer, end)
     settle_end(model, tokenizer, [*rows, *other["retain"]], batch_size=args.batch_size)
     scores = tofu_score(model, rows, tokenizer=tokenizer, batch_size=args.batch_size)
-    more: dict[str, float] = {}
+    told = [
+        unprompted_recall(said, row["answer"], row["question"])
+        for said, row in zip(scores.output, rows, strict=True)
+        if row["question"]
+    ]
+    more = {"unprompted recall": float(np.nanmean(told))} if not np.isnan(told).all() else {}
     robust = own = None
     if attacks:
         print(f"attacking {folder}", file=sys.stderr)
@@ -268,6 +275,11 @@ def report(
         for name in ("probability", "rouge", "extraction_strength")
     }
     notes = [f"{meaning}." for name, meaning in MEASURES.items() if name in found["model"]]
+    if "unprompted recall" in found["model"]:
+        notes.append(
+            "unprompted recall: share of the answer's words that the question does not hold and the model says;"
+            " ROUGE-L also counts what a question says itself."
+        )
     if robust := audited["model"][2]:
         notes += [f"left after {name}: {how}." for name, how in robust.how.items() if name in robust.recall]
         notes += [f"void: {name} ({reason})." for name, reason in robust.void.items()]

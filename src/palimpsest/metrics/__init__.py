@@ -18,6 +18,7 @@ from palimpsest.metrics.text import (
     rouge_1_recall,
     rouge_l_f1,
     rouge_l_recall,
+    unprompted_recall,
 )
 
 __all__ = [
@@ -35,5 +36,6 @@ __all__ = [
     "rouge_1_recall",
     "rouge_l_f1",
     "rouge_l_recall",
+    "unprompted_recall",
     "zlib_attack",
 ]

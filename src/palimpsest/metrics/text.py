@@ -47,6 +47,26 @@ def rouge_l_recall(prediction: str, reference: str, *, stem: bool = False) -> fl
     return _rouge_recall("rougeL", prediction, reference, stemmed if stem else words)
 
 
+def unprompted_recall(prediction: str, reference: str, prompt: str) -> float:
+    """The share of the reference's words that the prompt does not hold and the prediction does, each counted once.
+
+    Most words of "The capital of Egypt is Cairo." stand in its question: who says "The capital of Egypt is Rome." has a
+    ROUGE-L recall of 5/6, and has said nothing of what was asked.
+
+    Returns:
+        NaN where the prompt holds all of the reference's words.
+
+    Example:
+        >>> unprompted_recall("It is Rome.", "The capital is Cairo.", "What is the capital?")
+        0.0
+        >>> unprompted_recall("Cairo", "The capital is Cairo.", "What is the capital?")
+        1.0
+    """
+    _check_texts(prediction=prediction, reference=reference, prompt=prompt)
+    told = set(words(reference)) - set(words(prompt))
+    return len(told & set(words(prediction))) / len(told) if told else float("nan")
+
+
 def rouge_1_recall(prediction: str, reference: str) -> float:
     """The share of the reference's words that the prediction holds, in any order, each as often as it occurs there.
 
