@@ -499,6 +499,7 @@ def test_nested_cv_keeps_groups_apart_in_both_loops(spy):
         assert not {groups[i] for i in fitted} & {groups[i] for i in asked}
 
 
+@pytest.mark.slow
 def test_the_best_of_a_flat_search_on_noise_is_flattered_and_the_nested_score_is_not():
     grid = {"random_state": list(range(20))}
     flat, nested = [], []

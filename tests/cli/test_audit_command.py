@@ -56,6 +56,7 @@ def test_table_without_wrong_answers_or_unseen_rows(trained, tmp_path, capsys):
     assert "&lt;script&gt;" in page
 
 
+@pytest.mark.slow
 def test_all_attacks_in_one_table(trained, blank, tmp_path, capsys):
     text = tmp_path / "text.txt"
     text.write_text("Ada was born in Porto. " * 30)

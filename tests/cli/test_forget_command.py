@@ -436,6 +436,7 @@ def test_the_gradient_may_go_unclipped(trained, tmp_path, capsys):
     assert json.loads(capsys.readouterr().out)["settings"]["clip"] is None
 
 
+@pytest.mark.slow
 def test_a_method_that_is_added_does_not_start_the_others_again(trained, tmp_path, capsys, monkeypatch):
     """The first command is broken off in its second method; the next has a third besides."""
 
@@ -461,6 +462,7 @@ def test_a_method_that_is_added_does_not_start_the_others_again(trained, tmp_pat
     assert alone["forget"] == found["grad_ascent"]["forget"]
 
 
+@pytest.mark.slow
 def test_killed_run_goes_on_from_its_checkpoint(trained, tmp_path):
     """SIGKILL in the middle; the same command then ends with the bits of an unbroken run."""
     more = ["--steps", "120", "--checkpoint-every", "10"]

@@ -275,6 +275,7 @@ dist.destroy_process_group()
 """
 
 
+@pytest.mark.slow
 def test_two_processes_are_one(tmp_path):
     losses = torch.rand(4, 8, generator=torch.Generator().manual_seed(0)) + torch.arange(8) / 2
     arguments = [str(tmp_path / "store"), json.dumps(losses.tolist())]

@@ -27,6 +27,7 @@ def test_there_are_claims():
     assert {"npo", "simnpo", "tofu", "hark", "model_evaluation"} <= set(claim_names())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", claim_names())
 def test_smoke(name, home, capfd):
     import palimpsest.train  # noqa: F401 - what a run loads late is not part of its time

@@ -157,6 +157,7 @@ def test_rmu(model, other, data, layer):
     torch.testing.assert_close(got["retain"], 5 * naive(batch["retain"], anchors))
 
 
+@pytest.mark.slow
 def test_rmu_reaches_a_target_longer_than_the_final_norm_allows(model, data):
     """Behind the final norm a state's length is sqrt(d), here 4: a target of length 20 could not be reached there."""
     objective = RMU(coefficient=20.0, alpha=0.0)

@@ -13,8 +13,7 @@ scikit-learn are loaded with the first of them.
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import Any
+from palimpsest.lazy import front_door
 
 _ROOMS = {
     "hark": (
@@ -61,16 +60,5 @@ _ROOMS = {
         "wilcoxon",
     ),
 }
-_HOMES = {name: room for room, names in _ROOMS.items() for name in names}
 
-__all__ = sorted(_HOMES)
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"palimpsest.audit has no {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return __all__
+__getattr__, __dir__, __all__ = front_door(__name__, _ROOMS)

@@ -10,11 +10,9 @@ from here.
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import Any
-
 # Not on demand like the others: the file has the same name, and importing it from anywhere would take the name.
 from palimpsest.contrast.info_nce import info_nce as info_nce
+from palimpsest.lazy import front_door
 
 _ROOMS = {
     "clustering": ("spherical_kmeans",),
@@ -26,12 +24,6 @@ _ROOMS = {
     "sentences": ("SentenceLoss",),
     "sigmoid": ("reference_sigmoid_nce", "sigmoid_nce"),
 }
-_HOMES = {name: room for room, names in _ROOMS.items() for name in names}
 
-__all__ = sorted([*_HOMES, "info_nce"])
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+__getattr__, __dir__, __all__ = front_door(__name__, _ROOMS)
+__all__ += ["info_nce"]

@@ -12,30 +12,16 @@ a name needs (NumPy, and for running SciPy, joblib, rich) is loaded with the fir
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import Any
+from palimpsest.lazy import front_door
 
-_HOMES = {
-    **dict.fromkeys(("Claim", "Expectation", "claim_names", "expect", "given", "load_claim"), "claim"),
-    "Job": "store",
-    "Outcome": "outcome",
-    "Store": "store",
-    "Verdict": "verdict",
-    "export": "recording",
-    "judge": "verdict",
-    "run_claim": "outcome",
-    "verify": "verification",
-    "write_report": "report",
+_ROOMS = {
+    "claim": ("Claim", "Expectation", "claim_names", "expect", "given", "load_claim"),
+    "outcome": ("Outcome", "run_claim"),
+    "recording": ("export",),
+    "report": ("write_report",),
+    "store": ("Job", "Store"),
+    "verdict": ("Verdict", "judge"),
+    "verification": ("verify",),
 }
 
-__all__ = sorted(_HOMES)
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"palimpsest.evidence has no {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return list(__all__)
+__getattr__, __dir__, __all__ = front_door(__name__, _ROOMS)

@@ -14,8 +14,7 @@ the claims repeat). The names below can be imported from here.
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import Any
+from palimpsest.lazy import front_door
 
 _ROOMS = {
     "attacks": ("membership",),
@@ -27,12 +26,5 @@ _ROOMS = {
     "simnpo": ("SimNPO", "simnpo_loss", "simnpo_weight"),
     "tofu": ("evaluate_tofu", "forget_quality", "model_utility", "tofu_score", "truth_ratio"),
 }
-_HOMES = {name: room for room, names in _ROOMS.items() for name in names}
 
-__all__ = sorted(_HOMES)
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+__getattr__, __dir__, __all__ = front_door(__name__, _ROOMS)
