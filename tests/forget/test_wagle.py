@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -204,32 +205,12 @@ def test_refuses_bad_arguments():
 
 def test_the_scores_are_those_of_the_authors_code():
     """OPTML-Group/WAGLE at 31275e8, with mu = 0.05 before the sum of four batches' gradients."""
-    forget = Encoded(
-        [
-            [1, 5, 12, 18, 11, 17, 10, 10],
-            [1, 19, 8, 8, 19, 5, 7, 9],
-            [1, 4, 17, 15, 9, 3, 7, 18],
-            [1, 3, 8, 10, 4, 7, 11, 16],
-            [1, 18, 16, 3, 13, 14, 16, 18],
-            [1, 10, 14, 13, 3, 12, 5, 10],
-            [1, 13, 17, 11, 7, 4, 12, 6],
-            [1, 15, 10, 7, 6, 5, 7, 10],
-        ],
-        [3] * 8,
-    )
-    retain = Encoded(
-        [
-            [1, 4, 11, 9, 8, 11, 6, 17],
-            [1, 18, 3, 7, 8, 8, 8, 12],
-            [1, 19, 9, 10, 12, 8, 10, 6],
-            [1, 15, 18, 16, 15, 12, 19, 3],
-            [1, 4, 18, 10, 15, 15, 7, 8],
-            [1, 9, 8, 6, 16, 13, 9, 14],
-            [1, 12, 18, 6, 15, 15, 18, 7],
-            [1, 6, 19, 16, 4, 16, 19, 19],
-        ],
-        [3] * 8,
-    )
+    tokens = """5 12 18 11 17 10 10  19 8 8 19 5 7 9  4 17 15 9 3 7 18  3 8 10 4 7 11 16
+                18 16 3 13 14 16 18  10 14 13 3 12 5 10  13 17 11 7 4 12 6  15 10 7 6 5 7 10
+                4 11 9 8 11 6 17  18 3 7 8 8 8 12  19 9 10 12 8 10 6  15 18 16 15 12 19 3
+                4 18 10 15 15 7 8  9 8 6 16 13 9 14  12 18 6 15 15 18 7  6 19 16 4 16 19 19"""
+    rows = [[1, *row] for row in np.array(tokens.split(), dtype=int).reshape(16, 7).tolist()]
+    forget, retain = (Encoded(part, [3] * 8) for part in (rows[:8], rows[8:]))
     model = causal_lm(20, d_model=16, n_layers=2, n_heads=2, seed=1).double()
     scores = 4 * flat(wagle_scores(model, forget, retain, 0.05 / 4, pad_id=0))  # theirs sums the forget batches as well
     assert scores.sum().item() == pytest.approx(150.7024172, rel=1e-6)
