@@ -1,6 +1,7 @@
 """Pull together, push apart: contrastive and self-supervised learning.
 
-The hall: `info_nce` (InfoNCE and relatives, streamed) and `sigmoid` (the sigmoid loss, streamed), both on `streaming`;
+The hall: `info_nce` (InfoNCE and relatives, streamed; `comparison` holds what is compared with what) and `sigmoid` (the
+sigmoid loss, streamed), both on `streaming`;
 `distributed` (batches of several processes), `momentum` (key encoder and queue), `heads` (projection heads), `pretrain`
 (what `fit` trains encoders on), `sentences` (any loss in sentence-transformers), `clustering` (k-means on the sphere),
 `checks`, `precision`, `dimensions` (what single dimensions stand for), `digits_trial` and `captions_trial` (what claims

@@ -104,9 +104,9 @@ def queue_cacr(
     queue and by the queries of the other images. Keys and queue get no gradient.
 
     Negatives of the batch are all views of the other images, as in `multi_view_cacr`, so that an empty queue leaves
-    that loss. The authors' code takes one view of the other images only, the positive's, and keys, not queries.
-    It also makes the scores against the queue once, for the first view, and takes them again for every other view, whose
-    own queries the queue then does not repel; here each view's query is scored against the queue itself.
+    that loss. The authors' code takes one view of the other images only, the positive's, and keys, not queries. It also
+    makes the scores against the queue once, for the first view, and takes them again for every other view, whose own
+    queries the queue then does not repel; here each view's query is scored against the queue itself.
 
     Args:
         query, key: the same views by the trained encoder and by its momentum copy
