@@ -126,9 +126,10 @@ def chosen(args: Arguments) -> list[str]:
             raise UserError(f"{e.id} is a baseline and has no claim of its own{measured}")
     if args.export and (args.seeds is not None or args.budget == "smoke"):
         raise UserError("--export writes results of record: leave out --seeds and --budget smoke")
-    if args.verify and (args.export or args.amend or args.fresh or args.seeds is not None or args.budget == "smoke"):
+    others = args.export or args.amend or args.fresh or args.ray or args.report or args.seeds is not None
+    if args.verify and (others or args.budget == "smoke"):
         raise UserError(
-            "--verify runs one seed of every arm and compares: leave out all flags but --workers, --ray, --json"
+            "--verify runs one seed of every arm and compares: leave out all flags but --workers and --json"
         )
     if args.amend and (len(named) > 1 or args.budget == "smoke"):
         raise UserError("--amend is about the full run of one claim: name it, without --budget smoke")
@@ -154,7 +155,7 @@ def _verify(args: Arguments, papers: Sequence[str], several: bool) -> int:
                 raise UserError(f"there is nothing on record to verify: palimpsest run {paper} --export")
             if found["broken"]:
                 raise UserError(found["broken"])
-            rerun = verify(load_claim(paper), found, workers=args.workers, ray=args.ray, progress=not args.json)
+            rerun = verify(load_claim(paper), found, workers=args.workers, progress=not args.json)
         except UserError as error:  # of one claim: the others can still be verified
             if not several:
                 raise

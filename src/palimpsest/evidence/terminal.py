@@ -32,7 +32,8 @@ def show(outcome: Outcome, console: Console | None = None) -> None:
 def verdict_table(outcome: Outcome) -> Table:
     """A row for every expectation with its numbers, and the count of all four words below."""
     counts = Text(" · ").join(Text(f"{word} {outcome.counts[word]}", style=_STYLES[word]) for word in WORDS)
-    caption = Text.assemble(counts, f"\n{outcome.standing}: {STANDINGS[outcome.standing]}")
+    tier = "; a miniature, not tried at scale" if outcome.claim.family else ""
+    caption = Text.assemble(counts, f"\n{outcome.standing}: {STANDINGS[outcome.standing]}{tier}")
     table = Table(box=box.SIMPLE, show_header=False, caption=caption, caption_justify="left")
     for verdict in outcome.verdicts:
         said = Text.assemble(sentence_of(verdict, outcome), (f"\n{numbers_of(verdict)}", "dim"))

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import math
+import os
 import re
-from collections.abc import Mapping
-from contextlib import closing
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from tempfile import TemporaryDirectory
 from typing import Any
+
+from joblib.externals.loky import get_reusable_executor
 
 from palimpsest.evidence.claim import Claim
 from palimpsest.evidence.outcome import last_line, watched
 from palimpsest.evidence.runner import run_jobs
 from palimpsest.evidence.source import code_digest
 from palimpsest.evidence.store import Job, now
+from palimpsest.paths import home
 from palimpsest.records import numbers
 
 RELATIVE, ABSOLUTE = 1e-6, 1e-12
@@ -75,27 +80,22 @@ class Rerun:
         }
 
 
-def verify(
-    claim: Claim,
-    record: Mapping[str, Any],
-    *,
-    workers: int | None = None,
-    ray: bool | str = False,
-    progress: bool = True,
-) -> Rerun:
+def verify(claim: Claim, record: Mapping[str, Any], *, workers: int | None = None, progress: bool = True) -> Rerun:
     """Run the first seed of every arm of a claim again, and compare its values with those on record.
 
-    Nothing is taken from the store and nothing is put into it.
+    Nothing is taken from the store and nothing is put into it; the worlds, and whatever else arms keep on disk, are
+    made anew.
 
     Args:
         claim: the claim as it is now.
         record: its results of record.
-        workers, ray, progress: as for `run_claim`.
+        workers: processes; by default one for every processor, 1 runs in this process.
+        progress: show a live bar on stderr.
     """
     seed, code = record["seeds"][0], code_digest(claim.module)
     jobs = [Job(claim.paper, record["registration"]["digest"], code, "full", arm, seed) for arm in claim.arms]
     again: dict[str, Job] = {}
-    with closing(run_jobs(claim.arms, jobs, workers=workers, ray=ray)) as finished:
+    with _empty_home(), closing(run_jobs(claim.arms, jobs, workers=workers)) as finished:
         for job in watched(finished, claim.paper, len(jobs), len(jobs), progress):
             again[job.arm] = job
     compared = []
@@ -113,3 +113,19 @@ def verify(
         tuple(sorted((d for d in compared if not d.same), key=lambda d: -d.relative)),
         tuple(f"{job.arm}: {last_line(job.error)}" for job in again.values() if job.error),
     )
+
+
+@contextmanager
+def _empty_home() -> Iterator[None]:
+    """A home in which nothing is found that earlier code has made; taken away afterwards."""
+    kept = os.environ.get("PALIMPSEST_HOME")
+    home().mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=home(), prefix="verify-") as folder:
+        os.environ["PALIMPSEST_HOME"] = folder
+        get_reusable_executor().shutdown()  # workers that wait for jobs would keep to the home they were started with
+        try:
+            yield
+        finally:
+            get_reusable_executor().shutdown()
+            os.environ.pop("PALIMPSEST_HOME")
+            os.environ.update({} if kept is None else {"PALIMPSEST_HOME": kept})
