@@ -127,6 +127,23 @@ def test_a_level_that_is_not_reached_is_said_in_the_table(trained, tmp_path, cap
     assert "6 forget rows asked every 5 steps" in shown
 
 
+def test_rates_are_tried_and_the_trials_are_told(trained, tmp_path, capsys):
+    argv = command(trained, tmp_path / "out", "--tune", "2", "--until", "0.5", method="grad_diff eco_prompts")
+    assert main([*argv, "--json"]) == 0
+    captured = capsys.readouterr()
+    found = json.loads(captured.out)
+    grad_diff, eco = found["methods"]["grad_diff"], found["methods"]["eco_prompts"]
+    assert [trial["lr"] for trial in grad_diff["trials"]] == pytest.approx([5e-3 / 10**0.25, 5e-3 * 10**0.25])
+    assert grad_diff["lr"] in [trial["lr"] for trial in grad_diff["trials"]]
+    assert "trials" not in eco
+    assert any("held out of training" in note for note in found["notes"])
+    assert "tried once, for they train at no rate that is given: eco_prompts" in found["notes"]
+    assert "grad_diff at lr 0.00281 (1 of 3)" in captured.err
+    page = (tmp_path / "out.html").read_text()
+    assert "grad_diff was tried at lr 0.0028: forgotten " in page
+    assert not list((home() / "forget").glob("*"))
+
+
 def test_the_table_names_methods_and_files(trained, tmp_path, capsys):
     assert main(command(trained, tmp_path / "out", "--report", str(tmp_path / "r.html"), method="npo idk")) == 0
     shown = capsys.readouterr().out
@@ -308,6 +325,7 @@ def test_two_commands_into_one_folder_and_two_equal_ones(trained, tmp_path, caps
         (["--until", "0"], "npo", ("--until 0", "above 0")),
         (["--until", "nan"], "npo", ("--until nan", "above 0")),
         (["--look-every", "0"], "npo", ("look_every",)),
+        (["--tune", "1"], "npo", ("--tune 1", "at least 2")),
         (["--max-length", "8"], "npo", ("longer than 8",)),
     ],
 )

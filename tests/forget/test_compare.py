@@ -13,8 +13,10 @@ from hypothesis import strategies as st
 from palimpsest.errors import UserError
 from palimpsest.forget.baselines import IDK, RMU, GradAscent
 from palimpsest.forget.compare import Comparison, Result, compare, shorten
-from palimpsest.forget.looks import at
+from palimpsest.forget.looks import at, doubtful
+from palimpsest.forget.methods import METHODS
 from palimpsest.forget.npo import NPO
+from palimpsest.forget.rates import Trial, best_trial, hold_out, split_text, trains_at_rate
 from palimpsest.forget.refusals import REFUSALS
 from palimpsest.forget.shares import balance, left
 from palimpsest.forget.tofu import RowScores
@@ -303,3 +305,108 @@ def test_a_level_that_cannot_be_meant_or_had(setting):
 
     with pytest.raises(UserError, match="does not know the forget rows"):
         compare(knows_nothing, {"a": GradAscent()}, forget, retain, until=0.5)
+
+
+RETAIN = [
+    normalise({"question": f"who is {name} ?", "answer": "a baker ."}) for name in ("Bo", "Ada", "a", "who", "is")
+]
+TUNED = {"lr": 2e-3, "batch_size": 1, "optimizer": "sgd", "steps": 12}
+
+
+def test_a_rate_is_chosen_by_rows_that_are_neither_trained_on_nor_reported(setting, tmp_path):
+    load, _, forget, _ = setting
+    text = " ".join(row["answer"] for row in RETAIN) * 8
+    methods = {"ascent": GradAscent(retain="ce"), "once": Wipes()}
+    checkpoint = {"checkpoint": lambda name: tmp_path / name}
+    told, kept = [], []
+    found = compare(
+        load,
+        methods,
+        forget,
+        RETAIN,
+        text=text,
+        tune=3,
+        progress=told.append,
+        keep=lambda result, *_: kept.append(result.method),
+        **TUNED,
+        **checkpoint,
+    )
+    ascent, once = found.results
+    assert [trial.lr for trial in ascent.trials] == pytest.approx([2e-3 / 10**0.5, 2e-3, 2e-3 * 10**0.5])
+    assert ascent.lr == best_trial(ascent.trials).lr
+    assert (once.lr, once.trials) == (None, [])
+    assert found.held_out == 1
+    assert kept[0] == "ascent"
+    assert next(line for line in told if "of 4" in line).startswith("ascent at lr 0.000632 (1 of 4)")
+
+    # The numbers in the table are those of a comparison which never had the rows that chose.
+    trained, _ = hold_out(RETAIN)
+    plain = {**TUNED, "lr": ascent.lr, "text": split_text(text)[0]}
+    alone = compare(load, {"ascent": methods["ascent"]}, forget, trained, **plain).results[0]
+    assert (ascent.forgotten, ascent.kept, ascent.loss) == (alone.forgotten, alone.kept, alone.loss)
+
+    # What was chosen is kept on disk, once; a second call trains nothing again, and tries only further rates.
+    assert [point.parent.name for point in tmp_path.glob("ascent/*/step-*")] == [f"lr-{ascent.lr:.6g}"]
+    told.clear()
+    more = compare(load, methods, forget, RETAIN, text=text, tune=5, progress=told.append, **TUNED, **checkpoint)
+    assert more.results[0].trials[1:4] == ascent.trials
+    assert [line.split(" (")[0] for line in told if "of 6" in line] == [
+        "ascent at lr 0.0002",
+        "ascent at lr 0.02",
+        "once",
+    ]
+
+
+def test_a_rate_that_breaks_down_is_a_trial_too(setting):
+    load, _, forget, _ = setting
+    huge = {**TUNED, "lr": 1e33, "clip": 1e30}
+    found = compare(load, {"some": GradAscent(), "none": Explodes()}, forget, RETAIN, tune=2, **huge)
+    assert found.results[1].error.count("step 1") == 2
+    assert len(found.results[1].trials) == 2
+    assert all(trial.error for trial in found.results[0].trials)
+    mixed = [Trial(1e-3, balance=0.4), Trial(1e-2, balance=0.9, error="broke"), Trial(1e-1, balance=0.4)]
+    assert best_trial(mixed) is mixed[0]
+    assert best_trial(mixed[1:2]) is None
+
+
+def test_the_level_of_forgetting_counts_before_what_is_kept_and_balance_only_without_it():
+    trials = [Trial(1e-3, kept=0.9, balance=0.1, reached=False), Trial(1e-2, kept=0.5, balance=0.6, reached=True)]
+    assert best_trial(trials) is trials[1]
+    assert best_trial([Trial(1e-3, kept=0.9, balance=0.1), Trial(1e-2, kept=0.5, balance=0.6)]).lr == 1e-2
+
+
+def test_what_is_tried_once():
+    once = {name for name, method in METHODS.items() if not trains_at_rate(method)}
+    other = {"eco_prompts", "refusal_guard", "neuron_adjust", "key_space", "rwku_steering", "sae_unlearning"}
+    assert once == {"needle", *other}
+
+
+def test_rates_need_rows_to_be_chosen_by(setting):
+    load, loads, forget, retain = setting
+    for rows, more in (
+        (retain, {"tune": 2}),
+        ([], {"tune": 2}),
+        (RETAIN, {"tune": 1}),
+        ([], {"tune": 2, "text": "word"}),
+    ):
+        with pytest.raises(UserError, match="rates"):
+            compare(load, {"a": GradAscent(retain="none")}, forget, rows, **more)
+    assert not loads
+
+
+@pytest.mark.parametrize(("lr", "words"), [(1e-9, "as likely as before: raise lr"), (3e-3, ""), (10.0, "lower lr")])
+def test_a_rate_that_does_nothing_or_breaks_the_model_is_warned_of_after_a_sixth_of_the_steps(setting, lr, words):
+    load, _, forget, retain = setting
+    for until in (None, 0.999):
+        told = []
+        settings = {"lr": lr, "steps": 60, "batch_size": 1, "optimizer": "sgd", "until": until, "look_every": 5}
+        compare(load, {"a": GradAscent(retain="none")}, forget, retain, progress=told.append, **settings)
+        warnings = [line for line in told if "lr" in line]
+        assert len(warnings) == bool(words)
+        assert all(line.startswith("a: after ") and words in line for line in warnings)
+
+
+def test_what_is_doubted():
+    assert "raise" in doubtful(-1.0, -1.01, 100)
+    assert "lower" in doubtful(-1.0, -math.log(100) - 0.1, 100)
+    assert doubtful(-1.0, -2.0, 100) == ""

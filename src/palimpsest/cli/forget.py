@@ -67,6 +67,8 @@ class Common:
     """Stop training a method once this share is forgotten, 0 to 1; --steps is then the most that it gets."""
     look_every: int = 2
     """Steps between looks at what is forgotten, for --until; a look costs the answers to 32 forget rows at most."""
+    tune: int | None = None
+    """Try so many learning rates around --lr for each method, half a decade apart; retain rows held out choose."""
     lr: float = 1e-5
     """Learning rate: about 1e-5 for models of billions of parameters, up to 1e-3 for very small ones."""
     batch_size: int = 16
@@ -117,7 +119,6 @@ Arguments = make_dataclass(
     namespace={"__doc__": Common.__doc__},
 )
 TRAINING = ("steps", "lr", "optimizer", "schedule", "warmup", "clip", "accumulate", "precision", "checkpoint_every")
-STOPPING = ("until", "look_every")
 FIXED = {"weight_decay": 0.0, "momentum": 0.0}
 
 
@@ -131,6 +132,8 @@ def main(args: Any) -> None:
         raise UserError(f"{error}") from None
     if args.until is not None and not 0 < args.until <= 1:
         raise UserError(f"--until {args.until}: the share to forget must be above 0 and at most 1")
+    if args.tune is not None and args.tune < 2:
+        raise UserError(f"--tune {args.tune}: give at least 2 learning rates to choose from")
     for name in ("batch_size", "max_length", "max_rows", "checkpoint_every", "look_every"):
         if getattr(args, name) is not None and getattr(args, name) < 1:
             raise UserError(f"{name}={getattr(args, name)}: it must be at least 1")
@@ -140,7 +143,8 @@ def main(args: Any) -> None:
         args.out, args.force, inputs := [args.forget, *filter(None, [args.retain, args.text]), *sources(args.model)]
     )
     weights = sum(path.stat().st_size for path in args.model.glob("*.safetensors") if path.is_file())
-    check_space((out, weights), (home(), 2 * weights))  # there a checkpoint, and the best so far
+    copies = 2 if args.tune is None else 3  # a checkpoint, and the best so far, of the trials too
+    check_space((out, weights), (home(), copies * weights))
     html = check_report(args.report or out.with_name(f"{out.name}.html"), inputs, args.report is not None or args.force)
     if html == out or out in html.parents:
         raise UserError(f"--report {html} would be published with the model: choose a place outside {out}")
@@ -204,6 +208,7 @@ def train(
         seed=args.seed,
         until=args.until,
         look_every=args.look_every,
+        tune=args.tune,
         keep=lambda result, model, tokenizer, learned: keep(model, tokenizer, best, methods[result.method], learned),
         checkpoint=lambda name: work / f"{name}-{fields_digest(methods[name])}",
         progress=lambda text: print(text, file=sys.stderr, flush=True),
@@ -258,8 +263,8 @@ def digest(args: Any, forget: list[Row], retain: list[Row]) -> str:
     weights = sorted((p.name, p.stat().st_size, p.stat().st_mtime_ns) for p in args.model.glob("*.safetensors"))
     names = (*TRAINING, "batch_size", "max_length", "truncate", "seed", "dtype", "merge_adapter", "lora", *WRITING)
     settings = {name: getattr(args, name) for name in names}
-    if args.until is not None:
-        settings |= {name: getattr(args, name) for name in (*STOPPING, "max_rows")}  # the rows that a look asks
+    settings["held out"] = args.tune is not None  # which rows are trained on; how many rates are tried does not matter
+    settings["looks"] = args.until and {name: getattr(args, name) for name in ("until", "look_every", "max_rows")}
     parts = [str(args.model.resolve()), weights, settings, forget, retain]
     parts.append([isinstance(row["question"], Verbatim) for row in (*forget, *retain)])
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
@@ -274,10 +279,12 @@ def as_json(comparison: Comparison, methods: dict[str, Any], args: Any) -> dict[
     """Everything that the command found, without the rows."""
 
     def of(result: Result) -> dict[str, Any]:
+        tuned = {"lr": result.lr, "trials": [asdict(trial) for trial in result.trials]} if result.trials else {}
         if result.error:
-            return {"error": result.error, "seconds": result.seconds}
+            return {"error": result.error, "seconds": result.seconds, **tuned}
         stopped = {} if result.reached is None else {"reached": result.reached, "looking seconds": result.looking}
         return {
+            **tuned,
             **stopped,
             "steps": len(result.loss),
             "forget": measures(result.forget),
@@ -303,7 +310,17 @@ def as_json(comparison: Comparison, methods: dict[str, Any], args: Any) -> dict[
         "methods": {r.method: {"fields": asdict(methods[r.method]), **of(r)} for r in comparison.results},
         "settings": {
             name: getattr(args, name)
-            for name in (*TRAINING, *STOPPING, "batch_size", "max_length", "dtype", "seed", *WRITING)
+            for name in (
+                *TRAINING,
+                "until",
+                "look_every",
+                "tune",
+                "batch_size",
+                "max_length",
+                "dtype",
+                "seed",
+                *WRITING,
+            )
         },
     }
 
@@ -326,12 +343,12 @@ def lines(comparison: Comparison) -> list[tuple[str, list[str]]]:
         return [*scores, number(perplexity)] if spoken else scores
 
     before = cells(comparison.before_forget, comparison.before_retain, comparison.before_perplexity)
-    stopped = comparison.until is not None
-    shown = [("before", [*before, *["–"] * (5 if stopped else 4)])]
+    stopped, tuned = comparison.until is not None, any(r.trials for r in comparison.results)
+    shown = [("before", [*before, *["–"] * (4 + stopped + tuned)])]
     for r in comparison.results:
         scores = [number(value) for value in (r.forgotten, r.kept, r.balance, r.seconds)]
-        level = [reached_at(r)] if stopped else []
-        shown.append((r.method, [*cells(r.forget, r.retain, r.perplexity), *scores, *level]))
+        more = [reached_at(r)] * stopped + ["–" if r.lr is None else f"{r.lr:.2g}"] * tuned
+        shown.append((r.method, [*cells(r.forget, r.retain, r.perplexity), *scores, *more]))
     return shown
 
 
@@ -351,16 +368,37 @@ def notes(comparison: Comparison, args: Any) -> list[str]:
             f"forgotten is set by --until {args.until:g}, and is no result: compare what is kept, of the methods that"
             f" reached it ({asked} forget rows asked every {args.look_every} steps)"
         )
+    if args.tune is not None:
+        held = f"{comparison.held_out} retain rows" if comparison.held_out else ""
+        end = "the last fifth of the text" if args.text else ""
+        found.append(
+            f"lr is the best of {args.tune} by {comparison.rule}: kept by {' and '.join(filter(None, (held, end)))}, held"
+            " out of training and of the table, and forgotten by rows that are forgotten"
+        )
+        once = [r.method for r in comparison.results if not r.trials]
+        if once:
+            found.append(f"tried once, for they train at no rate that is given: {', '.join(once)}")
     return found
 
 
+def ledger(result: Result) -> str:
+    """The learning rates that were tried for a method, and what each came to."""
+    tried = [
+        trial.error or f"forgotten {number(trial.forgotten)}, kept {number(trial.kept)} in {trial.steps} steps"
+        for trial in result.trials
+    ]
+    rates = [f"lr {trial.lr:.2g}: {found}" for trial, found in zip(result.trials, tried, strict=True)]
+    return f"{result.method} was tried at {'; '.join(rates)}."
+
+
 def columns(comparison: Comparison) -> tuple[str, ...]:
-    """Those of `COLUMNS`, what is kept of general text before the sums, where there is some, and when the level of
-    forgetting was reached, where there is one."""
+    """Those of `COLUMNS`, what is kept of general text before the sums, where there is some, when the level of
+    forgetting was reached, where there is one, and the learning rate, where it was chosen."""
     place = COLUMNS.index("forgotten")
     more = () if math.isnan(comparison.before_perplexity) else (PERPLEXITY,)
     level = () if comparison.until is None else (f"reached {comparison.until:g}",)
-    return (*COLUMNS[:place], *more, *COLUMNS[place:], *level)
+    rate = ("lr",) if any(r.trials for r in comparison.results) else ()
+    return (*COLUMNS[:place], *more, *COLUMNS[place:], *level, *rate)
 
 
 def table(comparison: Comparison) -> Table:
@@ -401,6 +439,7 @@ def report(comparison: Comparison, summary: dict[str, Any], forget: list[Row], a
             f"Best by: {comparison.rule}.",
             *(f"{MEASURES[name]}." for name in FORGOTTEN_BY),
             *summary["notes"],
+            *(ledger(r) for r in comparison.results if r.trials),
             *(f"{r.method}: {r.error}" for r in comparison.results if r.error),
         ],
         settings={**summary["settings"], **{name: method["fields"] for name, method in summary["methods"].items()}},

@@ -14,9 +14,9 @@ from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
-import numpy as np
 import regex
 from torch import Tensor, nn
 
@@ -25,7 +25,20 @@ from palimpsest.forget.evaluation import perplexity, settle_end, subsample
 from palimpsest.forget.intervention import Intervention, intervene
 from palimpsest.forget.looks import LOOK_ROWS, Looks, at, reached
 from palimpsest.forget.procedure import ForgetData, encode_pairs, prepare, unlearn
-from palimpsest.forget.shares import FORGOTTEN_BY, KEPT_BY, balance, left, measurable
+from palimpsest.forget.rates import (
+    Trial,
+    best_trial,
+    digest,
+    drop_weights,
+    hold_out,
+    merit,
+    rates,
+    recall,
+    record,
+    split_text,
+    trains_at_rate,
+)
+from palimpsest.forget.shares import FORGOTTEN_BY, balance, left, measurable, share_kept
 from palimpsest.forget.tofu import RowScores, tofu_score
 from palimpsest.models.score import context_length, prompt_template
 from palimpsest.tasks.rows import Row
@@ -49,6 +62,8 @@ class Result:
         loss: the loss of every step; none of a method that is no objective.
         reached: whether it reached the level of forgetting at which training ends; None where none was asked for.
         looking: seconds of the looks at how much is forgotten.
+        lr: the learning rate that was chosen for it; None where none was.
+        trials: all that were tried.
         error: why it stopped, if it did not come to its end.
     """
 
@@ -64,18 +79,22 @@ class Result:
     error: str = ""
     reached: bool | None = None
     looking: float = 0.0
+    lr: float | None = None
+    trials: list[Trial] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
 class Comparison:
     """A model before and after each method; `before_perplexity` is that of the general text, NaN without one, and
-    `until` the level of forgetting at which training ended, None without one."""
+    `until` the level of forgetting at which training ended, None without one. `held_out` retain rows were not trained
+    on, but chose the learning rates."""
 
     before_forget: RowScores
     before_retain: RowScores | None
     results: list[Result]
     before_perplexity: float = float("nan")
     until: float | None = None
+    held_out: int = 0
 
     @property
     def rule(self) -> str:
@@ -105,11 +124,6 @@ class Comparison:
         done = [result for result in self.results if not result.error]
         if not done:
             raise UserError("; ".join(f"{result.method}: {result.error}" for result in self.results))
-
-        def merit(result: Result) -> tuple[float, ...]:
-            values = (1.0, result.kept) if result.reached else (0.0, result.balance, result.kept)
-            return tuple(-1.0 if np.isnan(x) else x for x in values)
-
         return done[0] if len(done) == 1 else max(done, key=merit)
 
 
@@ -203,6 +217,7 @@ def compare(
     seed: int = 0,
     until: float | None = None,
     look_every: int = 2,
+    tune: int | None = None,
     keep: Callable[..., None] = lambda result, model, tokenizer, learned: None,
     checkpoint: Callable[[str], Any] = lambda method: None,
     progress: Callable[[str], None] = lambda text: None,
@@ -221,9 +236,14 @@ def compare(
         until: end the training of an objective at the first look that finds this share forgotten, above 0 and at most
             1; None for all steps. An edit or an intervention is not stopped: it reached the level or not.
         look_every: steps between looks, each at no more than 32 of the forget rows that are scored.
+        tune: try each method at this many learning rates around `lr`, half a decade from each other, and go on with the
+            best by the rule of the comparison, measured on the retain rows and the last fifth of the text that are held
+            out: they are not trained on, and none of the scores. What is forgotten is measured as by a look, for
+            there are no other rows to forget. Methods that do not train at a rate that is given are tried once. A
+            method is then trained once more at its best rate, unless it has checkpoints.
         keep: called with each new best result, its model (of an intervention, the model without it), the tokenizer and
             what an intervention learned (None for other methods), so that they can be saved.
-        checkpoint: method -> the folder of its checkpoints, or None.
+        checkpoint: method -> the folder of its checkpoints and of what came of its trials, or None.
         options: for `unlearn`: steps, lr, optimizer, schedule, ...
 
     Raises:
@@ -240,72 +260,95 @@ def compare(
         raise UserError(f"until={until}: the share to forget must be above 0 and at most 1")
     if look_every < 1:
         raise UserError(f"look_every={look_every}: it must be at least 1")
+    if tune is not None and tune < 2:
+        raise UserError(f"tune={tune}: give at least 2 learning rates to choose from")
+    if tune is not None and not retain and not text:
+        raise UserError("learning rates are chosen by what is kept: give retain rows or general text")
+    held: list[Row] = []
+    held_text = ""
+    if tune is not None:
+        retain, held = hold_out(retain, seed) if retain else ([], [])
+        text, held_text = split_text(text) if text else ("", "")
     model, tokenizer = load()
     settle_end(model, tokenizer, [*forget, *retain], batch_size=batch_size)
     max_length = min(max_length, context_length(model) or max_length)
     if truncate:
-        forget, retain = (shorten(tokenizer, rows, max_length, progress) for rows in (forget, retain))
+        forget, retain, held = (shorten(tokenizer, rows, max_length, progress) for rows in (forget, retain, held))
     data = prepare(tokenizer, pairs(tokenizer, forget), pairs(tokenizer, retain), max_length=max_length, seed=seed)
-
-    def scores(model: nn.Module) -> tuple[RowScores, RowScores | None]:
-        sets = [
-            tofu_score(model, rows, tokenizer=tokenizer, max_rows=max_rows, seed=seed) if rows else None
-            for rows in (forget, retain)
-        ]
-        return sets[0], sets[1]
-
     for name, method in methods.items():
         try:
             check_needs(method, data)
             check_model(method, model)
         except UserError as error:
             raise UserError(f"{name}: {error}") from None
+
+    def scored(model: nn.Module, rows: Sequence[Row]) -> RowScores | None:
+        return tofu_score(model, rows, tokenizer=tokenizer, max_rows=max_rows, seed=seed) if rows else None
+
+    def spoken(model: nn.Module, text: str) -> float:
+        return perplexity(model, tokenizer, text) if text else float("nan")
+
     progress("scoring the model as it is")
-    before_forget, before_retain = scores(model)
-    before_text = perplexity(model, tokenizer, text) if text else float("nan")
-    stopping: dict[str, Any] = {}
+    before_forget, before_retain, before_held = (scored(model, rows) for rows in (forget, retain, held))
+    before_text, before_held_text = spoken(model, text), spoken(model, held_text)
+    comparison = Comparison(before_forget, before_retain, [], before_text, until, len(held))
+    asked = subsample(range(len(before_forget)), LOOK_ROWS, seed)
+    rows_asked = [subsample(forget, max_rows, seed)[i] for i in asked]
+    looked_at = {"answers": until is not None, "steps": options.get("steps", 60)}
+    looks = Looks(tokenizer, rows_asked, at(before_forget, asked), **looked_at)
+    stopping: dict[str, Any] = {"evaluate": looks, "evaluate_every": looks.first}
     if until is not None:
-        asked = subsample(range(len(before_forget)), LOOK_ROWS, seed)
-        scored = subsample(forget, max_rows, seed)
-        looks = Looks(tokenizer, [scored[i] for i in asked], at(before_forget, asked))
         if not measurable(looks.before, FORGOTTEN_BY):
             raise UserError("the model does not know the forget rows: there is no level of forgetting to reach")
         stopping = {"evaluate": looks, "evaluate_every": look_every, "stop": partial(reached, until)}
-    comparison = Comparison(before_forget, before_retain, [], before_text, until)
-    first = time.perf_counter()
-    for i, (name, method) in enumerate(methods.items()):
-        if i:
-            model = changed = None  # only one copy is in memory
-            model, _ = load()
-        left_over = (time.perf_counter() - first) / i * (len(methods) - i) if i else 0.0
-        progress(f"{name} ({i + 1} of {len(methods)}{f', about {duration(left_over)} left' if i else ''})")
-        if until is not None:
-            looks.seconds = 0.0
+    fresh = [model]
+    del model  # only one copy is in memory
+    everything = (forget, retain, held, text, held_text)
+
+    def forget_by(
+        method: Any, folder: Any, lr: float | None, warn: Callable[[str], None] | None = None
+    ) -> tuple[Any, ...]:
+        """A fresh model before and after the method, with what `apply` gave besides, and the seconds it took."""
+        model = fresh.pop() if fresh else load()[0]
+        rate = {} if lr is None else {"lr": lr}
+        looks.begin(warn)
+        started = time.perf_counter()
+        changed, history, learned = apply(
+            model, method, data, batch_size=batch_size, seed=seed, checkpoint=folder, **{**options, **rate, **stopping}
+        )
+        return model, changed, history, learned, time.perf_counter() - started - looks.seconds
+
+    def at_level(history: History | None, forgotten: float) -> bool | None:
+        """Whether the level was reached: what training saw where it looked, since weights are rounded after it."""
+        if until is None:
+            return None
+        return reached(until, history.evaluations[-1] if history else {"forgotten": forgotten})
+
+    def attempt(method: Any, folder: Any, lr: float) -> Trial:
+        """One learning rate, judged by the rows that are held out."""
+        try:
+            _, changed, history, _, seconds = forget_by(method, folder, lr)
+            forgotten = looks.forgotten(changed)
+            kept = share_kept(before_held, scored(changed, held), before_held_text, spoken(changed, held_text))
+        except (ValueError, RuntimeError) as error:
+            return Trial(lr, error=reason(error))
+        steps = len(history.steps) if history else 0
+        return Trial(lr, forgotten, kept, balance(forgotten, kept), steps, seconds, at_level(history, forgotten))
+
+    def final(name: str, method: Any, folder: Any, lr: float | None, trials: list[Trial]) -> Result:
+        """The method as it is reported; the best so far is handed to `keep`."""
         started = time.perf_counter()
         try:
-            changed, history, learned = apply(
-                model,
-                method,
-                data,
-                batch_size=batch_size,
-                seed=seed,
-                checkpoint=checkpoint(name),
-                **stopping,
-                **options,
-            )
-            seconds = time.perf_counter() - started
-            after_forget, after_retain = scores(changed)
-            after_text = perplexity(changed, tokenizer, text) if text else float("nan")
+            warn = None if trials else lambda text: progress(f"{name}: {text}")
+            model, changed, history, learned, seconds = forget_by(method, folder, lr, warn)
+            after_forget, after_retain = scored(changed, forget), scored(changed, retain)
+            after_text = spoken(changed, text)
         except (ValueError, RuntimeError) as error:
-            reason = next(iter(str(error).splitlines()), type(error).__name__)
-            comparison.results.append(Result(name, seconds=time.perf_counter() - started, error=reason))
-            progress(f"{name}: {reason}")
-            continue
+            progress(f"{name}: {reason(error)}")
+            seconds = time.perf_counter() - started
+            return Result(name, seconds=seconds, error=reason(error), lr=lr, trials=trials)
         forgotten = 1 - left(before_forget, after_forget, FORGOTTEN_BY)
-        kept = float("nan")
-        if retain or text:
-            spoken = [before_text / after_text] if text else []
-            kept = left(before_retain, after_retain, KEPT_BY if retain else (), *spoken)
+        kept = share_kept(before_retain, after_retain, before_text, after_text)
         result = Result(
             name,
             after_forget,
@@ -314,18 +357,62 @@ def compare(
             forgotten,
             kept,
             balance(forgotten, kept),
-            loss=[step["loss"] for step in history.steps] if history else [],
-            seconds=seconds,
+            seconds,
+            [step["loss"] for step in history.steps] if history else [],
+            reached=at_level(history, forgotten),
+            looking=looks.seconds,
+            lr=lr,
+            trials=trials,
         )
-        if until is not None:
-            found = history.evaluations[-1] if history else {"forgotten": forgotten}
-            result = replace(
-                result, reached=reached(until, found), seconds=seconds - looks.seconds, looking=looks.seconds
-            )
-        comparison.results.append(result)
         measured = {"forgotten": forgotten, "kept": kept, "balance": result.balance}
-        taken = f"{duration(result.seconds)}{f' and {duration(result.looking)} of looks' if result.looking else ''}"
+        taken = f"{duration(seconds)}{f' and {duration(looks.seconds)} of looks' if looks.seconds else ''}"
         progress(f"{name}: {', '.join(f'{k} {v:.3g}' for k, v in measured.items())}, {taken}")
-        if comparison.best is result:
+        if replace(comparison, results=[*comparison.results, result]).best is result:
             keep(result, changed if learned is None else model, tokenizer, learned)
+        return result
+
+    lr = options.get("lr", 1e-5)
+    tried = {name: rates(lr, tune) if tune and trains_at_rate(method) else [] for name, method in methods.items()}
+    total, done, ran = sum(len(some) or 1 for some in tried.values()), 0, 0
+    first = time.perf_counter()
+
+    def announce(what: str) -> None:
+        left_over = (time.perf_counter() - first) / max(1, ran) * (total - done)
+        progress(f"{what} ({done + 1} of {total}{f', about {duration(left_over)} left' if ran else ''})")
+
+    for name, method in methods.items():
+        folder, trials = checkpoint(name), []
+        places = {rate: folder and Path(folder) / f"lr-{rate:.6g}" for rate in tried[name]}
+        key = digest(method, options, batch_size, seed, until, look_every, max_rows, max_length, *everything)
+        for rate, place in places.items():
+            trial = recall(place, key) if place else None
+            if trial is None:
+                announce(f"{name} at lr {rate:.3g}")
+                trial = attempt(method, place, rate)
+                ran += 1
+                if place and not trial.error:
+                    record(place, key, trial)
+            done += 1
+            trials.append(trial)
+            best = best_trial(trials)
+            for each in trials:
+                if place and best and each is not best:
+                    drop_weights(places[each.lr])
+        if not trials:
+            announce(name)
+            result = final(name, method, folder, None, [])
+            done, ran = done + 1, ran + 1
+        elif best := best_trial(trials):
+            progress(f"{name}: lr {best.lr:.3g} is the best of {len(trials)}")
+            result = final(name, method, places[best.lr], best.lr, trials)
+        else:
+            error = "; ".join(f"lr {trial.lr:.3g}: {trial.error}" for trial in trials)
+            result = Result(name, error=error, trials=trials)
+            progress(f"{name}: {error}")
+        comparison.results.append(result)
     return comparison
+
+
+def reason(error: Exception) -> str:
+    """The first line of what an error says."""
+    return next(iter(str(error).splitlines()), type(error).__name__)

@@ -41,6 +41,13 @@ def left(before: RowScores, after: RowScores, names: Sequence[str], *more: float
     return float(np.mean(np.minimum([*ratios, *more], 1.0))) if ratios or more else float("nan")
 
 
+def share_kept(before: RowScores | None, after: RowScores | None, before_text: float, after_text: float) -> float:
+    """The share of the retain rows and of general text that is left, by their scores and perplexities before and after;
+    None and NaN stand for what there is not, and NaN is returned where there is neither."""
+    spoken = [] if np.isnan(before_text) else [before_text / after_text]
+    return left(before, after, KEPT_BY if before is not None else (), *spoken)
+
+
 def balance(forgotten: float, kept: float) -> float:
     """The harmonic mean of both; 0 where either is, NaN where either cannot be had.
 
