@@ -15,9 +15,11 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
 from palimpsest.cli import main
+from palimpsest.cli import model_report as report
 from palimpsest.cli.forget import Arguments
 from palimpsest.cli.forget import digest as work_digest
 from palimpsest.cli.forget import main as forget_command
+from palimpsest.forget import compare as comparison
 from palimpsest.forget.baselines import IDK, GradAscent
 from palimpsest.forget.methods import METHODS
 from palimpsest.forget.tofu import tofu_score
@@ -293,9 +295,13 @@ def test_force_spares_a_project_with_a_config_json(trained, tmp_path, capsys):
 def test_a_disk_that_is_too_small_is_named_before_anything_is_computed(trained, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("palimpsest.cli.forget.compare", lambda *a, **k: pytest.fail("computed"))
     size = (trained / "model" / "model.safetensors").stat().st_size
-    free = SimpleNamespace(free=3 * size - 1)  # a copy in the output folder, two in the work folder
+    free = SimpleNamespace(free=0)
     monkeypatch.setattr("palimpsest.models.files.shutil.disk_usage", lambda place: free)
-    refused(capsys, command(trained, tmp_path / "out"), "GB left", "free some", out=tmp_path / "out")
+    # A copy in the output folder; in the work folder a checkpoint, that of the best rate, and what has no checkpoint.
+    for copies, method, more in ((2, "npo", []), (3, "npo eco_prompts", []), (3, "npo", ["--tune", "2"])):
+        free.free = copies * size - 1
+        argv = command(trained, tmp_path / "out", *more, method=method)
+        refused(capsys, argv, "GB left", "free some", out=tmp_path / "out")
 
 
 def test_two_commands_into_one_folder_and_two_equal_ones(trained, tmp_path, capsys):
@@ -478,6 +484,37 @@ def test_a_method_that_is_added_does_not_start_the_others_again(trained, tmp_pat
     assert main(command(trained, tmp_path / "alone", "--json", method="grad_ascent")) == 0
     alone = json.loads(capsys.readouterr().out)["methods"]["grad_ascent"]
     assert alone["forget"] == found["grad_ascent"]["forget"]
+
+
+@pytest.mark.parametrize("method", ["grad_ascent", "grad_ascent eco_prompts"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_weights_of_a_trained_method_lie_on_the_disk_once_until_they_are_saved(
+    trained, tmp_path, capsys, monkeypatch, method, dtype
+):
+    """They are those which were scored, in 16 bits too, where they are rounded again from the checkpoint."""
+    at_the_end, scored = [], {}
+
+    def written(path, text):
+        at_the_end.extend(file for file in home().glob("forget/**/*.safetensors") if "training" not in file.name)
+        return report.written(path, text)
+
+    def compare(*args, keep, **options):
+        def seen(result, model, *rest):
+            scored[result.method] = {name: p.detach().clone() for name, p in model.named_parameters()}
+            return keep(result, model, *rest)
+
+        return comparison.compare(*args, keep=seen, **options)
+
+    monkeypatch.setattr("palimpsest.cli.forget.written", written)
+    monkeypatch.setattr("palimpsest.cli.forget.compare", compare)
+    argv = command(trained, tmp_path / "out", "--dtype", dtype, "--json", method=method)
+    assert main(argv) == 0
+    best = json.loads(capsys.readouterr().out)["best"]
+    saved = load(tmp_path / "out", dtype=dtype)[0]
+    assert all(torch.equal(scored[best][name], p) for name, p in saved.named_parameters())
+    of_checkpoints = [file for file in at_the_end if "grad_ascent" in file.parent.parent.name]
+    assert len(of_checkpoints) == 1
+    assert len(at_the_end) == (1 if best == "grad_ascent" else 3)  # with the intervention's model and what it learned
 
 
 @pytest.mark.slow

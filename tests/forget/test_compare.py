@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 
 from palimpsest.errors import UserError
 from palimpsest.forget.baselines import IDK, RMU, GradAscent
-from palimpsest.forget.compare import Comparison, Result, compare, shorten
+from palimpsest.forget.compare import Comparison, Result, compare, pairs, shorten
 from palimpsest.forget.looks import at, doubtful
 from palimpsest.forget.methods import METHODS
 from palimpsest.forget.npo import NPO
+from palimpsest.forget.procedure import prepare
 from palimpsest.forget.rates import Trial, best_trial, hold_out, split_text, trains_at_rate
 from palimpsest.forget.refusals import REFUSALS
 from palimpsest.forget.shares import balance, left
@@ -23,6 +24,7 @@ from palimpsest.forget.tofu import RowScores
 from palimpsest.models.language import causal_lm
 from palimpsest.models.tokenizers import train_tokenizer, word_tokenizer
 from palimpsest.tasks.rows import normalise
+from palimpsest.train.language import fine_tune
 
 share = st.floats(0, 1)
 
@@ -394,14 +396,21 @@ def test_rates_need_rows_to_be_chosen_by(setting):
     assert not loads
 
 
-@pytest.mark.parametrize(("lr", "words"), [(1e-9, "as likely as before: raise lr"), (3e-3, ""), (10.0, "lower lr")])
+@pytest.mark.parametrize(("lr", "words"), [(1e-7, "as likely as before"), (1e-3, ""), (0.1, "lower lr")])
 def test_a_rate_that_does_nothing_or_breaks_the_model_is_warned_of_after_a_sixth_of_the_steps(setting, lr, words):
     load, _, forget, retain = setting
+
+    def knowing():
+        model, tokenizer = load()
+        rows = prepare(tokenizer, pairs(tokenizer, forget)).forget
+        fine_tune(model, rows, pad_id=tokenizer.pad_token_id, epochs=60, batch_size=1, lr=1e-2, progress=False)
+        return model, tokenizer
+
     for until in (None, 0.999):
         told = []
-        settings = {"lr": lr, "steps": 60, "batch_size": 1, "optimizer": "sgd", "until": until, "look_every": 5}
-        compare(load, {"a": GradAscent(retain="none")}, forget, retain, progress=told.append, **settings)
-        warnings = [line for line in told if "lr" in line]
+        settings = {"lr": lr, "steps": 60, "batch_size": 1, "until": until, "look_every": 10}
+        compare(knowing, {"a": GradAscent(retain="none")}, forget, retain, progress=told.append, **settings)
+        warnings = [line for line in told if "after 10 steps" in line]
         assert len(warnings) == bool(words)
         assert all(line.startswith("a: after ") and words in line for line in warnings)
 

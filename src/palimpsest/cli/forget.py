@@ -10,6 +10,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import torch
 import tyro
 from rich.table import Table
 
@@ -31,12 +32,15 @@ from palimpsest.forget.compare import Comparison, Result, compare
 from palimpsest.forget.evaluation import subsample
 from palimpsest.forget.looks import LOOK_ROWS
 from palimpsest.forget.methods import METHODS
+from palimpsest.forget.rates import is_objective, place
 from palimpsest.forget.shares import FORGOTTEN_BY, LEAST
 from palimpsest.locks import held
 from palimpsest.models.files import add_lora, check_out, check_space, copy, load, save, sources, tidy
 from palimpsest.models.template import Verbatim
 from palimpsest.paths import home
 from palimpsest.tasks.rows import Row, check_overlap, read_rows
+from palimpsest.train import checkpoint
+from palimpsest.train.rounding import in_float32
 from palimpsest.train.settings import check_numbers
 
 
@@ -143,7 +147,8 @@ def main(args: Any) -> None:
         args.out, args.force, inputs := [args.forget, *filter(None, [args.retain, args.text]), *sources(args.model)]
     )
     weights = sum(path.stat().st_size for path in args.model.glob("*.safetensors") if path.is_file())
-    copies = 2 if args.tune is None else 3  # a checkpoint, and the best so far, of the trials too
+    # There a checkpoint, the best rate's so far beside it, and the best so far of what has no checkpoint.
+    copies = 1 + (args.tune is not None) + (not all(map(is_objective, methods.values())))
     check_space((out, weights), (home(), copies * weights))
     html = check_report(args.report or out.with_name(f"{out.name}.html"), inputs, args.report is not None or args.force)
     if html == out or out in html.parents:
@@ -193,7 +198,20 @@ def train(
 ) -> tuple[dict[str, Any], Comparison]:
     """Makes the model forget by every method, and writes the best model and the report."""
     best = work / "best"
-    shutil.rmtree(best, ignore_errors=True)  # of an interrupted command: it is made again from the checkpoints
+    folders = {name: work / f"{name}-{fields_digest(method)}" for name, method in methods.items()}
+    kept: tuple[Any, torch.device] | None = None
+
+    def keep(result: Result, model: Any, tokenizer: Any, learned: Any) -> None:
+        """The best so far: an objective's weights are in its checkpoint already, and what another made is saved."""
+        nonlocal kept
+        kept = tokenizer, next(model.parameters()).device
+        shutil.rmtree(best, ignore_errors=True)
+        if learned is not None:
+            intervention.save(model, tokenizer, best, methods[result.method], learned)
+        elif not is_objective(methods[result.method]):
+            save(model, tokenizer, best)
+
+    shutil.rmtree(best, ignore_errors=True)  # of an interrupted command: it is made again
     tidy(best)
     comparison = compare(
         lambda: opened(args),
@@ -209,16 +227,31 @@ def train(
         until=args.until,
         look_every=args.look_every,
         tune=args.tune,
-        keep=lambda result, model, tokenizer, learned: keep(model, tokenizer, best, methods[result.method], learned),
-        checkpoint=lambda name: work / f"{name}-{fields_digest(methods[name])}",
+        keep=keep,
+        checkpoint=folders.get,
         progress=lambda text: print(text, file=sys.stderr, flush=True),
         **{name: getattr(args, name) for name in TRAINING},
     )
     summary = as_json(comparison, methods, args)  # raises where every method broke down: the checkpoints stay
+    into = {"force": args.force, "extra": {"palimpsest.json": json.dumps(summary, indent=2) + "\n"}}
     with written(html, report(comparison, summary, forget, args)):
-        copy(best, out, force=args.force, extra={"palimpsest.json": json.dumps(summary, indent=2) + "\n"})
+        if best.exists():
+            copy(best, out, **into)
+        else:
+            tokenizer, device = kept
+            folder = place(folders[comparison.best.method], comparison.best.lr)
+            save(restored(args, folder, device), tokenizer, out, **into)
     shutil.rmtree(work, ignore_errors=True)
     return summary, comparison
+
+
+def restored(args: Any, folder: Path, device: torch.device) -> Any:
+    """The model as its training left it, of which the finished checkpoint is the only copy; rounded where it was."""
+    model = opened(args)[0].to(device)
+    point = checkpoint.latest(folder)
+    with in_float32(model):
+        checkpoint.fill(model, checkpoint.load(point)[0], point)
+    return model
 
 
 def opened(args: Any) -> tuple[Any, Any]:
@@ -230,14 +263,6 @@ def opened(args: Any) -> tuple[Any, Any]:
     if args.merge_adapter:
         raise UserError("--lora saves its adapters beside the model on disk, which --merge-adapter changes: give one")
     return add_lora(model, args.lora, args.model, args.seed), tokenizer
-
-
-def keep(model: Any, tokenizer: Any, folder: Path, method: Any, learned: Any) -> None:
-    """Saves the best result so far: a model, or one with the intervention that makes it forget."""
-    if learned is None:
-        save(model, tokenizer, folder, force=True)
-    else:
-        intervention.save(model, tokenizer, folder, method, learned, force=True)
 
 
 def chosen(args: Any) -> dict[str, Any]:
@@ -372,8 +397,8 @@ def notes(comparison: Comparison, args: Any) -> list[str]:
         held = f"{comparison.held_out} retain rows" if comparison.held_out else ""
         end = "the last fifth of the text" if args.text else ""
         found.append(
-            f"lr is the best of {args.tune} by {comparison.rule}: kept by {' and '.join(filter(None, (held, end)))}, held"
-            " out of training and of the table, and forgotten by rows that are forgotten"
+            f"lr is the best of {args.tune} by {comparison.rule}: kept by {' and '.join(filter(None, (held, end)))},"
+            " held out of training and of the table, and forgotten by rows that are forgotten"
         )
         once = [r.method for r in comparison.results if not r.trials]
         if once:

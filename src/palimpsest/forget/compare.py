@@ -14,7 +14,6 @@ from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import regex
@@ -32,13 +31,14 @@ from palimpsest.forget.rates import (
     drop_weights,
     hold_out,
     merit,
+    place,
     rates,
     recall,
     record,
     split_text,
     trains_at_rate,
 )
-from palimpsest.forget.shares import FORGOTTEN_BY, balance, left, measurable, share_kept
+from palimpsest.forget.shares import FORGOTTEN_BY, KEPT_BY, balance, left, measurable, share_kept
 from palimpsest.forget.tofu import RowScores, tofu_score
 from palimpsest.models.score import context_length, prompt_template
 from palimpsest.tasks.rows import Row
@@ -365,7 +365,7 @@ def compare(
             trials=trials,
         )
         measured = {"forgotten": forgotten, "kept": kept, "balance": result.balance}
-        taken = f"{duration(seconds)}{f' and {duration(looks.seconds)} of looks' if looks.seconds else ''}"
+        taken = f"{duration(seconds)}{f' and {duration(looks.seconds)} of looks' if until is not None else ''}"
         progress(f"{name}: {', '.join(f'{k} {v:.3g}' for k, v in measured.items())}, {taken}")
         if replace(comparison, results=[*comparison.results, result]).best is result:
             keep(result, changed if learned is None else model, tokenizer, learned)
@@ -382,29 +382,29 @@ def compare(
 
     for name, method in methods.items():
         folder, trials = checkpoint(name), []
-        places = {rate: folder and Path(folder) / f"lr-{rate:.6g}" for rate in tried[name]}
         key = digest(method, options, batch_size, seed, until, look_every, max_rows, max_length, *everything)
-        for rate, place in places.items():
-            trial = recall(place, key) if place else None
+        for rate in tried[name]:
+            where = place(folder, rate)
+            trial = recall(where, key) if where else None
             if trial is None:
                 announce(f"{name} at lr {rate:.3g}")
-                trial = attempt(method, place, rate)
+                trial = attempt(method, where, rate)
                 ran += 1
-                if place and not trial.error:
-                    record(place, key, trial)
+                if where and not trial.error:
+                    record(where, key, trial)
             done += 1
             trials.append(trial)
             best = best_trial(trials)
             for each in trials:
-                if place and best and each is not best:
-                    drop_weights(places[each.lr])
+                if where and best and each is not best:
+                    drop_weights(place(folder, each.lr))
         if not trials:
             announce(name)
             result = final(name, method, folder, None, [])
             done, ran = done + 1, ran + 1
         elif best := best_trial(trials):
             progress(f"{name}: lr {best.lr:.3g} is the best of {len(trials)}")
-            result = final(name, method, places[best.lr], best.lr, trials)
+            result = final(name, method, place(folder, best.lr), best.lr, trials)
         else:
             error = "; ".join(f"lr {trial.lr:.3g}: {trial.error}" for trial in trials)
             result = Result(name, error=error, trials=trials)

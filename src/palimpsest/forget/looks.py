@@ -100,14 +100,14 @@ def doubtful(before: float, after: float, words: int) -> str:
         words: how many the vocabulary has: a model that knows nothing gives each token 1 / words.
 
     >>> doubtful(-0.1, -0.101, 1000)
-    'the answers to forget are as likely as before: raise lr, or let tune choose one'
+    'the answers to forget are as likely as before: if that stays so, raise lr, or let tune choose it'
     >>> doubtful(-0.1, -2.0, 1000), doubtful(-0.1, -9.0, 1000)
-    ('', 'the answers to forget are less likely than by chance: lower lr, let tune choose one, or stop with until')
+    ('', 'the answers to forget are less likely than by chance: lower lr, let tune choose it, or stop with until')
     """
     if after < -np.log(words):
-        return "the answers to forget are less likely than by chance: lower lr, let tune choose one, or stop with until"
+        return "the answers to forget are less likely than by chance: lower lr, let tune choose it, or stop with until"
     if abs(after - before) < UNCHANGED:
-        return "the answers to forget are as likely as before: raise lr, or let tune choose one"
+        return "the answers to forget are as likely as before: if that stays so, raise lr, or let tune choose it"
     return ""
 
 

@@ -35,9 +35,25 @@ def rates(lr: float, n: int) -> list[float]:
     return [lr * 10 ** ((i - (n - 1) / 2) / 2) for i in range(n)]
 
 
+def is_objective(method: Any) -> bool:
+    """Whether a method is trained step by step, and so has checkpoints; an edit or an intervention has none."""
+    return not (hasattr(method, "edit") or hasattr(method, "learn"))
+
+
 def trains_at_rate(method: Any) -> bool:
     """Whether a method trains at the learning rate it is given: objectives, and the others that hand it on."""
-    return isinstance(method, (ULD, UnStar)) or not (hasattr(method, "edit") or hasattr(method, "learn"))
+    return is_objective(method) or isinstance(method, (ULD, UnStar))
+
+
+def place(folder: Any, lr: float | None) -> Path | None:
+    """Where in a method's folder, if it has one, the checkpoints of one rate lie; in it where no rate is chosen.
+
+    >>> place("npo", 1e-4).as_posix()
+    'npo/lr-0.0001'
+    """
+    if folder is None:
+        return None
+    return Path(folder) if lr is None else Path(folder) / f"lr-{lr:.6g}"
 
 
 def hold_out(rows: Sequence[T], seed: int = 0) -> tuple[list[T], list[T]]:
