@@ -1,7 +1,7 @@
 """Several methods on one model: the rule that picks the best, and what becomes of a method that breaks down."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -357,6 +357,34 @@ def test_a_rate_is_chosen_by_rows_that_are_neither_trained_on_nor_reported(setti
         "ascent at lr 0.02",
         "once",
     ]
+
+
+def test_interrupted_trials_go_on_where_they_were(setting, tmp_path, monkeypatch):
+    load, _, forget, _ = setting
+    whole, calls, last = GradAscent.loss, [], 12 + 5  # in the fifth step of the second rate
+
+    def loss(self, *arguments):
+        calls.append(1)
+        if len(calls) == last:
+            raise KeyboardInterrupt
+        return whole(self, *arguments)
+
+    def run(folder):
+        methods = {"ascent": GradAscent(retain="ce")}
+        return compare(
+            load, methods, forget, RETAIN, tune=3, checkpoint=lambda name: folder, checkpoint_every=2, **TUNED
+        ).results[0]
+
+    unbroken = run(tmp_path / "unbroken")
+    monkeypatch.setattr(GradAscent, "loss", loss)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "broken")
+    calls.clear()
+    last = 0
+    resumed = run(tmp_path / "broken")
+    assert len(calls) == 8 + 12  # from the fourth step of the second rate, and the third
+    assert [replace(t, seconds=0.0) for t in resumed.trials] == [replace(t, seconds=0.0) for t in unbroken.trials]
+    assert (resumed.lr, resumed.loss, resumed.kept) == (unbroken.lr, unbroken.loss, unbroken.kept)
 
 
 def test_a_rate_that_breaks_down_is_a_trial_too(setting):
