@@ -385,3 +385,20 @@ def test_the_method_needs_texts_and_retain_rows(model, tokenizer):
 def test_the_method_refuses(bad):
     with pytest.raises(UserError, match=next(iter(bad))):
         UnStar(**bad)
+
+
+@pytest.mark.parametrize(
+    ("said", "fact", "theirs"),
+    [
+        ("marrakesh", "marrakech", 89),
+        ("hogwarts", "hogwart", 93),
+        ("ilvermorny", "ilvermony", 95),
+        ("italian", "italy", 67),
+        ("poet", "poem", 75),
+        ("london", "londres", 62),
+        ("marrakesh", "marseille", 44),
+    ],
+)
+def test_words_are_alike_where_the_authors_code_says_so(said, fact, theirs):
+    """keyword_match of p2.py in MachineUnlearn/UnStar (fbec97e) asks for a fuzz.ratio above 80."""
+    assert fuzzy_match(said, fact) == (theirs > 80)
