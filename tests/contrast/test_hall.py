@@ -24,21 +24,23 @@ from palimpsest.contrast import (
     spherical_kmeans,
     streaming,
 )
-from palimpsest.contrast.amcl import amcl_loss
-from palimpsest.contrast.cacr import multi_view_cacr
+from palimpsest.contrast.amcl import amcl_loss, amcl_queue_loss
+from palimpsest.contrast.cacr import multi_view_cacr, queue_cacr
 from palimpsest.contrast.checks import check_embeddings, check_pairs, check_unit
 from palimpsest.contrast.dbpm import nt_xent_per_sample
-from palimpsest.contrast.debiased_cl import debiased_loss, hard_debiased_loss
-from palimpsest.contrast.decoupled_cl import dcl_loss, dclw_loss
+from palimpsest.contrast.debiased_cl import debiased_loss, hard_debiased_loss, oracle_loss
+from palimpsest.contrast.decoupled_cl import dcl_loss, dcl_queue_loss, dclw_loss
+from palimpsest.contrast.diet import diet_loss
 from palimpsest.contrast.digits_trial import DigitsTrial
-from palimpsest.contrast.groco import groco_loss
+from palimpsest.contrast.groco import groco_loss, views_nt_xent
 from palimpsest.contrast.inf_cl import tiled_nce
 from palimpsest.contrast.llave import hardness_nce
 from palimpsest.contrast.macl import macl_loss
+from palimpsest.contrast.moco_dualview import dual_view_loss
 from palimpsest.contrast.nonneg_cl import ncl_loss, spectral_loss
 from palimpsest.contrast.siglip import SigmoidLoss
 from palimpsest.contrast.w_mse import w_mse
-from palimpsest.losses import barlow_twins_loss
+from palimpsest.losses import barlow_twins_loss, contrastive_loss
 from palimpsest.train import fit
 
 
@@ -450,6 +452,32 @@ def test_losses_compile_into_one_graph(name, streamed, monkeypatch) -> None:
         torch.manual_seed(0)  # w_mse shuffles
         value = loss(*z)
         found.append((value.detach(), *torch.autograd.grad(value, z)))
+    torch.testing.assert_close(*found)
+
+
+CLASSES = torch.arange(12) % 4
+
+# Losses that take more: labels, a queue, a head.
+OF_MORE = {
+    "info_nce, labels": lambda q, k: info_nce(q, k, 0.1, labels=CLASSES, symmetric=True, normalize=True),
+    "debiased_cl, oracle": lambda q, k: oracle_loss(q, k, CLASSES),
+    "decoupled_cl, queue": lambda q, k: dcl_queue_loss(q[:4], k[:4], k[4:]),
+    "moco_dualview": unit(lambda q, k: dual_view_loss(q[:4], k[:4], k[4:])),
+    "amcl, queue": lambda q, k: amcl_queue_loss(q[:4, None], k[:4, None], k[4:, None], 0.2),
+    "cacr, queue": lambda q, k: queue_cacr(q.view(6, 2, 6), k.view(6, 2, 6), k),
+    "groco, NT-Xent": lambda q, k: views_nt_xent(torch.stack([q, k])),
+    "diet": lambda q, k: diet_loss(q, torch.arange(12), k),
+    "contrastive": lambda q, k: contrastive_loss(torch.cat([q, k]), CLASSES.repeat(2)),
+}
+
+
+@pytest.mark.parametrize("name", OF_MORE)
+def test_losses_of_more_than_pairs_compile_into_one_graph(name) -> None:
+    torch._dynamo.reset()
+    found, z = [], pair_of_views()
+    for loss in (OF_MORE[name], torch.compile(OF_MORE[name], backend="eager", fullgraph=True)):
+        value = loss(*z)
+        found.append((value.detach(), *torch.autograd.grad(value, z, allow_unused=True, materialize_grads=True)))
     torch.testing.assert_close(*found)
 
 

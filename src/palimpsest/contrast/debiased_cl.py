@@ -246,5 +246,5 @@ def _numbered(more: Tensor) -> dict[str, Tensor]:
 
 def _others(y: Tensor) -> Tensor:
     """How many views are of another class than each."""
-    _, which, count = y.unique(return_inverse=True, return_counts=True)
-    return len(y) - count[which]
+    ordered = y.sort().values
+    return len(y) - (torch.searchsorted(ordered, y, right=True) - torch.searchsorted(ordered, y))

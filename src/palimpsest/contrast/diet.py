@@ -24,7 +24,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from palimpsest.contrast.checks import check_embeddings
+from palimpsest.contrast.checks import check_embeddings, look
 from palimpsest.contrast.precision import wide_dtype, without_autocast
 from palimpsest.models.last_layer import linear_logprobs
 
@@ -57,24 +57,27 @@ def diet_loss(
     >>> torch.allclose(diet_loss(h, index, weight, block=16), plain, rtol=1e-5)
     True
     """
-    check_embeddings(h=h, weight=weight)
+    check_embeddings(h=h, weight=weight, values=False)
     if not isinstance(index, Tensor) or index.dtype not in (torch.int64, torch.int32):
         raise TypeError(f"index must be a tensor of int64 or int32, got {getattr(index, 'dtype', type(index))}")
     if index.shape != h.shape[:1]:
         raise ValueError(f"index must be [{len(h)}], one a row of h, got {list(index.shape)}")
     if not len(h):
         raise ValueError("the batch is empty")
-    outside = index[(index < 0) | (index >= len(weight))]
-    if len(outside):
-        raise ValueError(f"index must be in [0, {len(weight)}), the rows of the head, got {outside[0].item()}")
+    outside = (index < 0) | (index >= len(weight))
+    if not torch.compiler.is_compiling() and outside.any():
+        raise ValueError(f"index must be in [0, {len(weight)}), the rows of the head, got {index[outside][0].item()}")
     _check_smoothing(smoothing)
     index, wide = index.long(), wide_dtype(h)
     with without_autocast(h):
         chosen = linear_logprobs(h, weight, index, block=block)
-    if not smoothing:
-        return -chosen.mean()
-    apart = (h.to(wide) * (weight[index].to(wide) - weight.mean(0, dtype=wide))).sum(1)
-    return (smoothing * apart - chosen).mean()
+    if smoothing:
+        apart = (h.to(wide) * (weight[index].to(wide) - weight.mean(0, dtype=wide))).sum(1)
+        loss = (smoothing * apart - chosen).mean()
+    else:
+        loss = -chosen.mean()
+    look(loss, h=h, weight=weight)
+    return loss
 
 
 def _check_smoothing(smoothing: float) -> None:

@@ -34,8 +34,9 @@ def contrastive_loss(
     first, second = torch.triu_indices(len(labels), len(labels), 1, device=labels.device)
     same = labels[first] == labels[second]
     distance = F.pdist(embeddings)  # in the same order
-    apart = (margin - distance[~same]).clamp(min=0)
-    return sum(part.square().sum() / max(len(part), 1) for part in (distance[same], apart)) / 2
+    apart = (margin - distance).clamp(min=0)
+    kinds = ((distance, same), (apart, ~same))
+    return sum(values.square().where(kind, 0).sum() / kind.sum().clamp(min=1) for values, kind in kinds) / 2
 
 
 def triplet_loss(
