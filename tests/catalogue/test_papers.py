@@ -65,6 +65,28 @@ def test_every_module_of_a_family_is_a_room_in_the_catalogue_or_declared_as_hall
     assert {file.stem for file in (PACKAGE / "claims" / family).glob("*.py")} - {"__init__"} == rooms
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_family_exports_what_its_entries_import(family):
+    package, home = importlib.import_module(f"palimpsest.{family}"), f"palimpsest.{family}."
+    modules = {file.stem for file in (PACKAGE / family).glob("*.py")}
+    named: dict[str, list] = {}
+    for node in (ast.parse(s).body[0] for e in ENTRIES if e.family == family for s in e.imports):
+        if node.module.startswith(home):
+            for alias in node.names:
+                named.setdefault(alias.name, []).append(getattr(importlib.import_module(node.module), alias.name))
+    for name, found in named.items():
+        # A module takes the name that it has in its package, so what is called as a module is imported from there.
+        assert name in modules or getattr(package, name) in found, name
+    assert set(package.__all__) & modules <= {"info_nce"}
+    assert len(package.__all__) == len(set(package.__all__))
+
+
+def test_every_method_of_the_command_line_is_exported_by_its_family():
+    from palimpsest import forget
+
+    assert all(getattr(forget, type(method).__name__) is type(method) for method in forget.METHODS.values())
+
+
 def test_every_family_has_its_file_in_the_catalogue():
     packages = {file.parent.name for file in PACKAGE.glob("*/__init__.py")}
     assert packages - HOUSE == set(FAMILIES)

@@ -19,10 +19,10 @@ from palimpsest.forget.data_erasure_survey import (
     EUL,
     KGA,
     Adapter,
+    FlippedLabels,
     NewRows,
     PrefixedLM,
     Question,
-    RandomLabels,
     TaskVector,
     answer_kl,
     flipped,
@@ -224,12 +224,12 @@ def test_flipped_labels_are_other_labels(drawn, seed):
 
 def test_random_labels_rewrites_the_forget_rows_only():
     rows = data()
-    new = RandomLabels(seed=1).rewrite(rows)
+    new = FlippedLabels(seed=1).rewrite(rows)
     assert new.retain == rows.retain
     for (_, old), ids in zip(FORGET, new.forget.input_ids, strict=True):
         assert TOKENIZER.decode(ids, skip_special_tokens=True).split()[-1] == {" good": "bad", " bad": "good"}[old]
-    assert RandomLabels().needs == frozenset()
-    assert RandomLabels(retain="ce").needs == {"retain"}
+    assert FlippedLabels().needs == frozenset()
+    assert FlippedLabels(retain="ce").needs == {"retain"}
     with pytest.raises(UserError, match="two different answers"):
         labels_of([("q", "same")], [("r", "same")])
 

@@ -12,7 +12,7 @@ from palimpsest.forget.baselines import GradAscent
 from palimpsest.forget.pretrained_unlearning import (
     METHODS,
     AdversarialLabel,
-    RandomLabel,
+    RandomTokens,
     approximate_gold,
     perplexity,
     report,
@@ -76,7 +76,7 @@ def test_random_label_averages_to_the_uniform_cross_entropy(model):
     logits, _ = logits_of(model, BATCH["forget"])
     expected = -logits.log_softmax(-1).mean().item()
     torch.manual_seed(0)
-    drawn = [RandomLabel(retain="none").loss(None, model, BATCH)["random"].item() for _ in range(300)]
+    drawn = [RandomTokens(retain="none").loss(None, model, BATCH)["random"].item() for _ in range(300)]
     assert sum(drawn) / len(drawn) == pytest.approx(expected, abs=0.05)
     assert len(set(drawn)) > 250  # drawn anew at each step
 

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from palimpsest.errors import UserError
 from palimpsest.forget.procedure import ForgetData, prepare, unlearn
 from palimpsest.forget.unforgettable import (
-    RandomLabels,
+    RandomOptions,
     accuracy,
     forget_matrix,
     forget_ratio,
@@ -62,20 +62,20 @@ def pairs():
 
 def test_rewrite_replaces_answers_only_and_scores_the_label_token_alone():
     data = prepare(TOKENIZER, pairs(), pairs()[:3], max_length=32)
-    new = RandomLabels(seed=1).rewrite(data)
+    new = RandomOptions(seed=1).rewrite(data)
     assert [prompt for prompt, _ in new.forget_pairs] == [prompt for prompt, _ in pairs()]
     assert {answer for _, answer in new.forget_pairs} == {" even", " odd"}
     assert [answer for _, answer in new.forget_pairs] != [answer for _, answer in pairs()]
     assert new.retain is data.retain
     labels = new.forget.batch([0, 5], pad_id=0)["labels"]
     assert (labels != -100).sum(1).tolist() == [1, 1]
-    assert new.forget == RandomLabels(seed=1).rewrite(data).forget != RandomLabels(seed=2).rewrite(data).forget
+    assert new.forget == RandomOptions(seed=1).rewrite(data).forget != RandomOptions(seed=2).rewrite(data).forget
 
 
 def test_loss_is_the_cross_entropy_of_the_label_at_the_last_prompt_token():
-    data = RandomLabels(options=("even", "odd", "x")).rewrite(prepare(TOKENIZER, pairs(), max_length=32))
+    data = RandomOptions(options=("even", "odd", "x")).rewrite(prepare(TOKENIZER, pairs(), max_length=32))
     model, batch = small(), data.forget.batch([0, 1, 2], pad_id=0)
-    loss = RandomLabels().loss(None, model, {"forget": batch})["random labels"]
+    loss = RandomOptions().loss(None, model, {"forget": batch})["random labels"]
     prompts = TOKENIZER([prompt for prompt, _ in data.forget_pairs[:3]], return_tensors="pt")
     targets = torch.tensor([TOKENIZER(answer).input_ids[-1] for _, answer in data.forget_pairs[:3]])
     torch.testing.assert_close(loss, F.cross_entropy(model(**prompts).logits[:, -1], targets))
@@ -84,11 +84,11 @@ def test_loss_is_the_cross_entropy_of_the_label_at_the_last_prompt_token():
 def test_rows_without_common_answers_are_refused():
     own = [(f"the parity of {i} is", f" {word}") for i, word in enumerate(["even", "odd", "x"])]
     with pytest.raises(UserError, match="3 forget rows have 3 different answers"):
-        RandomLabels().rewrite(prepare(TOKENIZER, own, max_length=32))
+        RandomOptions().rewrite(prepare(TOKENIZER, own, max_length=32))
     with pytest.raises(UserError, match="at least two different answers"):
-        RandomLabels().rewrite(prepare(TOKENIZER, [("the parity is", " even")] * 4, max_length=32))
+        RandomOptions().rewrite(prepare(TOKENIZER, [("the parity is", " even")] * 4, max_length=32))
     with pytest.raises(UserError, match="prepare"):
-        RandomLabels().rewrite(ForgetData(forget=prepare(TOKENIZER, own, max_length=32).forget))
+        RandomOptions().rewrite(ForgetData(forget=prepare(TOKENIZER, own, max_length=32).forget))
     with pytest.raises(ValueError, match="two different options"):
         random_labels(3, ["a", "a"])
 
@@ -119,7 +119,7 @@ def test_it_forgets_the_rows_by_learning_the_random_labels(able):
 
 def test_it_runs_as_an_objective_on_a_users_rows(able):
     model, data = deepcopy(able), prepare(TOKENIZER, pairs(), max_length=32)
-    unlearn(model, RandomLabels(seed=3), data, steps=2, lr=3e-3, batch_size=20, seed=3, progress=False)
+    unlearn(model, RandomOptions(seed=3), data, steps=2, lr=3e-3, batch_size=20, seed=3, progress=False)
     other = deepcopy(able)
     random_label_forget(
         other, TOKENIZER, PARITY.train, PARITY.options, steps=2, lr=3e-3, batch_size=20, seed=3, progress=False

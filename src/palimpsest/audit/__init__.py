@@ -16,14 +16,7 @@ from __future__ import annotations
 from palimpsest.lazy import front_door
 
 _ROOMS = {
-    "hark": (
-        "Prereg",
-        "SelectiveReport",
-        "TuningLedger",
-        "amend",
-        "harking_rate",
-        "selective_report",
-    ),
+    "hark": ("Prereg", "SelectiveReport", "TuningLedger", "amend", "harking_rate", "selective_report"),
     "model_evaluation": ("Choice", "Comparison", "Pair", "choose_test", "compare"),
     "resampling": (
         "BootstrapError",

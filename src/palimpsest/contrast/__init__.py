@@ -16,14 +16,31 @@ from palimpsest.contrast.info_nce import info_nce as info_nce
 from palimpsest.lazy import front_door
 
 _ROOMS = {
+    "amcl": ("AMCL", "MultiHead", "amcl_loss", "amcl_queue_loss"),
+    "cacr": ("cacr_loss", "multi_view_cacr", "queue_cacr", "weights_report"),
     "clustering": ("spherical_kmeans",),
+    "dbpm": ("DBPM", "PairMemory", "bad_pairs", "nt_xent_per_sample"),
+    "debiased_cl": ("bias_gap", "debiased_loss", "hard_debiased_loss"),
+    "decoupled_cl": ("dcl_loss", "dcl_queue_loss", "dclw_loss", "npc_multiplier"),
+    "diet": ("DIET", "IndexTargets", "IndexedViews", "diet_loss", "loss_tracks_probe"),
+    "dimensions": ("class_consistency", "rotation_test", "sparsity"),
     "distributed": ("gather_rows", "gathered"),
+    "gradcache": ("GradCache",),
+    "groco": ("diff_sort", "groco_loss", "views_nt_xent"),
     "heads": ("Projected", "projection_head"),
+    "hypersphere_novel": ("NormSoftmax", "add_classes", "classify", "novel_accuracy"),
+    "inf_cl": ("ring_nce", "tiled_nce"),
     "info_nce": ("nt_xent", "reference_info_nce"),
+    "llave": ("gradient_share", "hardness_nce", "overlap"),
+    "macl": ("adaptive_tau", "alignment", "macl_loss", "uniformity_tolerance"),
+    "moco_dualview": ("dual_view_loss", "hard_mask"),
     "momentum": ("KeyQueue", "MomentumPair"),
+    "nonneg_cl": ("ncl_loss", "nonneg"),
     "pretrain": ("Momentum", "SentencePairs", "Views"),
     "sentences": ("SentenceLoss",),
+    "siglip": ("SigmoidLoss", "chunked_sigmoid_loss"),
     "sigmoid": ("reference_sigmoid_nce", "sigmoid_nce"),
+    "w_mse": ("views_mse", "whiten"),
 }
 
 __getattr__, __dir__, __all__ = front_door(__name__, _ROOMS)

@@ -204,7 +204,7 @@ class EUL(Objective):
 
 
 @dataclass(frozen=True)
-class RandomLabels(Retain):
+class FlippedLabels(Retain):
     """CE on the forget rows, each with another of the labels that occur; plus a retain term, by default none.
 
     Attributes:
@@ -381,7 +381,7 @@ def unlearn(
         forget, retain: (prompt, answer) texts, the template applied.
         data: whether answers are free text or labels.
         new: rows that the model has not seen, for "kga".
-        settings: the method's own: the fields of its class (`KGA`, `EUL` and "width", `TaskVector`, `RandomLabels`,
+        settings: the method's own: the fields of its class (`KGA`, `EUL` and "width", `TaskVector`, `FlippedLabels`,
             `GradAscent`, `NPO`, `CausalWHP`), "share" for "ppu", "n_true" for "icul", "loc" and "std" for "needle".
         training: steps, lr, batch_size, optimizer, ..., see `palimpsest.forget.procedure.unlearn`.
 
@@ -433,7 +433,7 @@ def _objective(method: str, has_retain: bool, settings: dict[str, Any]) -> Any:
         return NPO(**{"retain": "ce" if has_retain else "none", **settings})
     if method in ("grad_ascent", "grad_diff", "ppu"):
         return GradAscent(**{"retain": "ce" if method == "grad_diff" else "none", **settings})
-    return {"kga": KGA, "eul": EUL, "random_labels": RandomLabels}[method](**settings)
+    return {"kga": KGA, "eul": EUL, "random_labels": FlippedLabels}[method](**settings)
 
 
 @dataclass(frozen=True)

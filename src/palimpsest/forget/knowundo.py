@@ -37,7 +37,7 @@ from palimpsest.errors import UserError
 from palimpsest.forget.baselines import GradAscent
 from palimpsest.forget.evaluation import greedy_answers, score_candidates
 from palimpsest.forget.masks import apply_masks, gradients
-from palimpsest.forget.pretrained_unlearning import AdversarialLabel, RandomLabel
+from palimpsest.forget.pretrained_unlearning import AdversarialLabel, RandomTokens
 from palimpsest.forget.procedure import Batch, ForgetData, encode_pairs
 from palimpsest.metrics.text import rouge_l_recall
 from palimpsest.models.files import load
@@ -50,7 +50,7 @@ from palimpsest.train.ranges import AtLeast, AtMost
 
 BASELINES: dict[str, Any] = {
     "grad_ascent": GradAscent(retain="none"),
-    "random_label": RandomLabel(retain="none"),
+    "random_label": RandomTokens(retain="none"),
     "adversarial_label": AdversarialLabel(retain="none"),
     "grad_diff": GradAscent(retain="ce"),
     "kl": GradAscent(retain="kl"),

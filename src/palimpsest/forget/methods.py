@@ -10,7 +10,7 @@ from palimpsest.forget.eco_prompts import ECO
 from palimpsest.forget.flat import FLAT
 from palimpsest.forget.knowundo import MemFlex
 from palimpsest.forget.npo import NPO
-from palimpsest.forget.pretrained_unlearning import AdversarialLabel, RandomLabel
+from palimpsest.forget.pretrained_unlearning import AdversarialLabel, RandomTokens
 from palimpsest.forget.prompt_gate import RefusalGuard
 from palimpsest.forget.relearn import ReLearn
 from palimpsest.forget.rwku import Steering
@@ -18,7 +18,7 @@ from palimpsest.forget.sae_unlearning import SaeClamp
 from palimpsest.forget.simnpo import SimNPO
 from palimpsest.forget.skill_unlearning import KeySpaceDetection, NeuronAdjust
 from palimpsest.forget.uld import ULD
-from palimpsest.forget.unforgettable import RandomLabels
+from palimpsest.forget.unforgettable import RandomOptions
 from palimpsest.forget.unstar import UnStar
 from palimpsest.forget.wagle import Wagle
 
@@ -32,9 +32,9 @@ METHODS: dict[str, Any] = {
     "llmu": LLMU(),
     "npo": NPO(),
     "simnpo": SimNPO(),
-    "random_label": RandomLabel(retain="none"),
+    "random_label": RandomTokens(retain="none"),
     "adversarial_label": AdversarialLabel(retain="none"),
-    "random_options": RandomLabels(),
+    "random_options": RandomOptions(),
     "needle": Needle(),
     "flat": FLAT(),
     "relearn": ReLearn(),

@@ -37,7 +37,7 @@ METHODS = (
 
 
 @dataclass(frozen=True)
-class RandomLabel(Retain):
+class RandomTokens(Retain):
     """CE of the forget answers' positions against tokens drawn uniformly from the vocabulary at each step, plus the
     retain term."""
 
@@ -58,7 +58,7 @@ class AdversarialLabel(Retain):
         return {"adversarial": cross_entropy(model, rows), **self.retain_term(state, model, batch)}
 
 
-def seven_methods(name: str, alpha: float = 1.0) -> GradAscent | RandomLabel | AdversarialLabel:
+def seven_methods(name: str, alpha: float = 1.0) -> GradAscent | RandomTokens | AdversarialLabel:
     """One of the paper's seven methods, by its name in `METHODS`. The retain rows of its data are general text for
     "_general" and text of the forget documents' kind for "_in".
 
@@ -74,7 +74,7 @@ def seven_methods(name: str, alpha: float = 1.0) -> GradAscent | RandomLabel | A
     if name not in METHODS:
         raise ValueError(f"name must be one of {', '.join(METHODS)}, got {name!r}")
     if name == "random_label":
-        return RandomLabel(retain="none")
+        return RandomTokens(retain="none")
     if name == "adversarial_label":
         return AdversarialLabel(retain="none")
     retain = "none" if name == "grad_ascent" else "ce" if "gd" in name else "kl"

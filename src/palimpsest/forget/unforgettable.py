@@ -50,7 +50,7 @@ def random_labels(n: int, options: Sequence[str], seed: int = 0) -> list[str]:
 
 
 @dataclass(frozen=True)
-class RandomLabels(Objective):
+class RandomOptions(Objective):
     """Cross-entropy on the forget prompts with random labels, drawn once for each row and then fixed. Only the label
     counts: not the prompt, and no end token.
 
@@ -107,7 +107,7 @@ def random_label_forget(
         forget_pairs=pairs,
         tokenizer=tokenizer,
     )
-    objective = RandomLabels(options=tuple(options), seed=seed)
+    objective = RandomOptions(options=tuple(options), seed=seed)
     return unlearn(model, objective, data, steps=steps, lr=lr, batch_size=batch_size, seed=seed, **further)
 
 
