@@ -336,6 +336,7 @@ def test_a_rate_is_chosen_by_rows_that_are_neither_trained_on_nor_reported(setti
     ascent, once = found.results
     assert [trial.lr for trial in ascent.trials] == pytest.approx([2e-3 / 10**0.5, 2e-3, 2e-3 * 10**0.5])
     assert ascent.lr == best_trial(ascent.trials).lr
+    assert ascent.seconds == best_trial(ascent.trials).seconds
     assert (once.lr, once.trials) == (None, [])
     assert found.held_out == 1
     assert kept[0] == "ascent"

@@ -174,7 +174,7 @@ def main(args: Any) -> None:
         print_json(summary)
         return
     console = terminal()
-    console.print(table(comparison))
+    console.print(*tables(comparison), sep="\n")
     for result in comparison.results:
         if result.error:
             console.print(f"{result.method}: {result.error}", style="red")
@@ -400,6 +400,13 @@ def notes(comparison: Comparison, args: Any) -> list[str]:
             f"lr is the best of {args.tune} by {comparison.rule}: kept by {' and '.join(filter(None, (held, end)))},"
             " held out of training and of the table, and forgotten by rows that are forgotten"
         )
+        for r in comparison.results:
+            ends = {"smallest": r.trials[0].lr, "largest": r.trials[-1].lr} if r.trials else {}
+            found += [
+                f"{r.method}: the best lr is the {end} tried, and one beyond may be better"
+                for end, lr in ends.items()
+                if lr == r.lr
+            ]
         once = [r.method for r in comparison.results if not r.trials]
         if once:
             found.append(f"tried once, for they train at no rate that is given: {', '.join(once)}")
@@ -426,12 +433,22 @@ def columns(comparison: Comparison) -> tuple[str, ...]:
     return (*COLUMNS[:place], *more, *COLUMNS[place:], *level, *rate)
 
 
-def table(comparison: Comparison) -> Table:
+def tables(comparison: Comparison) -> list[Table]:
+    """The lines as a terminal shows them: how each method was trained stands below, where it would not fit beside."""
+    names, shown = columns(comparison), lines(comparison)
+    if names[-1] == "seconds":
+        return [table(names, shown)]
+    at = names.index("seconds")
+    parts = [(name, cells[:at]) for name, cells in shown], [(name, cells[at:]) for name, cells in shown[1:]]
+    return [table(names[:at], parts[0]), table(names[at:], parts[1])]
+
+
+def table(names: tuple[str, ...], rows: list[tuple[str, list[str]]]) -> Table:
     shown = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
     shown.add_column("", no_wrap=True)
-    for column in columns(comparison):
+    for column in names:
         shown.add_column(column.replace(" ", "\n", 1), justify="right", vertical="bottom", no_wrap=True)
-    for name, cells in lines(comparison):
+    for name, cells in rows:
         shown.add_row(name, *cells)
     return shown
 

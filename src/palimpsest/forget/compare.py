@@ -328,19 +328,24 @@ def compare(
         """One learning rate, judged by the rows that are held out."""
         try:
             _, changed, history, _, seconds = forget_by(method, folder, lr)
-            forgotten = looks.forgotten(changed)
+            looking, forgotten = looks.seconds, looks.forgotten(changed)
             kept = share_kept(before_held, scored(changed, held), before_held_text, spoken(changed, held_text))
         except (ValueError, RuntimeError) as error:
             return Trial(lr, error=reason(error))
         steps = len(history.steps) if history else 0
-        return Trial(lr, forgotten, kept, balance(forgotten, kept), steps, seconds, at_level(history, forgotten))
+        level = at_level(history, forgotten)
+        return Trial(lr, forgotten, kept, balance(forgotten, kept), steps, seconds, looking, level)
 
-    def final(name: str, method: Any, folder: Any, lr: float | None, trials: list[Trial]) -> Result:
+    def final(name: str, method: Any, folder: Any, best: Trial | None, trials: list[Trial]) -> Result:
         """The method as it is reported; the best so far is handed to `keep`."""
+        lr = best.lr if best else None
         started = time.perf_counter()
         try:
-            warn = None if trials else lambda text: progress(f"{name}: {text}")
+            warn = None if best else lambda text: progress(f"{name}: {text}")
             model, changed, history, learned, seconds = forget_by(method, folder, lr, warn)
+            looking = looks.seconds
+            if best:  # its training was the trial's
+                seconds, looking = best.seconds, best.looking
             after_forget, after_retain = scored(changed, forget), scored(changed, retain)
             after_text = spoken(changed, text)
         except (ValueError, RuntimeError) as error:
@@ -360,12 +365,12 @@ def compare(
             seconds,
             [step["loss"] for step in history.steps] if history else [],
             reached=at_level(history, forgotten),
-            looking=looks.seconds,
+            looking=looking,
             lr=lr,
             trials=trials,
         )
         measured = {"forgotten": forgotten, "kept": kept, "balance": result.balance}
-        taken = f"{duration(seconds)}{f' and {duration(looks.seconds)} of looks' if until is not None else ''}"
+        taken = f"{duration(seconds)}{f' and {duration(looking)} of looks' if until is not None else ''}"
         progress(f"{name}: {', '.join(f'{k} {v:.3g}' for k, v in measured.items())}, {taken}")
         if replace(comparison, results=[*comparison.results, result]).best is result:
             keep(result, changed if learned is None else model, tokenizer, learned)
@@ -404,7 +409,7 @@ def compare(
             done, ran = done + 1, ran + 1
         elif best := best_trial(trials):
             progress(f"{name}: lr {best.lr:.3g} is the best of {len(trials)}")
-            result = final(name, method, place(folder, best.lr), best.lr, trials)
+            result = final(name, method, place(folder, best.lr), best, trials)
         else:
             error = "; ".join(f"lr {trial.lr:.3g}: {trial.error}" for trial in trials)
             result = Result(name, error=error, trials=trials)

@@ -111,6 +111,7 @@ class Trial:
         forgotten: of the forget rows that a look asks.
         kept, balance: on the held-out retain rows and the held-out end of the text.
         steps: how many it trained; 0 of a method that is no objective.
+        seconds, looking: of training, and of looks at how much is forgotten.
         reached: whether it reached the level of forgetting; None where none was asked for.
         error: why it broke down, if it did.
     """
@@ -121,6 +122,7 @@ class Trial:
     balance: float = float("nan")
     steps: int = 0
     seconds: float = 0.0
+    looking: float = 0.0
     reached: bool | None = None
     error: str = ""
 
