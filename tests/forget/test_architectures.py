@@ -23,8 +23,8 @@ from palimpsest.forget.compare import apply
 from palimpsest.forget.methods import METHODS
 from palimpsest.forget.procedure import prepare
 from palimpsest.models import greedy, prompt_template, word_tokenizer
+from palimpsest.models.adapters import add_lora
 from palimpsest.models.blocks import blocks
-from palimpsest.models.files import add_lora
 from palimpsest.models.language import seeded
 from palimpsest.models.score import score
 from palimpsest.train.method import check_model

@@ -12,7 +12,9 @@ from transformers import AutoModelForCausalLM, AutoModelForImageClassification, 
 from transformers.utils import logging
 
 from palimpsest.errors import UserError
-from palimpsest.models.files import add_lora, check_out, load, save, tidy
+from palimpsest.models.adapters import add_lora
+from palimpsest.models.files import load, save
+from palimpsest.models.folders import check_out, tidy
 from palimpsest.models.language import causal_lm, encoder_decoder_lm, masked_lm
 from palimpsest.models.tokenizers import word_tokenizer
 from palimpsest.models.vision import cnn, mlp, vit
@@ -470,7 +472,7 @@ def test_json_that_python_cannot_read_is_named(folder, content):
 
 
 def test_a_chat_template_without_an_end_is_stopped(tmp_path, monkeypatch):
-    monkeypatch.setattr("palimpsest.models.files.PATIENCE", 0.5)
+    monkeypatch.setattr("palimpsest.models.checks.PATIENCE", 0.5)
     many = "{% for i in range(99999) %}"
     tokenizer = word_tokenizer(["sky", "is", "blue"])
     tokenizer.chat_template = f"{many}{many}{{% endfor %}}{{% endfor %}}"

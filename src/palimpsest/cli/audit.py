@@ -21,8 +21,8 @@ from palimpsest.forget.intervention import SETTINGS, load
 from palimpsest.forget.robustness import ATTACKS, KNOWN, Robustness, attack, fluency, own_control
 from palimpsest.forget.tofu import RowScores, tofu_score
 from palimpsest.metrics.text import unprompted_recall
+from palimpsest.models.adapters import sources
 from palimpsest.models.files import load as load_plain
-from palimpsest.models.files import sources
 from palimpsest.tasks.rows import Row, read_rows
 
 

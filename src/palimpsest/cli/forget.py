@@ -35,7 +35,9 @@ from palimpsest.forget.methods import METHODS
 from palimpsest.forget.rates import is_objective, place
 from palimpsest.forget.shares import FORGOTTEN_BY, LEAST
 from palimpsest.locks import held
-from palimpsest.models.files import add_lora, check_out, check_space, copy, load, save, sources, tidy
+from palimpsest.models.adapters import add_lora, sources
+from palimpsest.models.files import copy, load, save
+from palimpsest.models.folders import check_out, check_space, tidy
 from palimpsest.models.template import Verbatim
 from palimpsest.paths import home
 from palimpsest.tasks.rows import Row, check_overlap, read_rows

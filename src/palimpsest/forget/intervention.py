@@ -24,6 +24,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from palimpsest.errors import UserError
 from palimpsest.forget.procedure import ForgetData
 from palimpsest.models import files
+from palimpsest.models.checks import explained
 from palimpsest.train.method import Intervention, apply
 
 SETTINGS, TENSORS = "intervention.json", "intervention.safetensors"
@@ -101,12 +102,12 @@ def load(
     folder = Path(path).expanduser()
     if not (folder / SETTINGS).is_file():
         return model, tokenizer
-    with files.explained(f"the intervention in {folder}"):
+    with explained(f"the intervention in {folder}"):
         saved = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
         module, name = INTERVENTIONS[saved["method"]]
         intervention = getattr(import_module(module), name)(**saved["settings"])
         learned = load_file(folder / TENSORS)
-    with files.explained(f"the intervention in {folder}"), torch.no_grad():
+    with explained(f"the intervention in {folder}"), torch.no_grad():
         changed = intervention.install(model, tokenizer, learned)
         output = changed(input_ids=torch.zeros(1, 1, dtype=torch.long))  # tensors of another model come to light here
         if output.logits.isnan().any():
