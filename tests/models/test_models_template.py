@@ -48,6 +48,10 @@ LINES = (
     "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
     "{% if add_generation_prompt %}assistant:{% endif %}"
 )
+CHANNELS = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}{% if m.role == 'assistant' %}<|eot|>final{% endif %}<think>"
+    "{{ m.content }}<|end|>{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant{% endif %}"
+)
 
 
 def chat(template):
@@ -163,6 +167,24 @@ def test_another_answer_is_written_as_the_first_one_is():
     assert template.like(template.answer("Ada."), "I do not know.") == " I do not know.<eos>"
     assert template.like(" 4", "I do not know.") == " I do not know."
     assert Template().like("Ada.", "I do not know.") == "I do not know."
+
+
+@pytest.mark.parametrize("answer", ["e", "end", "im", "final", "user", ".", "", "Who?"])
+@pytest.mark.parametrize(
+    "template", [CHATML, DEFAULT_SYSTEM, TURNS, INST, END_OF_TEXT, THINKING, NO_THOUGHTS, CHANNELS]
+)
+def test_an_answer_that_is_also_a_word_of_the_template(template, answer):
+    template = prompt_template(chat(template))
+    prompt, whole = template.pair("Who?", "Q9Q")
+    assert template.pair("Who?", answer) == (prompt, whole.replace("Q9Q", answer))
+
+
+def test_words_of_the_template_before_an_answer_are_not_said():
+    template = prompt_template(chat(CHANNELS))
+    assert template.lead("Who?") == "<|eot|>final<think>"
+    assert template.said("Who?", "finalAda.") == "Ada."
+    assert template.said(Verbatim("The"), "final word") == template.said("", "final word") == "final word"
+    assert template.said("Who?", "Ada, final.") == "Ada, final."
 
 
 def test_what_is_said_stops_at_the_next_question():

@@ -125,10 +125,12 @@ def greedy_answers(
             prompts.append(head or rest)  # of one sign alone nothing can follow
             expected.append(rest.strip() if head else "")
     # Each by its own answer's length: what is said of a row must not hang on the longest row of the file.
-    lengths = [len(ids) + SPARE_TOKENS for ids in tokenizer(expected, add_special_tokens=False).input_ids]
+    # A template may put words of its own before an answer.
+    written = [template.lead(question) + text for question, text in zip(questions, expected, strict=True)]
+    lengths = [len(ids) + SPARE_TOKENS for ids in tokenizer(written, add_special_tokens=False).input_ids]
     until = template.next_question
     outputs = greedy(model, tokenizer, prompts, max_new_tokens=lengths, batch_size=batch_size, until=until)
-    return [output.strip() for output in outputs], expected
+    return [template.said(*pair) for pair in zip(questions, outputs, strict=True)], expected
 
 
 def settle_end(

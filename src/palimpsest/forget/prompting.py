@@ -113,10 +113,13 @@ def extract(
     expected = [template.bare(answer) for answer in answers]
     probability = np.exp(-score(model, encoded, pad_id=pad_token_id(tokenizer), batch_size=batch_size).nll)
     # Each by its own answer's length: what is said of a row must not hang on the longest row of the file.
-    lengths = [len(ids) + SPARE_TOKENS for ids in tokenizer(expected, add_special_tokens=False).input_ids]
+    # A template may put words of its own before an answer.
+    written = [template.lead(row["question"]) + text for row, text in zip(rows, expected, strict=True)]
+    lengths = [len(ids) + SPARE_TOKENS for ids in tokenizer(written, add_special_tokens=False).input_ids]
     until = template.next_question
     said = greedy(model, tokenizer, prompts, max_new_tokens=lengths, batch_size=batch_size, until=until)
-    rouge = np.array([rouge_l_recall(out, answer) for out, answer in zip(said, expected, strict=True)])
+    outputs = [template.said(row["question"], out) for row, out in zip(rows, said, strict=True)]
+    rouge = np.array([rouge_l_recall(*pair) for pair in zip(outputs, expected, strict=True)])
     return Extracted(rouge, probability)
 
 

@@ -87,14 +87,20 @@ class Template:
             return self.prompt(question, shots), answer
         if not self._converses(question, *dict(shots)):
             return self.prompt(question, shots), self.answer(answer)
-        whole = self._render([*shots, (question, answer)])
-        place = whole.rfind(answer.strip())
+        text = answer.strip()
+        whole, marked = (self._render([*shots, (question, words)]) for words in (answer, ANSWER_MARK))
+        # The words alone would not do: "e" is in most tokens that end a turn, and nothing is everywhere.
+        begin = marked.rfind(ANSWER_MARK)
+        spaces = len(answer) - len(answer.lstrip()) if text and whole[begin:].startswith(answer.rstrip()) else 0
+        place = begin + spaces
+        if not whole.startswith(marked[:begin]) or not whole.startswith(text, place):
+            begin = place = whole.rfind(text)
         if place < 0:
             raise UserError(f"the tokenizer's chat template rewrites the answer {answer!r}: it cannot be scored")
         prompt = self.prompt(question, shots)
         if not whole.startswith(prompt) or place < len(prompt):
-            prompt = whole[:place]
-        finish = place + len(answer.strip())
+            prompt = whole[:begin]
+        finish = place + len(text)
         return prompt, whole[len(prompt) : finish] + self._end_of_turn(whole[finish:])
 
     def answer(self, text: str) -> str:
@@ -118,6 +124,21 @@ class Template:
         if end and answer.endswith(end):
             return self.answer(text)
         return answer[: len(answer) - len(answer.lstrip())] + text
+
+    def said(self, question: str, text: str) -> str:
+        """What a model answered, of a text that `greedy` gives, without what the template puts before every answer.
+
+        >>> Template().said("Who?", " Ada.")
+        'Ada.'
+        """
+        lead = self.lead(question)
+        for token in () if self.tokenizer is None else self.tokenizer.all_special_tokens:
+            lead = lead.replace(token, "")
+        return text.strip().removeprefix(lead.strip()).strip()
+
+    def lead(self, question: str) -> str:
+        """What stands between a prompt and the words of its answer: nothing where the question is itself the prompt."""
+        return self.frame[0] if question and not isinstance(question, Verbatim) else ""
 
     @cached_property
     def next_question(self) -> str:
