@@ -125,6 +125,8 @@ def _batches(model: nn.Module, rows: list[list[int]], batch_size: int) -> Iterat
     if _ignores_padding(model):
         yield from by_length(rows, batch_size)
         return
+    if "state" in arguments(model):  # RWKV, which mixes the rows of a batch when it goes on from a state
+        batch_size = 1
     order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
     for _, equal in groupby(order, key=lambda i: len(rows[i])):
         indices = list(equal)
