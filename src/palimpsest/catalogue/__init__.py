@@ -1,7 +1,7 @@
 """The catalogue: what every paper of the toolkit is, in our words, and a search over it.
 
-`<family>.toml` holds one table per paper, and one per baseline that the family's papers compare against. Reading
-the catalogue imports none of the methods, and so no torch.
+`<family>/<id>.toml` is one paper, or a baseline that the family's papers compare against; `<family>/hall.toml` names
+the modules that are neither. Reading the catalogue imports none of the methods, and so no torch.
 
 >>> from palimpsest.catalogue import entry, search
 >>> entry("simnpo").year

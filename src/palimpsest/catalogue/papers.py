@@ -1,4 +1,4 @@
-"""The entries: read from `<family>.toml`, found by name."""
+"""The entries: read from `<family>/<id>.toml`, found by name."""
 
 from __future__ import annotations
 
@@ -142,7 +142,7 @@ class Entry:
 
 
 def entries() -> list[Entry]:
-    """All entries: family by family in alphabetical order, in the order of the files."""
+    """All entries: family by family, the papers and then the baselines, each in alphabetical order."""
     return list(_shelf()[0])
 
 
@@ -270,16 +270,17 @@ def _parity(id: str, value: Any) -> Parity | str | None:
 def _shelf() -> tuple[tuple[Entry, ...], dict[str, tuple[str, ...]]]:
     """All entries, and each family's hall."""
     found, halls = [], {}
-    for file in sorted(Path(__file__).parent.glob("*.toml")):
-        family = file.stem
-        tables = tomllib.loads(file.read_text(encoding="utf-8"))
-        halls[family] = tuple(tables.pop("hall"))
-        for id, table in tables.items():
-            fields = {k: tuple(v) if isinstance(v, list) else v for k, v in table.items()}
-            fields["summary"] = " ".join(fields["summary"].split())
-            fields["withdrawn"] = tuple(
-                Withdrawal(tuple(one["sentences"]), one["why"]) for one in table.get("withdrawn", ())
-            )
-            fields["parity"] = _parity(id, table.get("parity"))
-            found.append(Entry(id=id, family=family, **fields))
-    return tuple(found), halls
+    for file in sorted(Path(__file__).parent.glob("*/*.toml")):
+        family, id = file.parent.name, file.stem
+        table = tomllib.loads(file.read_text(encoding="utf-8"))
+        if id == "hall":
+            halls[family] = tuple(table["modules"])
+            continue
+        fields = {k: tuple(v) if isinstance(v, list) else v for k, v in table.items()}
+        fields["summary"] = " ".join(fields["summary"].split())
+        fields["withdrawn"] = tuple(
+            Withdrawal(tuple(one["sentences"]), one["why"]) for one in table.get("withdrawn", ())
+        )
+        fields["parity"] = _parity(id, table.get("parity"))
+        found.append(Entry(id=id, family=family, **fields))
+    return tuple(sorted(found, key=lambda e: (e.family, not e.is_paper, e.id))), halls
