@@ -87,9 +87,10 @@ def test_every_method_of_the_command_line_is_exported_by_its_family():
     assert all(getattr(forget, type(method).__name__) is type(method) for method in forget.METHODS.values())
 
 
-def test_every_family_has_its_file_in_the_catalogue():
+def test_every_family_has_its_folder_in_the_catalogue():
     packages = {file.parent.name for file in PACKAGE.glob("*/__init__.py")}
     assert packages - HOUSE == set(FAMILIES)
+    assert not list((PACKAGE / "catalogue").glob("*.toml")), "an entry stands in the folder of its family"
 
 
 @by_id(ENTRIES)

@@ -100,6 +100,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kill", [signal.SIGKILL, signal.SIGINT])
 def test_after_a_kill_only_the_missing_jobs_run_and_the_result_is_the_same(tmp_path, monkeypatch, calls, kill):
     script, path = tmp_path / "zz_killed.py", tmp_path / "evidence.sqlite"

@@ -11,6 +11,7 @@ from palimpsest.evidence import Claim, Job, Store, expect, run_claim
 from palimpsest.evidence.runner import run_jobs
 
 ray = pytest.importorskip("ray")
+pytestmark = pytest.mark.slow  # its workers are processes
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -216,6 +216,7 @@ with Store(path) as store:
 """
 
 
+@pytest.mark.slow
 def test_two_processes_create_and_write_one_store_at_once(tmp_path):
     path = tmp_path / "evidence.sqlite"
     pipe = subprocess.PIPE

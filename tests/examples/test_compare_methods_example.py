@@ -10,6 +10,7 @@ ROOT = Path(__file__).parents[2]
 DATA = ROOT.parent / "shared" / "data" / "tofu"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not (DATA / "forget.jsonl").exists(), reason="the TOFU rows are not beside this checkout")
 def test_comparison(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("PALIMPSEST_HOME", str(tmp_path / "home"))

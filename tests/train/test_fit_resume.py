@@ -457,6 +457,7 @@ def test_a_state_that_cannot_be_kept_is_found_before_training(tmp_path):
         fit(network(), Strange(), FEEDS["list"](), steps=1, checkpoint=tmp_path)
 
 
+@pytest.mark.slow
 def test_sigkill_at_a_random_moment_costs_no_bit(tmp_path):
     script, seed = Path(killed_run.__file__), int(time.time())
     broken, unbroken = tmp_path / "broken", tmp_path / "unbroken"
