@@ -62,6 +62,7 @@ def child(call, limit=LIMIT, wait=None):
         pid = os.fork()
         if pid == 0:
             os.setpgid(0, 0)
+            signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background ignores it
             null = os.open(os.devnull, os.O_RDWR)
             for number, file in enumerate((null, null, said.fileno())):
                 os.dup2(file, number)

@@ -2,8 +2,9 @@
 
     python benchmarks/fuzz_kills.py --n 200 --minutes 60 --seed 0
 
-Each round starts one of the three, kills it up to three times (SIGKILL, SIGTERM or SIGINT, its whole group or itself
-alone) at moments drawn over the time that an unbroken run takes, lets it run through, and compares with that run.
+A claim builds a world. Each round starts one of the three, kills it up to three times (SIGKILL, SIGTERM or SIGINT, its
+whole group or itself alone) at moments drawn over the time that an unbroken run takes, lets it run through, and
+compares with that run.
 """
 
 import argparse

@@ -20,6 +20,16 @@ class UserError(ValueError):
         super().__init__(" ".join(words))
 
 
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory has ended, the machine's or its accelerator's.
+
+    >>> out_of_memory(RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"))
+    True
+    """
+    said = ("not enough memory", "can't allocate memory", "cannot allocate memory", "out of memory")
+    return isinstance(error, MemoryError) or any(words in str(error).lower() for words in said)
+
+
 class NotFinite(UserError):
     """A model's output is not a number: its scores would look like perfect forgetting."""
 

@@ -185,6 +185,15 @@ def test_one_broken_method_leaves_the_others_their_result(trained, tmp_path, cap
     assert json.loads((tmp_path / "out" / "palimpsest.json").read_text())["methods"]["idk"]["error"]
 
 
+@pytest.mark.parametrize("ended", [lambda: torch.empty(10**15), lambda: bytearray(10**17)])
+def test_the_end_of_memory_is_one_line_before_a_method_and_in_it(trained, tmp_path, capsys, monkeypatch, ended):
+    monkeypatch.setattr("palimpsest.forget.compare.unlearn", lambda *args, **options: ended())
+    argv = command(trained, tmp_path / "out", method="npo idk")
+    refused(capsys, argv, "npo: there is not enough memory", "idk: ", "batch_size", out=tmp_path / "out")
+    monkeypatch.setattr("palimpsest.forget.compare.tofu_score", lambda *args, **options: ended())
+    refused(capsys, argv, "there is not enough memory", "--batch-size", "--lora", out=tmp_path / "out")
+
+
 @pytest.mark.parametrize(
     ("line", "words"),
     [
@@ -335,6 +344,7 @@ def test_two_commands_into_one_folder_and_two_equal_ones(trained, tmp_path, caps
         (["--steps", "0"], "npo", ("steps",)),
         (["--seed", "1" * 20], "npo", ("seed", "must be below")),
         (["--steps", "1" * 5000], "npo", ("steps",)),
+        (["--accumulate", "9" * 20], "npo", ("accumulate", "must be below")),
         (["--schedule", "linaer"], "npo", ("linaer", "linear")),
         (["--batch-size", "0"], "npo", ("batch",)),
         (["--until", "0"], "npo", ("--until 0", "above 0")),

@@ -10,6 +10,7 @@ import sys
 from dataclasses import asdict, replace
 
 import pytest
+import torch
 
 import palimpsest
 from palimpsest.catalogue import Parity, Withdrawal, entries, entry
@@ -137,6 +138,17 @@ def test_errors_of_the_user_are_one_line_and_bugs_keep_their_traceback(monkeypat
     fail(ValueError("a bug"))
     with pytest.raises(ValueError, match="a bug"):
         main(["search", "x"])
+
+
+def test_the_end_of_memory_is_one_line(monkeypatch, capsys):
+    def search(*args):
+        torch.empty(10**15)
+
+    monkeypatch.setattr("palimpsest.cli.search.search", search)
+    line = "palimpsest: there is not enough memory: give a machine with more\n"
+    assert called(capsys, "search", "x") == (2, "", line)
+    monkeypatch.setattr("palimpsest.cli.search.search", lambda *args: bytearray(10**17))
+    assert called(capsys, "search", "x") == (2, "", line)
 
 
 @pytest.mark.parametrize(

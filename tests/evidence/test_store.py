@@ -89,6 +89,14 @@ def test_the_last_attempt_counts_unless_it_failed(store):
     assert len([body for body in store.ledger("npo") if body["kind"] == "job"]) == 5, "all attempts are on record"
 
 
+def test_a_clock_that_goes_backwards_changes_no_order(store):
+    """The last attempt is the one that was stored last, whatever the machine's clock said."""
+    for value, time in ((0.1, "2030-01-01T00:00:00+00:00"), (0.2, "1970-01-01T00:00:00+00:00")):
+        store.add(Job("npo", "d", "c", "full", "npo", 100, {"m": value}, time=time))
+    assert store.jobs("npo", "d", "c", "full")["npo", 100].metrics == {"m": 0.2}
+    assert store.verify_chain() == store.head()
+
+
 def test_results_belong_to_one_claim_one_code_and_one_budget(store):
     store.add(job())
     for other in (("simnpo", *KEY[1:]), ("npo", "other", "code", "full"), ("npo", "claim", "other", "full")):

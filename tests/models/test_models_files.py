@@ -193,6 +193,15 @@ def test_missing_tokenizer(folder):
         load(folder)
 
 
+@pytest.mark.parametrize("name", ["tokenizer.model", "spiece.model"])
+def test_a_tokenizer_of_sentencepiece_alone_names_the_library(folder, monkeypatch, name):
+    monkeypatch.setattr("palimpsest.models.checks.find_spec", lambda library: None)
+    (folder / "tokenizer.json").unlink()
+    (folder / name).write_bytes(b"\n\x0e\n\x05<unk>\x15\0\0\0\0\x18\2")
+    with pytest.raises(UserError, match=f"its tokenizer as {name} alone, .* pip install sentencepiece"):
+        load(folder)
+
+
 def test_broken_tokenizer(folder):
     (folder / "tokenizer.json").write_text("{}")
     with pytest.raises(UserError, match="cannot load the tokenizer in"):
@@ -462,6 +471,27 @@ def test_a_configuration_of_endless_size_is_refused_before_anything_is_built(fol
     edit_config(folder, **changes)
     with pytest.raises(UserError, match=r"config\.json has num_.* 1.*, and there are \d+ weights"):
         load(folder)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"hidden_size": 10**9}, "its weights have other shapes than config.json says"),
+        ({"architectures": 5}, "cannot load the model in"),
+        ({"vocab_size": "x"}, "'vocab_size': .*int"),
+    ],
+)
+def test_a_configuration_that_the_weights_do_not_fit_is_named(folder, changes, words):
+    edit_config(folder, "config.json", **changes)
+    with pytest.raises(UserError, match=words):
+        load(folder)
+
+
+def test_an_end_that_is_no_token_is_named(folder):
+    for end in ("x", [2, None], 1.5):
+        (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": end}))
+        with pytest.raises(UserError, match="generation_config"):
+            load(folder)
 
 
 @pytest.mark.parametrize("content", ["[" * 100_000, '{"a": ' * 100_000, '{"a": ' + "9" * 5000 + "}"])

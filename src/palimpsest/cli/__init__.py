@@ -18,7 +18,7 @@ from contextlib import contextmanager, redirect_stderr
 from importlib import import_module
 
 from palimpsest import __version__
-from palimpsest.errors import UserError
+from palimpsest.errors import UserError, out_of_memory
 
 COMMANDS = {
     "search": "find methods for a problem, with their verdicts",
@@ -29,6 +29,11 @@ COMMANDS = {
     "pretrained": "the folder of a small chat model to try the others on",
 }
 RESUMED = ("run", "forget")
+LESS_MEMORY = {  # what needs less of it, by command
+    "forget": "a smaller --batch-size or --max-length, or --lora",
+    "audit": "a smaller --batch-size or --max-length",
+    "run": "fewer --workers",
+}
 
 HELP = f"""\
 Decide what a neural network learns, keeps and forgets, and prove that it did.
@@ -51,8 +56,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command that `argv` (by default the process's arguments) asks for.
 
     Returns:
-        the exit code: 0; 2 for an error of the user's, told in one line on stderr; 130 if interrupted, 143 if told to
-        terminate.
+        the exit code: 0; 2 for an error of the user's, or where memory or the disk ends, told in one line on stderr;
+        130 if interrupted, 143 if told to terminate.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     for stream in (sys.stdout, sys.stderr):
@@ -73,6 +78,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader, such as head, has left: nothing more to say, not even at exit
         _close_stdout()
         return 141
+    except (MemoryError, RuntimeError) as error:
+        if not out_of_memory(error):
+            raise
+        less = LESS_MEMORY.get(argv[0], "a machine with more")
+        print(f"palimpsest: there is not enough memory: give {less}", file=sys.stderr)
+        return 2
     except OSError as error:
         if error.errno is None:
             raise

@@ -19,7 +19,7 @@ from typing import Any
 import regex
 from torch import Tensor, nn
 
-from palimpsest.errors import UserError
+from palimpsest.errors import UserError, out_of_memory
 from palimpsest.forget.evaluation import perplexity, settle_end, subsample
 from palimpsest.forget.intervention import Intervention, intervene
 from palimpsest.forget.looks import LOOK_ROWS, Looks, at, reached
@@ -330,7 +330,7 @@ def compare(
             _, changed, history, _, seconds = forget_by(method, folder, lr)
             looking, forgotten = looks.seconds, looks.forgotten(changed)
             kept = share_kept(before_held, scored(changed, held), before_held_text, spoken(changed, held_text))
-        except (ValueError, RuntimeError) as error:
+        except (ValueError, RuntimeError, MemoryError) as error:
             return Trial(lr, error=reason(error))
         steps = len(history.steps) if history else 0
         level = at_level(history, forgotten)
@@ -348,7 +348,7 @@ def compare(
                 seconds, looking = best.seconds, best.looking
             after_forget, after_retain = scored(changed, forget), scored(changed, retain)
             after_text = spoken(changed, text)
-        except (ValueError, RuntimeError) as error:
+        except (ValueError, RuntimeError, MemoryError) as error:
             progress(f"{name}: {reason(error)}")
             seconds = time.perf_counter() - started
             return Result(name, seconds=seconds, error=reason(error), lr=lr, trials=trials)
@@ -419,5 +419,7 @@ def compare(
 
 
 def reason(error: Exception) -> str:
-    """The first line of what an error says."""
+    """The first line of what an error says, or that memory has ended."""
+    if out_of_memory(error):
+        return "there is not enough memory: a smaller batch_size or max_length needs less"
     return next(iter(str(error).splitlines()), type(error).__name__)

@@ -8,6 +8,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from importlib.util import find_spec
 from pathlib import Path
 
 from safetensors import safe_open
@@ -15,12 +16,13 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 from transformers.utils import logging
 
-from palimpsest.errors import UserError
+from palimpsest.errors import UserError, out_of_memory
 
 LFS = b"version https://git-lfs"
 COUNTS = re.compile(r"^n(um)?_.*(layer|expert|head)s?$|^(encoder|decoder)_layers$")  # sizes of loops in a model's code
 PATIENCE = 10  # seconds; the longest templates take milliseconds
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+SENTENCEPIECE = ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model")
 
 
 def check_folder(folder: Path, remote_code: bool) -> None:
@@ -109,6 +111,18 @@ def check_finite(model: nn.Module, what: str) -> None:
             )
 
 
+def check_sentencepiece(folder: Path) -> None:
+    """A vocabulary of sentencepiece alone: without that library, transformers takes it for one of tiktoken's."""
+    if (folder / "tokenizer.json").is_file() or find_spec("sentencepiece"):
+        return
+    for name in SENTENCEPIECE:
+        if (folder / name).is_file() and (folder / name).read_bytes()[:1] == b"\n":  # the first field of its format
+            raise UserError(
+                f"{folder} has its tokenizer as {name} alone, which sentencepiece reads: run pip install sentencepiece"
+                " protobuf, or put the model's tokenizer.json there"
+            )
+
+
 def check_template(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
     """A chat template is a program: one that does not come to its end would hang whatever uses it.
 
@@ -155,7 +169,12 @@ def explained(what: str) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+        reason = " ".join(lines[: 2 if lines[0].endswith(":") else 1])
+        if out_of_memory(error):
+            reason = "there is not enough memory"
+        elif "ignore_mismatched_sizes" in reason:  # transformers' advice, which would leave weights out
+            reason = "its weights have other shapes than config.json says"
         raise UserError(f"cannot load {what}: {reason}") from error
 
 

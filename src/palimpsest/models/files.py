@@ -22,7 +22,16 @@ from transformers import (
 
 from palimpsest.errors import UserError
 from palimpsest.models.adapters import ADAPTER, attach, sources
-from palimpsest.models.checks import check_files, check_finite, check_folder, check_template, explained, quiet
+from palimpsest.models.checks import (
+    SENTENCEPIECE,
+    check_files,
+    check_finite,
+    check_folder,
+    check_sentencepiece,
+    check_template,
+    explained,
+    quiet,
+)
 from palimpsest.models.folders import write_folder
 from palimpsest.models.vision import ViTForImageClassification
 
@@ -37,9 +46,7 @@ DTYPES = ("float32", "bfloat16", "float16", "float64")
 TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
-    "tokenizer.model",
-    "spiece.model",
-    "sentencepiece.bpe.model",
+    *SENTENCEPIECE,
     "vocab.json",
     "vocab.txt",
     "tekken.json",
@@ -177,7 +184,8 @@ def _load_model(folder: Path, task: str, dtype: str, remote_code: bool) -> PreTr
     auto, what = TASKS[task]
     with explained(f"the model in {folder}"):
         config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=remote_code)
-    if not _is_for(config, auto, remote_code):
+        fits = _is_for(config, auto, remote_code)
+    if not fits:
         kind = ", ".join(config.architectures or [config.model_type])
         raise UserError(f"{folder} holds {kind}, which is not {what}: choose another task or another model")
     kind = ViTForImageClassification if task == "image" and config.model_type == "vit" else auto
@@ -197,6 +205,9 @@ def _load_model(folder: Path, task: str, dtype: str, remote_code: bool) -> PreTr
             f"{folder} lacks {len(missing)} weights of {what}, the first is {missing[0]}: save the whole model again"
         )
     check_finite(model, f"the model in {folder}")
+    ends = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
+    if ends is not None and not all(type(end) is int for end in (ends if isinstance(ends, list) else [ends])):
+        raise UserError(f"generation_config.json in {folder} has eos_token_id {ends!r}: give numbers of tokens")
     return model.eval()
 
 
@@ -216,6 +227,7 @@ def _load_tokenizer(folder: Path, task: str, remote_code: bool) -> PreTrainedTok
         return None
     if not any((folder / name).is_file() for name in TOKENIZER_FILES):
         raise UserError(f"{folder} has no tokenizer (tokenizer.json is missing): save the model's tokenizer there")
+    check_sentencepiece(folder)
     with explained(f"the tokenizer in {folder}"):
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=remote_code)
     check_template(tokenizer, folder)

@@ -55,8 +55,6 @@ def check_numbers(arguments: dict[str, Any]) -> None:
     """The checks of those arguments of `fit` that are numbers and names, for whoever takes them from a user."""
     for name, least in (("steps", 1), ("accumulate", 1), ("warmup", 0), ("seed", 0)):
         _whole_number(name, arguments[name], least)
-    if arguments["seed"] >= 2**63:
-        raise ValueError(f"seed={arguments['seed']}: it must be below 2^63, which is what random generators take")
     for name, above in (("lr", True), ("clip", True), ("weight_decay", False), ("momentum", False)):
         value = arguments[name]
         if name == "clip" and value is None:
@@ -83,6 +81,8 @@ def _whole_number(name: str, value: Any, least: int) -> None:
         raise TypeError(f"{name} is {value!r}, not a whole number")
     if value < least:
         raise ValueError(f"{name}={value}: it must be at least {least}")
+    if value >= 2**63:
+        raise ValueError(f"{name} is too large: it must be below 2^63, as all whole numbers of torch")
 
 
 def describe(objective: Any, batches: Any, **arguments: Any) -> dict[str, Any]:
