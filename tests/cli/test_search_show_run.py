@@ -1,5 +1,6 @@
 """The commands that find, show and run: what they print, for people and as JSON, and how they refuse."""
 
+import errno
 import json
 import os
 import resource
@@ -8,6 +9,7 @@ import sqlite3
 import subprocess
 import sys
 from dataclasses import asdict, replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -584,6 +586,24 @@ def test_a_report_that_cannot_be_written_is_refused_before_a_job_runs(
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert words in err
     assert {path.name: path.lstat().st_ino for path in tmp_path.iterdir()} == before
+
+
+@pytest.mark.parametrize("argv", [["--report", "r.html"], ["--export"]])
+def test_a_full_disk_leaves_no_half_of_a_report_or_a_record(monkeypatch, capsys, claims, tmp_path, argv):
+    real = Path.write_text
+
+    def full(path, text, **options):
+        real(path, text[:10], **options)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(
+        Path, "write_text", lambda path, *a, **k: (full if ".tmp" in path.name else real)(path, *a, **k)
+    )
+    code, _, err = called(capsys, "run", "npo", "--workers", "1", *argv)
+    assert code == 2
+    assert "palimpsest: no space is left to write" in err
+    assert not [path for path in tmp_path.rglob("*.tmp") if "home" not in path.parts or "reports" in path.parts]
 
 
 def test_a_damaged_record_is_named(capsys, claims, results):

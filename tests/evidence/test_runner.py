@@ -299,6 +299,28 @@ def test_a_worker_that_dies_takes_no_other_job_with_it():
     assert found[101].time
 
 
+def test_a_worker_that_is_killed_for_memory_leaves_what_is_stored_and_its_job_for_the_next_run(tmp_path):
+    def arm(seed, budget):
+        if seed == 104 and not (tmp_path / "memory").exists():
+            time.sleep(1)  # until the others are stored
+            os.kill(os.getpid(), signal.SIGKILL)
+        with open(tmp_path / f"{seed}", "a") as file:
+            file.write(".")
+        return {"m": float(seed)}
+
+    hungry = Claim("zz", "Is it so?", {"a": arm}, [expect("a").at_least(100, on="m")], module=__name__)
+    given = {"store": tmp_path / "e.sqlite", "workers": 2, "progress": False}
+    (failure,) = run_claim(hungry, **given).failures
+    assert failure.seed == 104
+    assert "SIGKILL" in failure.error
+    assert len(failure.error.splitlines()) == 1
+    (tmp_path / "memory").touch()
+    again = run_claim(hungry, **given)
+    assert not again.failures
+    assert again.values["a"]["m"] == {seed: float(seed) for seed in range(100, 105)}
+    assert (tmp_path / "100").read_text() == (tmp_path / "104").read_text() == "."
+
+
 def test_no_more_processes_are_started_than_there_are_jobs():
     def arm(seed, budget):
         children = psutil.Process(os.getppid()).children()

@@ -11,6 +11,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
+from palimpsest import seals
 from palimpsest.audit.hark import PAPER_WORDS, WORDS, canonical_json
 from palimpsest.errors import UserError
 from palimpsest.evidence.figures import ARMS, curve_figure, metric_figure, svg, verdict_figure
@@ -61,8 +62,12 @@ def write_report(outcome: Outcome, path: Path | str) -> Path:
     path = Path(path).absolute()
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    beside.write_text(render(outcome), encoding="utf-8")
-    beside.replace(path)
+    try:
+        with seals.explained(path):
+            beside.write_text(render(outcome), encoding="utf-8")
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
     return path
 
 
