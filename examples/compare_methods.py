@@ -29,7 +29,7 @@ import torch
 
 from palimpsest.errors import UserError
 from palimpsest.evidence.figures import ARMS, FAINT, INK, MUTED, STYLE, canvas, svg
-from palimpsest.forget.compare import apply, pairs
+from palimpsest.forget.compare import pairs
 from palimpsest.forget.evaluation import subsample
 from palimpsest.forget.methods import METHODS
 from palimpsest.forget.procedure import ForgetData, prepare
@@ -38,7 +38,7 @@ from palimpsest.forget.tofu import tofu_score
 from palimpsest.models import causal_lm, load, save, train_tokenizer
 from palimpsest.models.score import score
 from palimpsest.tasks.rows import read_rows
-from palimpsest.train import NonFiniteLoss
+from palimpsest.train import NonFiniteLoss, apply
 from palimpsest.train.language import fine_tune
 
 SIZE = {"d_model": 128, "n_layers": 2, "epochs": 20, "vocabulary": 2048}
@@ -96,7 +96,8 @@ def run(
         options |= {"evaluate": level, "evaluate_every": EVERY, "stop": lambda e: e["P"] <= LEVEL, "progress": False}
     started = time.process_time()
     try:
-        model, history, _ = apply(model, method, data, **options)
+        applied = apply(model, method, data, **options)
+        model, history = applied.model, applied.history
     except NonFiniteLoss as error:
         history = error.history
     seconds = time.process_time() - started - looking[0]

@@ -17,13 +17,12 @@ from functools import partial
 from typing import Any
 
 import regex
-from torch import Tensor, nn
+from torch import nn
 
 from palimpsest.errors import UserError, out_of_memory
 from palimpsest.forget.evaluation import perplexity, settle_end, subsample
-from palimpsest.forget.intervention import Intervention, intervene
 from palimpsest.forget.looks import LOOK_ROWS, Looks, at, reached
-from palimpsest.forget.procedure import ForgetData, encode_pairs, prepare, unlearn
+from palimpsest.forget.procedure import encode_pairs, prepare
 from palimpsest.forget.rates import (
     Trial,
     best_trial,
@@ -43,7 +42,7 @@ from palimpsest.forget.tofu import RowScores, tofu_score
 from palimpsest.models.score import context_length, prompt_template
 from palimpsest.tasks.rows import Row
 from palimpsest.train.history import History
-from palimpsest.train.method import check_model, check_needs
+from palimpsest.train.method import apply, check_model, check_needs
 from palimpsest.train.progress import duration
 
 RULE = "highest balance: the harmonic mean of the share forgotten and the share kept"
@@ -125,36 +124,6 @@ class Comparison:
         if not done:
             raise UserError("; ".join(f"{result.method}: {result.error}" for result in self.results))
         return done[0] if len(done) == 1 else max(done, key=merit)
-
-
-def apply(
-    model: nn.Module, method: Any, data: ForgetData, *, checkpoint: Any = None, **options: Any
-) -> tuple[nn.Module, History | None, dict[str, Tensor] | None]:
-    """Makes a model forget by a method of any shape: an objective, an edit or an intervention.
-
-    Args:
-        model: changed in place by all but interventions.
-        checkpoint: a folder for an objective's checkpoints, or None; the others keep none.
-        options: steps, lr, batch_size, seed, optimizer, schedule, ...; an objective's `evaluate`, `evaluate_every` and
-            `stop` too, which the others ignore.
-
-    Returns:
-        The model that forgets, the history of an objective's training, and what an intervention learned.
-
-    Raises:
-        UserError: if the method needs rows that `data` lacks.
-        NonFiniteLoss: if the loss is not finite.
-    """
-    check_needs(method, data)
-    check_model(method, model)
-    if not isinstance(method, Intervention) and not hasattr(method, "edit"):
-        return model, unlearn(model, method, data, checkpoint=checkpoint, **options), None
-    for name in ("checkpoint_every", "evaluate", "evaluate_every", "stop"):
-        options.pop(name, None)
-    if hasattr(method, "edit"):
-        return method.edit(model, data, **options), None, None
-    changed, learned = intervene(model, method, data, **options)
-    return changed, None, learned
 
 
 def pairs(tokenizer: Any, rows: Sequence[Row]) -> list[tuple[str, str]]:
@@ -244,7 +213,7 @@ def compare(
         keep: called with each new best result, its model (of an intervention, the model without it), the tokenizer and
             what an intervention learned (None for other methods), so that they can be saved.
         checkpoint: method -> the folder of its checkpoints and of what came of its trials, or None.
-        options: for `unlearn`: steps, lr, optimizer, schedule, ...
+        options: for `palimpsest.train.method.apply`: steps (60 by default), lr (1e-5), optimizer, schedule, ...
 
     Raises:
         UserError: for bad rows or fields, or a method that needs other rows, before anything is computed; for a level
@@ -308,15 +277,14 @@ def compare(
     def forget_by(
         method: Any, folder: Any, lr: float | None, warn: Callable[[str], None] | None = None
     ) -> tuple[Any, ...]:
-        """A fresh model before and after the method, with what `apply` gave besides, and the seconds it took."""
+        """A fresh model, what applying the method to it gave, and the seconds that took."""
         model = fresh.pop() if fresh else load()[0]
         rate = {} if lr is None else {"lr": lr}
         looks.begin(warn)
         started = time.perf_counter()
-        changed, history, learned = apply(
-            model, method, data, batch_size=batch_size, seed=seed, checkpoint=folder, **{**options, **rate, **stopping}
-        )
-        return model, changed, history, learned, time.perf_counter() - started - looks.seconds
+        training = {"steps": 60, "lr": 1e-5, **options, **rate, **stopping}
+        applied = apply(model, method, data, batch_size=batch_size, seed=seed, checkpoint=folder, **training)
+        return model, applied, time.perf_counter() - started - looks.seconds
 
     def at_level(history: History | None, forgotten: float) -> bool | None:
         """Whether the level was reached: what training saw where it looked, since weights are rounded after it."""
@@ -327,7 +295,8 @@ def compare(
     def attempt(method: Any, folder: Any, lr: float) -> Trial:
         """One learning rate, judged by the rows that are held out."""
         try:
-            _, changed, history, _, seconds = forget_by(method, folder, lr)
+            _, applied, seconds = forget_by(method, folder, lr)
+            changed, history = applied.model, applied.history
             looking, forgotten = looks.seconds, looks.forgotten(changed)
             kept = share_kept(before_held, scored(changed, held), before_held_text, spoken(changed, held_text))
         except (ValueError, RuntimeError, MemoryError) as error:
@@ -342,7 +311,8 @@ def compare(
         started = time.perf_counter()
         try:
             warn = None if best else lambda text: progress(f"{name}: {text}")
-            model, changed, history, learned, seconds = forget_by(method, folder, lr, warn)
+            model, applied, seconds = forget_by(method, folder, lr, warn)
+            changed, history, learned = applied.model, applied.history, applied.learned
             looking = looks.seconds
             if best:  # its training was the trial's
                 seconds, looking = best.seconds, best.looking

@@ -31,7 +31,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
@@ -40,6 +40,8 @@ from palimpsest.errors import UserError
 from palimpsest.train.history import History
 from palimpsest.train.loop import fit
 from palimpsest.train.ranges import check_fields
+
+OF_OBJECTIVES = ("checkpoint", "checkpoint_every", "evaluate", "evaluate_every", "stop")
 
 
 class Method:
@@ -110,12 +112,12 @@ class Applied:
 
     Attributes:
         model: the changed model: the same object for an objective, and as a rule for an edit.
-        history: of an objective's training; empty for other shapes.
+        history: of an objective's training; None for other shapes.
         learned: what an intervention learned, which saving it wants; None for other shapes.
     """
 
     model: nn.Module
-    history: History = field(default_factory=History)
+    history: History | None = None
     learned: dict[str, Tensor] | None = None
 
 
@@ -136,7 +138,8 @@ def apply(
         method: an objective (or a plain function, as for `fit`), an edit or an intervention.
         data: what the method learns from. For an objective its `batches(batch_size, seed)` gives the batches, unless
             `batches` does.
-        batches, training: as for `palimpsest.train.fit`; `batches` and checkpoints are for objectives only.
+        batches, training: as for `palimpsest.train.fit`; batches, checkpoints, evaluations and stops are for objectives
+            only, and left out for others.
 
     Raises:
         UserError: if the method needs data that are missing, or parts that the model lacks.
@@ -145,8 +148,7 @@ def apply(
     check_needs(method, data)
     check_model(method, model)
     if hasattr(method, "edit") or hasattr(method, "learn"):
-        for only_objectives in ("checkpoint", "checkpoint_every"):
-            training.pop(only_objectives, None)
+        training = {name: value for name, value in training.items() if name not in OF_OBJECTIVES}
         training |= {"batch_size": batch_size, "seed": seed}
         if hasattr(method, "edit"):
             return Applied(method.edit(model, data, **training))
