@@ -8,14 +8,20 @@ import pytest
 import torch
 from peft import LoraConfig, PromptTuningConfig, get_peft_model
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, AutoModelForImageClassification, PreTrainedModel
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForImageClassification,
+    PreTrainedModel,
+    XLMConfig,
+    XLMWithLMHeadModel,
+)
 from transformers.utils import logging
 
 from palimpsest.errors import UserError
 from palimpsest.models.adapters import add_lora
 from palimpsest.models.files import load, save
 from palimpsest.models.folders import check_out, tidy
-from palimpsest.models.language import causal_lm, encoder_decoder_lm, masked_lm
+from palimpsest.models.language import causal_lm, encoder_decoder_lm, masked_lm, seeded
 from palimpsest.models.tokenizers import word_tokenizer
 from palimpsest.models.vision import cnn, mlp, vit
 
@@ -687,3 +693,16 @@ def test_fresh_adapters_leave_the_model_as_it_is_and_find_it_again(folder, tmp_p
         add_lora(model, 2, folder)
     with pytest.raises(UserError, match="at least 1, got 0"):
         add_lora(lm(), 0, folder)
+
+
+@pytest.mark.parametrize(("causal", "message"), [(True, None), (False, "reads the tokens behind each one as well")])
+def test_a_model_that_reads_ahead_is_no_causal_one(causal, message, tmp_path):
+    config = XLMConfig(
+        vocab_size=len(TOKENIZER), emb_dim=16, n_layers=1, n_heads=2, causal=causal, use_lang_emb=False, init_std=0.2
+    )
+    save(seeded(0, lambda: XLMWithLMHeadModel(config)), TOKENIZER, tmp_path / "model")
+    if message is None:
+        assert load(tmp_path / "model")[0].config.causal
+        return
+    with pytest.raises(UserError, match=message):
+        load(tmp_path / "model")

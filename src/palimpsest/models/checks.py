@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
 
+import torch
 from safetensors import safe_open
 from torch import nn
 from transformers import PreTrainedTokenizerBase
@@ -121,6 +122,25 @@ def check_sentencepiece(folder: Path) -> None:
                 f"{folder} has its tokenizer as {name} alone, which sentencepiece reads: run pip install sentencepiece"
                 " protobuf, or put the model's tokenizer.json there"
             )
+
+
+def check_causal(model: nn.Module, what: str) -> None:
+    """What a model says of a token must not hang on those behind it, else every score would be one of a text that it
+    has read already: XLM and encoders are loaded as causal models, too.
+
+    Raises:
+        UserError: it does.
+    """
+    with torch.no_grad():
+        try:
+            size = model.get_input_embeddings().weight.shape[0]
+            ids = (size - 1 - torch.arange(5)).repeat(2, 1) % size  # special tokens are the first, as a rule
+            ids[1, 3] = ids[1, 4]
+            logits = model(input_ids=ids[:, :4]).logits[:, :3].float()
+        except Exception:  # one that cannot read four tokens says so where it is used
+            return
+    if (logits[0] - logits[1]).abs().max() > 0.02 * logits.std():
+        raise UserError(f"{what} reads the tokens behind each one as well: it is not a causal language model")
 
 
 def check_template(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:

@@ -24,6 +24,7 @@ from palimpsest.errors import UserError
 from palimpsest.models.adapters import ADAPTER, attach, sources
 from palimpsest.models.checks import (
     SENTENCEPIECE,
+    check_causal,
     check_files,
     check_finite,
     check_folder,
@@ -208,7 +209,10 @@ def _load_model(folder: Path, task: str, dtype: str, remote_code: bool) -> PreTr
     ends = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
     if ends is not None and not all(type(end) is int for end in (ends if isinstance(ends, list) else [ends])):
         raise UserError(f"generation_config.json in {folder} has eos_token_id {ends!r}: give numbers of tokens")
-    return model.eval()
+    model.eval()
+    if task == "causal":
+        check_causal(model, f"the model in {folder}")
+    return model
 
 
 def _is_for(config: PretrainedConfig, auto: type, remote_code: bool) -> bool:
