@@ -187,7 +187,7 @@ def test_one_broken_method_leaves_the_others_their_result(trained, tmp_path, cap
 
 @pytest.mark.parametrize("ended", [lambda: torch.empty(10**15), lambda: bytearray(10**17)])
 def test_the_end_of_memory_is_one_line_before_a_method_and_in_it(trained, tmp_path, capsys, monkeypatch, ended):
-    monkeypatch.setattr("palimpsest.forget.compare.unlearn", lambda *args, **options: ended())
+    monkeypatch.setattr("palimpsest.forget.compare.apply", lambda *args, **options: ended())
     argv = command(trained, tmp_path / "out", method="npo idk")
     refused(capsys, argv, "npo: there is not enough memory", "idk: ", "batch_size", out=tmp_path / "out")
     monkeypatch.setattr("palimpsest.forget.compare.tofu_score", lambda *args, **options: ended())
