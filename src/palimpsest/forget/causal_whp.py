@@ -26,7 +26,7 @@ import sys
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
@@ -53,7 +53,7 @@ from palimpsest.forget.retain_term import Retain
 from palimpsest.metrics.text import distinct_n, rouge_l_recall
 from palimpsest.models.score import context_length, encode, greedy, pad_token_id, prompt_template, score
 from palimpsest.train.language import fine_tune
-from palimpsest.train.ranges import require
+from palimpsest.train.ranges import Above, AtLeast, require
 
 NAMED = 0.1  # above it, a reading is taken to name its replacement
 INSTRUCTION = "Complete the following passage about {name}."
@@ -332,14 +332,12 @@ class Distilled(Retain):
     retain: Literal["ce", "kl", "none"] = "none"
     target: str = ""
     names: tuple[str, ...] = NAMES
-    top: int = 0
-    max_gib: float = 4.0
+    top: Annotated[int, AtLeast(0)] = 0
+    max_gib: Annotated[float, Above(0)] = 4.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
         require(bool(self.names) and all(name.strip() for name in self.names), "names", self.names, "one or more names")
-        require(self.top >= 0, "top", self.top, "at least 0")
-        require(self.max_gib > 0, "max_gib", self.max_gib, "above 0")
 
     def teacher(self, model: nn.Module, data: ForgetData) -> Callable[[Pair, int], tuple[Tensor, Tensor]]:
         """The distributions of a row of which `length` tokens count: (row, length) -> (positions, probabilities)."""
@@ -419,19 +417,11 @@ class WHP(Distilled):
         alpha: how strongly they are taken away.
     """
 
-    penalty: float = 5.0
+    penalty: Annotated[float, AtLeast(0)] = 5.0
     labels: Literal["hard", "soft"] = "hard"
-    reinforce: int = 0
-    reinforce_lr: float = 1e-5
-    alpha: float = 5.0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(self.penalty >= 0, "penalty", self.penalty, "at least 0")
-        require(self.labels in ("hard", "soft"), "labels", self.labels, "'hard' or 'soft'")
-        require(self.reinforce >= 0, "reinforce", self.reinforce, "at least 0")
-        require(self.reinforce_lr > 0, "reinforce_lr", self.reinforce_lr, "above 0")
-        require(self.alpha >= 0, "alpha", self.alpha, "at least 0")
+    reinforce: Annotated[int, AtLeast(0)] = 0
+    reinforce_lr: Annotated[float, Above(0)] = 1e-5
+    alpha: Annotated[float, AtLeast(0)] = 5.0
 
     def reinforced(self, model: nn.Module, data: ForgetData) -> nn.Module | None:
         if not self.reinforce:

@@ -22,7 +22,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -38,8 +38,8 @@ from palimpsest.forget.procedure import Batch, ForgetData, unlearn
 from palimpsest.metrics.text import bleu, rouge_l_f1
 from palimpsest.models.blocks import blocks, mlp_output, output_weights
 from palimpsest.models.score import Encoded, greedy, prompt_template, score
-from palimpsest.train.method import check_needs
-from palimpsest.train.ranges import require
+from palimpsest.train.method import Edit, Objective, check_needs
+from palimpsest.train.ranges import Above, AtLeast
 
 CHUNK = 1024  # value vectors that are projected onto the vocabulary together
 # Wrapped around a question, to draw out what a model was made to keep to itself.
@@ -250,7 +250,7 @@ def intrinsic_scores(original: nn.Module, unlearned: nn.Module, loc: Location, *
 
 
 @dataclass(frozen=True)
-class ValueMatricesOnly:
+class ValueMatricesOnly(Objective):
     """Another objective, with all but the MLPs' output matrices frozen: the paper's baseline between fine-tuning the
     whole model and Needle.
 
@@ -275,7 +275,7 @@ class ValueMatricesOnly:
 
 
 @dataclass(frozen=True)
-class ColumnAscent:
+class ColumnAscent(Objective):
     """Gradient ascent on the forget answers that moves one value vector and nothing else.
 
     Attributes:
@@ -287,9 +287,6 @@ class ColumnAscent:
 
     def trainable(self, model: nn.Module) -> list[nn.Parameter]:
         return [mlp_output(blocks(model)[self.layer]).weight]
-
-    def init(self, model: nn.Module, data: ForgetData) -> None:
-        return None
 
     def loss(self, state: None, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         return GradAscent(retain="none").loss(None, model, batch)
@@ -336,7 +333,7 @@ def needle(
 
 
 @dataclass(frozen=True)
-class Needle:
+class Needle(Edit):
     """Finds the value vector that carries what the forget rows are about, and destroys it.
 
     The concept's tokens are those that the forget answers have far more often than the retain answers. Of the vectors
@@ -353,23 +350,15 @@ class Needle:
         seed: of the noise.
     """
 
-    std: float = 5.0
-    steps: int = 0
-    lr: float = 0.01
-    top: int = 200
-    candidates: int = 10
-    ratio: float = 5.0
-    margin: float = 0.02
+    std: Annotated[float, Above(0)] = 5.0
+    steps: Annotated[int, AtLeast(0)] = 0
+    lr: Annotated[float, Above(0)] = 0.01
+    top: Annotated[int, AtLeast(1)] = 200
+    candidates: Annotated[int, AtLeast(1)] = 10
+    ratio: Annotated[float, Above(1)] = 5.0
+    margin: Annotated[float, AtLeast(0)] = 0.02
     seed: int = 0
     needs: ClassVar[frozenset[str]] = frozenset({"retain"})
-
-    def __post_init__(self) -> None:
-        require(self.std > 0, "std", self.std, "above 0")
-        require(self.lr > 0, "lr", self.lr, "above 0")
-        require(self.ratio > 1, "ratio", self.ratio, "above 1")
-        require(self.margin >= 0, "margin", self.margin, "at least 0")
-        for name, least in (("steps", 0), ("top", 1), ("candidates", 1)):
-            require(getattr(self, name) >= least, name, getattr(self, name), f"at least {least}")
 
     def fits(self, model: nn.Module) -> None:
         head = model.get_output_embeddings()
