@@ -163,6 +163,7 @@ def test_an_interrupt_keeps_what_is_finished(store, calls):
 
 
 @pytest.mark.parametrize("stop", [KeyboardInterrupt, OSError("disk full")])
+@pytest.mark.slow
 def test_what_stops_the_keeping_of_results_stops_the_jobs_under_way(store, calls, monkeypatch, stop):
     """Else Python's own exit waits for them, and a second press of the keys is needed."""
 
@@ -283,6 +284,7 @@ def test_one_worker_or_two_give_the_same_numbers_on_one_thread_each(tmp_path):
     assert len({job.metrics["m"] for job in alone.jobs}) == 5, "seeds differ; arms with the same draws do not"
 
 
+@pytest.mark.slow
 def test_a_worker_that_dies_takes_no_other_job_with_it():
     def arm(seed, budget):
         if seed == 101:

@@ -225,6 +225,7 @@ def test_a_wider_margin_never_unmakes_an_equivalence(a, b, by):
     assert order.index(wide) >= order.index(narrow)
 
 
+@pytest.mark.slow
 def test_false_words_are_rare_where_the_truth_is_on_the_margin(monkeypatch):
     """The truth at the margin is the worst case: each word is wrong in at most 2.5%, by simulation within its error."""
     monkeypatch.setattr(verdict, "bootstrap_interval", lambda *_: (0.0, 0.0))
@@ -243,6 +244,7 @@ def test_false_words_are_rare_where_the_truth_is_on_the_margin(monkeypatch):
     assert within / runs <= limit
 
 
+@pytest.mark.slow
 def test_false_words_are_rare_over_a_whole_claim(monkeypatch):
     monkeypatch.setattr(verdict, "bootstrap_interval", lambda *_: (0.0, 0.0))
     rng, runs, wrong = np.random.default_rng(1), 250, 0

@@ -33,6 +33,7 @@ def lcs(x, y):
     return max(lcs(x[1:], y), lcs(x, y[1:]))
 
 
+@pytest.mark.slow
 def test_torch_is_not_imported():
     code = "import sys, palimpsest.metrics.text as t; t.rouge_l_recall('a', 'a'); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
