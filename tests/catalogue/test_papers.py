@@ -19,7 +19,7 @@ from palimpsest.errors import UserError
 from palimpsest.evidence import load_claim
 from palimpsest.evidence.source import code_digest, reached
 from palimpsest.paths import records
-from palimpsest.records import broken, read, sealed, write
+from palimpsest.records import broken, marked, read, sealed, write
 
 PACKAGE = Path(palimpsest.__file__).parent
 TESTS = Path(__file__).parents[1]
@@ -224,8 +224,18 @@ def test_a_refuted_margin_that_was_a_gain_all_the_same_says_so(fields, told, kep
         ("then", ("now", 0), "verified", "verified at code now on 2026-11-30: seed 100 of every arm gives"),
         ("then", ("now", 2), "differs", "not verified at code now on 2026-11-30: seed 100 of every arm gives 2 of 60"),
         ("now", ("now", 2), "differs", "gives 2 of 60 values otherwise than on record: palimpsest run npo --verify"),
-        ("then", ("between", 0), "changed", "(last verified on 2026-11-30): palimpsest run npo --verify"),
-        ("then", ("between", 2), "changed", "not verified at that code: palimpsest run npo --verify"),
+        (
+            "then",
+            ("between", 0),
+            "changed",
+            "(at earlier code, on 2026-11-30, it was verified): palimpsest run npo --verify",
+        ),
+        (
+            "then",
+            ("between", 2),
+            "changed",
+            "not verified at that code (at earlier code, on 2026-11-30, 2 of 60 values ",
+        ),
         ("now", ("between", 0), "recorded", ""),
     ],
 )
@@ -289,6 +299,16 @@ def test_the_index_is_written_from_the_records_and_brings_withdrawals_into_them(
     write_index()
     assert "withdrawn" not in read(tmp_path / "forget" / "npo.json")
     assert "| held | held 2 |" in (tmp_path / "INDEX.md").read_text()
+    for code, differ, shown in (
+        ("now", 0, "verified 2026-11-30"),
+        ("now", 2, "differs 2026-11-30"),
+        ("then", 0, "as recorded"),
+    ):
+        mark = {"code": code, "differ": differ, "values": 60, "seed": 100, "time": "2026-11-30T01:02:03"}
+        write(tmp_path / "forget" / "npo.json", marked(read(tmp_path / "forget" / "npo.json"), rerun=mark))
+        assert index().endswith(f"| {shown} |\n")
+    monkeypatch.setattr("palimpsest.catalogue.papers.code_digest", lambda module: "later")
+    assert index().endswith("| changed since: verified 2026-11-30 |\n")
 
 
 def test_the_tiers_of_evidence_are_four_and_say_what_there_is():

@@ -6,6 +6,7 @@ The same command brings the withdrawals of the catalogue into the records.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from palimpsest.catalogue.papers import Entry, entries, record, record_file
 from palimpsest.evidence.source import keep_facts
@@ -17,7 +18,7 @@ HEAD = """# Results of record
 Of every paper the central sentence's word and all words (preconditions and checks of definitions are not counted),
 the seeds, the day of the last run, the version of the claim (1: never amended), and whether the code that it reaches
 is still the one that gave the results: *as recorded*; *verified*, it has changed but one seed of every arm gives the
-values on record again; *differs*, it does not; *changed*, nobody has looked.
+values on record again; *differs*, it does not; *changed*, nobody has looked (*changed since*: not at this code).
 
 | paper | central | words | seeds | date | version | code |
 |---|---|---|---|---|---|---|
@@ -51,8 +52,6 @@ def _line(e: Entry) -> tuple[str, ...]:
         return ()
     central = next(v for v in found["verdicts"] if not v["precondition"])
     words = " · ".join(f"{word} {n}" for word, n in found["counts"].items() if n) or "nothing counted"
-    rerun = found.get("rerun") or {}
-    age = "as recorded" if found["age"] == "recorded" else found["age"]
     return (
         f"[{e.id}]({e.family}/{e.id}.json)",
         "withdrawn" if central["withdrawn"] else central["word"],
@@ -60,8 +59,16 @@ def _line(e: Entry) -> tuple[str, ...]:
         str(len(found["seeds"])),
         found["time"][:10],
         str(found["registration"]["version"]),
-        f"{age} {rerun['time'][:10]}" if age in ("verified", "differs") else age,
+        _age(found),
     )
+
+
+def _age(found: dict[str, Any]) -> str:
+    age, rerun = found["age"], found.get("rerun")
+    if age == "recorded" or not rerun:
+        return "as recorded" if age == "recorded" else age
+    came = f"{'differs' if rerun['differ'] else 'verified'} {rerun['time'][:10]}"
+    return f"changed since: {came}" if age == "changed" else came
 
 
 if __name__ == "__main__":

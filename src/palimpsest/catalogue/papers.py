@@ -226,7 +226,10 @@ def age_of(found: dict[str, Any]) -> str:
     if found["age"] == "recorded":
         return ""
     if found["age"] == "changed":
-        earlier = f" (last verified on {rerun['time'][:10]})" if rerun and not rerun["differ"] else ""
+        earlier = ""
+        if rerun:
+            what = f"{rerun['differ']} of {rerun['values']} values differed" if rerun["differ"] else "it was verified"
+            earlier = f" (at earlier code, on {rerun['time'][:10]}, {what})"
         return f"the code it reaches has changed since, and it is not verified at that code{earlier}: {again}"
     at = f"at code {rerun['code'][:10]} on {rerun['time'][:10]}: seed {rerun['seed']} of every arm"
     if found["age"] == "verified":
