@@ -301,6 +301,7 @@ def test_a_worker_that_dies_takes_no_other_job_with_it():
     assert found[101].time
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_killed_for_memory_leaves_what_is_stored_and_its_job_for_the_next_run(tmp_path):
     def arm(seed, budget):
         if seed == 104 and not (tmp_path / "memory").exists():
@@ -323,6 +324,7 @@ def test_a_worker_that_is_killed_for_memory_leaves_what_is_stored_and_its_job_fo
     assert (tmp_path / "100").read_text() == (tmp_path / "104").read_text() == "."
 
 
+@pytest.mark.slow
 def test_no_more_processes_are_started_than_there_are_jobs():
     def arm(seed, budget):
         children = psutil.Process(os.getppid()).children()
