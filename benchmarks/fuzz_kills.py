@@ -54,7 +54,7 @@ def arm(seed: int, budget: str) -> dict[str, float]:
 
 def claim(place: Path) -> int:
     measured = Claim("killed", "Is it so?", {"a": arm}, [expect("a").at_least(0, on="weight")], module=__name__)
-    outcome = run_claim(measured, workers=1, progress=False, report=False)
+    outcome = run_claim(measured, workers=1, progress=False)
     if outcome.failures:
         raise RuntimeError(outcome.failures[0].error)
     (place / "values").write_text(repr(sorted(outcome.values["a"]["weight"].items())))
