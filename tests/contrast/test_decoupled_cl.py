@@ -172,7 +172,7 @@ def test_refuses(function):
         function(torch.ones(3, 3), torch.ones(3, 2))
     with pytest.raises(TypeError, match="int64"):
         function(torch.ones(3, 3).long(), torch.ones(3, 3))
-    with pytest.raises(ValueError, match="z2 must be finite, got nan"):
+    with pytest.raises(ValueError, match="key must be finite, got nan"):
         function(torch.ones(3, 3), torch.full((3, 3), torch.nan))
     with pytest.raises(ValueError, match="must be above 0, got 0"):
         function(torch.ones(3, 3), torch.ones(3, 3), 0.0)
@@ -196,5 +196,5 @@ def test_what_the_queue_and_the_temperature_may_be():
         dcl_queue_loss(q, q, torch.ones(3, 2, 3))
     with pytest.raises(TypeError, match="queue must be a tensor, got NoneType"):
         dcl_queue_loss(q, q, None)
-    with pytest.raises(ValueError, match="tau must have one element"):
+    with pytest.raises(ValueError, match="temperature must have one element"):
         dclw_loss(q, q, torch.ones(6))

@@ -510,5 +510,5 @@ def test_good_values_are_looked_at_once_and_bad_ones_are_named(name) -> None:
     for side in range(2):
         z = [each.detach().clone() for each in pair_of_views()]
         z[side][1, 2] = torch.nan
-        with pytest.raises(ValueError, match=r"(z|z1|z2|q|k|query|key|img|txt|view \d) must be finite, got nan at"):
+        with pytest.raises(ValueError, match=r"(query|key|views|positives|view \d) must be finite, got nan at"):
             OF_PAIRS[name](*z)

@@ -179,7 +179,7 @@ def test_errors():
         tiled_nce(q, k[:3], 1.0)
     with pytest.raises(ValueError, match="at least 1 pair, got 0"):
         tiled_nce(q[:0], k[:0], 1.0)
-    with pytest.raises(ValueError, match="k must be finite, got inf"):
+    with pytest.raises(ValueError, match="key must be finite, got inf"):
         tiled_nce(q, k * torch.inf, 1.0)
     with pytest.raises(TypeError, match="int64"):
         tiled_nce(q.long(), k.long(), 1.0)

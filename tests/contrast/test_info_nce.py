@@ -348,7 +348,7 @@ def test_what_is_not_finite_is_found_after_the_fact_under_the_callers_name() -> 
     for rows in (None, 2):
         with pytest.raises(ValueError, match=r"key must be finite, got -inf at \[2, 1\]"):
             info_nce(Q.abs(), bad, rows=rows)
-    with pytest.raises(ValueError, match=r"z2 must be finite, got -inf at \[2, 1\]"):
+    with pytest.raises(ValueError, match=r"key must be finite, got -inf at \[2, 1\]"):
         nt_xent(Q, bad)
     with pytest.raises(ValueError, match="negatives must be finite, got nan"):
         info_nce(Q, Q, negatives=Q * math.nan, mask=torch.zeros(4, 8) > 0)

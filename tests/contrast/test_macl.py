@@ -175,14 +175,14 @@ def test_refuses_embeddings():
         macl_loss(torch.ones(1, 3), torch.ones(1, 3))
     with pytest.raises(ValueError, match=r"equally many rows, got \[3, 2\]"):
         macl_loss(torch.ones(3, 3), torch.ones(2, 3))
-    with pytest.raises(ValueError, match="z2 must be finite, got nan"):
+    with pytest.raises(ValueError, match="key must be finite, got nan"):
         macl_loss(torch.ones(3, 3), torch.full((3, 3), torch.nan))
     with pytest.raises(ValueError, match="at least 1 pair, got 0"):
         alignment(torch.ones(0, 3), torch.ones(0, 3))
 
 
 def test_features_that_are_no_numbers_are_refused():
-    with pytest.raises(ValueError, match="features must be finite, got nan"):
+    with pytest.raises(ValueError, match="embeddings must be finite, got nan"):
         uniformity_tolerance(torch.full((4, 2), torch.nan), torch.zeros(4, dtype=torch.long))
 
 

@@ -144,8 +144,8 @@ def test_the_key_as_anchor_pulls_by_what_it_gets_wrong():
     """d/dq of the second term is -(1 - p) k / tau along the sphere, p the key's probability of its query."""
     query, key, queue = drawn()
     query.requires_grad_()
-    both = dual_view_loss(query, key, queue, 1.0, tau=0.2, keep=0.5)
-    (grad,) = torch.autograd.grad(both - dual_view_loss(query, key, queue, 0, tau=0.2, keep=0.5), query)
+    both = dual_view_loss(query, key, queue, 1.0, temperature=0.2, keep=0.5)
+    (grad,) = torch.autograd.grad(both - dual_view_loss(query, key, queue, 0, temperature=0.2, keep=0.5), query)
     mask = hard_mask(key, queue, 0.5)
     with torch.no_grad():
         own = torch.exp((query * key).sum(1) / 0.2)
@@ -158,7 +158,7 @@ def test_the_key_as_anchor_pulls_by_what_it_gets_wrong():
 def test_swapped_views_are_added():
     query, key, queue = drawn()
     again = unit(7, 5, seed=3), unit(7, 5, seed=4)
-    options = {"lam": 0.5, "tau": 0.2, "keep": 0.4, "drop_top": 0.1}
+    options = {"lam": 0.5, "temperature": 0.2, "keep": 0.4, "drop_top": 0.1}
     expected = dual_view_loss(query, key, queue, **options) + dual_view_loss(*again, queue, **options)
     torch.testing.assert_close(dual_view_loss(query, key, queue, **options, swapped=again), expected)
 
@@ -212,7 +212,7 @@ def test_trains_with_momentum_pair_and_key_queue(lam):
         ({"drop_top": -0.1}, "drop_top must be from 0 to below 1, got -0.1"),
         ({"lam": -1.0}, "lam must be finite and not negative, got -1.0"),
         ({"lam": math.nan}, "lam must be finite and not negative, got nan"),
-        ({"tau": 0.0}, "tau must be above 0, got 0.0"),
+        ({"temperature": 0.0}, "temperature must be above 0, got 0.0"),
         ({"key": unit(6, 5)}, "equally many rows"),
         ({"queue": unit(20, 4)}, "same width"),
         ({"queue": 2 * unit(20, 5)}, "queue must have rows of norm 1, got 2"),

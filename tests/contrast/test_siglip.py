@@ -187,7 +187,7 @@ def test_refusals():
             softmax_loss(z, z, too_large)
         with pytest.raises(ValueError, match=r"the scale e.* must be finite, got inf"):
             sigmoid_loss(z, z, too_large)
-    with pytest.raises(ValueError, match="t must have one element"):
+    with pytest.raises(ValueError, match="log_scale must have one element"):
         softmax_loss(z, z, torch.zeros(3))
     for mask in (torch.ones(6, 3).bool(), torch.ones(1, 3).bool()):
         with pytest.raises(ValueError, match=r"mask must be \[3, 3\], one value a pair"):

@@ -34,6 +34,7 @@ from palimpsest.contrast.checks import Blaming, check_embeddings, check_finite, 
 from palimpsest.contrast.heads import projection_head
 from palimpsest.contrast.precision import widened, without_autocast
 from palimpsest.contrast.streaming import Pairs, logsumexp, of_strips
+from palimpsest.renamed import renamed
 
 Heads = Float[Tensor, "batch heads d"]
 # tau of every pair of two lists of embeddings, one function a head; or a number a head, or one for all.
@@ -171,24 +172,26 @@ class PairTemperature(nn.Module):
         return tau
 
 
-def temperature_penalty(tau: Float[Tensor, "*pairs"], dim: int) -> Float[Tensor, "*pairs"]:
+@renamed(tau="temperature")
+def temperature_penalty(temperature: Float[Tensor, "*pairs"], dim: int) -> Float[Tensor, "*pairs"]:
     """d/2 log tau + 1/tau for every pair; least at tau = 2/d.
 
     >>> temperature_penalty(torch.tensor([1.0]), 16)
     tensor([1.])
     """
-    check_positive(tau, "tau")
+    check_positive(temperature, "temperature")
     if dim < 1:
         raise ValueError(f"dim must be at least 1, got {dim}")
-    return _penalty(tau, dim)
+    return _penalty(temperature, dim)
 
 
 def _penalty(tau: Tensor, dim: int) -> Tensor:
     return dim / 2 * tau.log() + 1 / tau
 
 
+@renamed(z1="query", z2="key")
 def amcl_loss(
-    z1: Heads, z2: Heads, temperatures: Temperatures, beta: float = 0.1, *, rows: int = 512
+    query: Heads, key: Heads, temperatures: Temperatures, beta: float = 0.1, *, rows: int = 512
 ) -> Float[Tensor, ""]:
     """L above for two views: for each head NT-Xent with a temperature a pair, and beta times its penalty.
 
@@ -196,7 +199,7 @@ def amcl_loss(
     more than [rows, 2 batch] of them are held. Sums are in float32 or wider, under autocast too.
 
     Args:
-        z1, z2: two views' heads, brought to norm 1 here.
+        query, key: two views' heads, brought to norm 1 here.
         temperatures: one function (embeddings [n, d], others [m, d]) -> tau [n, m] a head, such as `PairTemperature`;
             or a number, or a tensor with one or with one a head: then it is the sum of the heads' NT-Xent and a
             constant times beta.
@@ -211,14 +214,14 @@ def amcl_loss(
     >>> amcl_loss(z, z, 0.5, beta=0.0).item()  # -2 + log(e^2 + 4)
     0.4326...
     """
-    z = torch.cat(_units(2, z1=z1, z2=z2), 1)
+    z = torch.cat(_units(2, query=query, key=key), 1)
     row = torch.arange(z.shape[1], device=z.device)
 
     def counted(part: slice) -> Tensor:
         return row[part, None] != row
 
-    with Blaming(z1=z1.flatten(1), z2=z2.flatten(1)):
-        return _summed(z, z, temperatures, beta, rows, row.roll(len(z1)), counted, len(row) - 1)
+    with Blaming(query=query.flatten(1), key=key.flatten(1)):
+        return _summed(z, z, temperatures, beta, rows, row.roll(len(query)), counted, len(row) - 1)
 
 
 def amcl_queue_loss(
@@ -267,7 +270,8 @@ def amcl_queue_loss(
         return _summed(query, keys, temperatures, beta, rows, own, counted, 1 + queue.shape[1])
 
 
-def multi_head_loss(loss: Callable[[Tensor, Tensor], Tensor], z1: Heads, z2: Heads) -> Float[Tensor, ""]:
+@renamed(z1="query", z2="key")
+def multi_head_loss(loss: Callable[[Tensor, Tensor], Tensor], query: Heads, key: Heads) -> Float[Tensor, ""]:
     """Any loss of two views [batch, d], summed over heads: what is left of AMCL for losses without a temperature.
 
     >>> from palimpsest.losses import barlow_twins_loss
@@ -275,8 +279,8 @@ def multi_head_loss(loss: Callable[[Tensor, Tensor], Tensor], z1: Heads, z2: Hea
     >>> multi_head_loss(barlow_twins_loss, z, z) < multi_head_loss(barlow_twins_loss, z, z.roll(1, 0))
     tensor(True)
     """
-    _units(1, z1=z1, z2=z2)
-    return torch.stack([loss(z1[:, head], z2[:, head]) for head in range(z1.shape[1])]).sum()
+    _units(1, query=query, key=key)
+    return torch.stack([loss(query[:, head], key[:, head]) for head in range(query.shape[1])]).sum()
 
 
 class AMCL(nn.Module):
@@ -304,8 +308,9 @@ class AMCL(nn.Module):
         self.beta = beta
         self.temperatures = nn.ModuleList(PairTemperature(dim, **options) for _ in range(heads))
 
-    def forward(self, z1: Heads, z2: Heads) -> Float[Tensor, ""]:
-        return amcl_loss(z1, z2, self.temperatures, self.beta)
+    @renamed(z1="query", z2="key")
+    def forward(self, query: Heads, key: Heads) -> Float[Tensor, ""]:
+        return amcl_loss(query, key, self.temperatures, self.beta)
 
 
 def _summed(

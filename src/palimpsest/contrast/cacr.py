@@ -34,6 +34,7 @@ from torch.nn import functional as F
 from palimpsest.contrast.checks import check_embeddings, look
 from palimpsest.contrast.precision import widened, without_autocast
 from palimpsest.contrast.streaming import Pairs, of_strips, strip_rows, weighted_logsumexp
+from palimpsest.renamed import renamed
 
 
 def cacr_loss(
@@ -77,8 +78,9 @@ def cacr_loss(
     return loss
 
 
+@renamed(z="views")
 def multi_view_cacr(
-    z: Float[Tensor, "images views d"], t_pos: float = 1.0, t_neg: float = 2.0, *, detach: bool = True
+    views: Float[Tensor, "images views d"], t_pos: float = 1.0, t_neg: float = 2.0, *, detach: bool = True
 ) -> Float[Tensor, ""]:
     """Every view in turn is the query; the image's other views are its positives, all views of the others its
     negatives. Arguments as for `cacr_loss`.
@@ -86,9 +88,9 @@ def multi_view_cacr(
     >>> multi_view_cacr(torch.eye(3)[:, None].expand(3, 5, 3))  # views agree, images are orthogonal
     tensor(-2.)
     """
-    others, own = _groups(z)
-    query = z.flatten(0, 1)
-    return cacr_loss(query, z[:, others].flatten(0, 1), query, t_pos, t_neg, left_out=own, detach=detach)
+    others, own = _groups(views)
+    query = views.flatten(0, 1)
+    return cacr_loss(query, views[:, others].flatten(0, 1), query, t_pos, t_neg, left_out=own, detach=detach)
 
 
 def queue_cacr(

@@ -8,6 +8,9 @@ from typing import Any
 import torch
 from jaxtyping import Int
 from torch import Tensor
+from torch.nn import functional as F
+
+from palimpsest.contrast.precision import widened
 
 FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
@@ -178,6 +181,18 @@ def check_unit(*, tolerance: float = 1e-2, **tensors: Tensor) -> None:
             )
 
 
+def unit_rows(normalize: bool, **tensors: Tensor) -> list[Tensor]:
+    """The rows brought to norm 1, in float32 or wider; or as they are, if `check_unit` passes them.
+
+    >>> unit_rows(True, query=torch.tensor([[3.0, 4.0]]))
+    [tensor([[0.6000, 0.8000]])]
+    """
+    if normalize:
+        return [F.normalize(widened(tensor), dim=1) for tensor in tensors.values()]
+    check_unit(**tensors)
+    return list(tensors.values())
+
+
 def check_positive(value: Any, name: str) -> None:
     """A number, or a tensor of numbers, above 0.
 
@@ -192,6 +207,25 @@ def check_positive(value: Any, name: str) -> None:
         raise TypeError(f"{name} must be a number or a tensor with elements, got {value!r}")
     if not lowest > 0:  # NaN too
         raise ValueError(f"{name} must be above 0, got {lowest}")
+
+
+def one_scale(scale: Any, temperature: Any, default: float | None = None) -> Any:
+    """The scale of the scores, given as itself or as the temperature that is 1 over it; by default `default`.
+
+    >>> one_scale(None, 0.5), one_scale(None, None, 50.0)
+    (2.0, 50.0)
+    >>> one_scale(2.0, 0.5)
+    Traceback (most recent call last):
+    TypeError: give scale or temperature = 1 / scale, and not both
+    """
+    if scale is not None and temperature is not None:
+        raise TypeError("give scale or temperature = 1 / scale, and not both")
+    if temperature is not None:
+        check_positive(temperature, "temperature")
+        return 1 / temperature
+    if scale is None and default is None:
+        raise TypeError("give scale, or temperature = 1 / scale")
+    return default if scale is None else scale
 
 
 def one_number(value: Any, name: str) -> Any:

@@ -30,6 +30,7 @@ from palimpsest.contrast.checks import check_finite, check_pairs, check_positive
 from palimpsest.contrast.distributed import gather_rows
 from palimpsest.contrast.info_nce import nt_xent
 from palimpsest.contrast.precision import widened
+from palimpsest.renamed import renamed
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,16 +47,17 @@ class BadPairs:
         return self.noisy | self.faulty
 
 
+@renamed(z1="query", z2="key", tau="temperature")
 def nt_xent_per_sample(
-    z1: Float[Tensor, "batch d"], z2: Float[Tensor, "batch d"], tau: float = 0.2
+    query: Float[Tensor, "batch d"], key: Float[Tensor, "batch d"], temperature: float = 0.2
 ) -> Float[Tensor, " batch"]:
     """SimCLR's loss of every pair: the mean of its two views' values.
 
     >>> nt_xent_per_sample(torch.eye(3), torch.eye(3), 0.5)  # -2 + log(e^2 + 4), each
     tensor([0.4327, 0.4327, 0.4327])
     """
-    check_pairs(least=2, z1=z1, z2=z2, values=False)
-    return nt_xent(z1, z2, tau, reduction="none").view(2, -1).mean(0)
+    check_pairs(least=2, query=query, key=key, values=False)
+    return nt_xent(query, key, temperature, reduction="none").view(2, -1).mean(0)
 
 
 def bad_pairs(summary: Float[Tensor, " pairs"], b_np: float = 2.0, b_fp: float = 3.0) -> BadPairs:
@@ -191,7 +193,7 @@ class DBPM:
 
     Attributes:
         epochs: of the whole training.
-        per_sample: (z1, z2) -> one value a pair.
+        per_sample: (query, key) -> one value a pair.
         warmup: share of the epochs in which nothing is weighted; 50 of 80 in the authors' recipe for ECG.
         b_np: how many deviations below the mean a pair is noisy.
         b_fp: how many above it is faulty.
@@ -267,9 +269,9 @@ class DBPM:
         views, epoch = batch["views"], batch.get("epoch")
         if views.ndim < 3 or views.shape[1] != 2:
             raise ValueError(f'batch["views"] must be [batch, 2, ...], got {list(views.shape)}')
-        z1, z2 = model(views.transpose(0, 1).flatten(0, 1)).chunk(2)
+        query, key = model(views.transpose(0, 1).flatten(0, 1)).chunk(2)
         epoch = epoch.item() if isinstance(epoch, Tensor) and epoch.numel() == 1 else epoch
-        return {"contrast": self.step(state, self.per_sample(z1, z2), batch["index"], epoch)}
+        return {"contrast": self.step(state, self.per_sample(query, key), batch["index"], epoch)}
 
 
 def _of_all_processes(tensor: Tensor) -> Tensor:

@@ -32,11 +32,13 @@ from palimpsest.contrast.checks import check_labels, check_pairs, check_positive
 from palimpsest.contrast.info_nce import nt_xent
 from palimpsest.contrast.precision import wide_dtype
 from palimpsest.contrast.streaming import Pairs
+from palimpsest.renamed import renamed
 
 
+@renamed(z1="query", z2="key")
 def debiased_loss(
-    z1: Float[Tensor, "batch d"],
-    z2: Float[Tensor, "batch d"],
+    query: Float[Tensor, "batch d"],
+    key: Float[Tensor, "batch d"],
     tau_plus: float = 0.1,
     temperature: float | Tensor = 0.5,
     *,
@@ -46,7 +48,7 @@ def debiased_loss(
     """mean_i of l_i above, over both views of every sample; embeddings are brought to norm 1.
 
     Args:
-        z1, z2: two views of the same samples, row by row; at least two samples.
+        query, key: two views of the same samples, row by row; at least two samples.
         tau_plus: the chance that a negative is of the anchor's class (for balanced classes one over their number),
             from 0 to below 1.
         temperature: above 0; a tensor of one element gets a gradient.
@@ -58,16 +60,17 @@ def debiased_loss(
         ValueError, TypeError: embeddings that do not fit each other or are not finite, fewer than two samples, a
             prior or a temperature out of range.
 
-    >>> z1, z2 = torch.randn(6, 4), torch.randn(6, 4)
-    >>> torch.allclose(debiased_loss(z1, z2, tau_plus=0.0), nt_xent(z1, z2, 0.5), atol=1e-6)
+    >>> query, key = torch.randn(6, 4), torch.randn(6, 4)
+    >>> torch.allclose(debiased_loss(query, key, tau_plus=0.0), nt_xent(query, key, 0.5), atol=1e-6)
     True
     """
-    return hard_debiased_loss(z1, z2, 0.0, tau_plus, temperature, more=more, rows=rows)
+    return hard_debiased_loss(query, key, 0.0, tau_plus, temperature, more=more, rows=rows)
 
 
+@renamed(z1="query", z2="key")
 def hard_debiased_loss(
-    z1: Float[Tensor, "batch d"],
-    z2: Float[Tensor, "batch d"],
+    query: Float[Tensor, "batch d"],
+    key: Float[Tensor, "batch d"],
     beta: float = 1.0,
     tau_plus: float = 0.1,
     temperature: float | Tensor = 0.5,
@@ -82,21 +85,22 @@ def hard_debiased_loss(
     mean is sum_j e^{(1 + beta) s_ij} / sum_j e^{beta s_ij}, two streamed log-sum-exps. With beta = 0 it is
     `debiased_loss`. Arguments as there, and beta, at least 0: how much harder negatives count more.
 
-    >>> z1, z2 = torch.randn(6, 4), torch.randn(6, 4)
-    >>> bool(hard_debiased_loss(z1, z2, beta=2.0) > debiased_loss(z1, z2))
+    >>> query, key = torch.randn(6, 4), torch.randn(6, 4)
+    >>> bool(hard_debiased_loss(query, key, beta=2.0) > debiased_loss(query, key))
     True
     """
     if not (beta >= 0 and math.isfinite(beta)):
         raise ValueError(f"beta must be at least 0 and finite, got {beta}")
-    positive, negatives = _terms(z1, z2, tau_plus, temperature, more, beta, rows)
+    positive, negatives = _terms(query, key, tau_plus, temperature, more, beta, rows)
     loss = F.softplus(negatives - positive).mean()  # -log(e^p / (e^p + e^n)) = log(1 + e^{n - p})
-    _look(loss, z1, z2, more)
+    _look(loss, query, key, more)
     return loss
 
 
+@renamed(z1="query", z2="key")
 def oracle_loss(
-    z1: Float[Tensor, "batch d"],
-    z2: Float[Tensor, "batch d"],
+    query: Float[Tensor, "batch d"],
+    key: Float[Tensor, "batch d"],
     labels: Int[Tensor, " batch"],
     temperature: float | Tensor = 0.5,
     *,
@@ -105,7 +109,7 @@ def oracle_loss(
     """NT-Xent with the negatives of the anchor's own class removed: what the debiased loss estimates without labels.
 
     Args:
-        z1, z2, temperature: as for `debiased_loss`.
+        query, key, temperature: as for `debiased_loss`.
         labels: the class of every sample.
         rescaled: true negatives, of which a batch has fewer than N, stand for all N: their sum is N times their mean,
             as in Eq. 8. Otherwise it is their plain sum. An anchor that has no true negative has loss 0.
@@ -115,13 +119,13 @@ def oracle_loss(
     >>> torch.allclose(oracle_loss(z, z, labels, 1.0, rescaled=False), torch.log(1 + 4 / torch.tensor(1.0).exp()))
     True
     """
-    check_pairs(least=2, z1=z1, z2=z2, values=False)
-    y = check_labels(labels, len(z1)).to(z1.device).repeat(2)  # of both views
+    check_pairs(least=2, query=query, key=key, values=False)
+    y = check_labels(labels, len(query)).to(query.device).repeat(2)  # of both views
     factor = torch.ones(len(y), dtype=torch.float64, device=y.device)
     if rescaled:
         factor = (len(y) - 2) / _others(y).clamp(min=1).double()
-    factor = factor.to(wide_dtype(z1))
-    return nt_xent(z1, z2, temperature, pair_weights=lambda part, _: (y[part, None] != y) * factor[part, None])
+    factor = factor.to(wide_dtype(query))
+    return nt_xent(query, key, temperature, pair_weights=lambda part, _: (y[part, None] != y) * factor[part, None])
 
 
 class Gap(NamedTuple):
@@ -138,10 +142,11 @@ class Gap(NamedTuple):
     true: Float[Tensor, ""]
 
 
+@renamed(z1="query", z2="key")
 @torch.no_grad()
 def bias_gap(
-    z1: Float[Tensor, "batch d"],
-    z2: Float[Tensor, "batch d"],
+    query: Float[Tensor, "batch d"],
+    key: Float[Tensor, "batch d"],
     labels: Int[Tensor, " batch"],
     tau_plus: float = 0.1,
     temperature: float | Tensor = 0.5,
@@ -159,26 +164,27 @@ def bias_gap(
     >>> bool(gap.biased == gap.debiased)
     True
     """
-    check_pairs(least=2, z1=z1, z2=z2)
-    y = check_labels(labels, len(z1)).to(z1.device).repeat(2)  # of both views
+    check_pairs(least=2, query=query, key=key)
+    y = check_labels(labels, len(query)).to(query.device).repeat(2)  # of both views
     others = _others(y)
     if not others.any():
         raise ValueError(f"bias_gap needs samples of two classes, got only {int(y[0])}")
-    z1, z2, temperature = z1.double(), z2.double(), one_number(temperature, "temperature")
+    query, key, temperature = query.double(), key.double(), one_number(temperature, "temperature")
     if not temperature > 1 / 700:
         raise ValueError(f"temperature must be above 1/700 for terms that float64 can hold, got {float(temperature)}")
     log_n = math.log(len(y) - 2)
-    biased, debiased = (log_negative_term(z1, z2, prior, temperature) - log_n for prior in (0.0, tau_plus))
-    z = F.normalize(torch.cat([z1, z2]), dim=1)
+    biased, debiased = (log_negative_term(query, key, prior, temperature) - log_n for prior in (0.0, tau_plus))
+    z = F.normalize(torch.cat([query, key]), dim=1)
     different = Pairs(keep=lambda part, _: y[part, None] != y)
     true = streaming.logsumexp(z / temperature, z, pairs=different)[0] - others.double().log()
     biased, debiased, true = (term[others > 0].exp().mean() for term in (biased, debiased, true))
     return Gap(biased - true, debiased - true, true)
 
 
+@renamed(z1="query", z2="key")
 def log_negative_term(
-    z1: Float[Tensor, "batch d"],
-    z2: Float[Tensor, "batch d"],
+    query: Float[Tensor, "batch d"],
+    key: Float[Tensor, "batch d"],
     tau_plus: float = 0.1,
     temperature: float | Tensor = 0.5,
     *,
@@ -192,31 +198,31 @@ def log_negative_term(
     >>> log_negative_term(far, far, tau_plus=0.3, temperature=1.0).exp() / 2
     tensor([0.3679, 0.3679, 0.3679, 0.3679])
     """
-    terms = _terms(z1, z2, tau_plus, temperature, more, beta, rows)[1]
-    _look(terms, z1, z2, more)
+    terms = _terms(query, key, tau_plus, temperature, more, beta, rows)[1]
+    _look(terms, query, key, more)
     return terms
 
 
-def _terms(z1, z2, tau_plus, temperature, more, beta, rows) -> tuple[Tensor, Tensor]:
+def _terms(query, key, tau_plus, temperature, more, beta, rows) -> tuple[Tensor, Tensor]:
     """Every anchor's positive score, and log(N g); values are looked at by the caller."""
-    check_pairs(least=2, z1=z1, z2=z2, values=False)
+    check_pairs(least=2, query=query, key=key, values=False)
     check_positive(temperature, "temperature")
     temperature = one_number(temperature, "temperature")
     if not 0 <= tau_plus < 1:
         raise ValueError(f"tau_plus must be from 0 to below 1, got {tau_plus}")
-    wide = wide_dtype(z1)
-    z = F.normalize(torch.cat([z1, z2]).to(wide), dim=1)
+    wide = wide_dtype(query)
+    z = F.normalize(torch.cat([query, key]).to(wide), dim=1)
     scaled = z / temperature
     own = torch.arange(len(z), device=z.device)
-    partner = own.roll(len(z1))
+    partner = own.roll(len(query))
     n = len(z) - 2
 
     positive = (scaled * z[partner]).sum(1)
     positives = positive[None]
     if more is not None:
-        if more.ndim != 3 or more.shape[1:] != z1.shape:
-            raise ValueError(f"more must be [views, {', '.join(map(str, z1.shape))}], got {list(more.shape)}")
-        check_pairs(values=False, **_numbered(more), z1=z1)
+        if more.ndim != 3 or more.shape[1:] != query.shape:
+            raise ValueError(f"more must be [views, {', '.join(map(str, query.shape))}], got {list(more.shape)}")
+        check_pairs(values=False, **_numbered(more), query=query)
         further = F.normalize(more.to(wide), dim=2)
         positives = torch.cat([positives, (scaled * torch.cat([further, further], 1)).sum(2)])
     mean_positive = positives.logsumexp(0) - math.log(len(positives))
@@ -236,8 +242,8 @@ def _terms(z1, z2, tau_plus, temperature, more, beta, rows) -> tuple[Tensor, Ten
     return positive, torch.maximum(corrected.where(left, -torch.inf), floor)
 
 
-def _look(result: Tensor, z1: Tensor, z2: Tensor, more: Tensor | None) -> None:
-    look(result, **({} if more is None else _numbered(more)), z1=z1, z2=z2)
+def _look(result: Tensor, query: Tensor, key: Tensor, more: Tensor | None) -> None:
+    look(result, **({} if more is None else _numbered(more)), query=query, key=key)
 
 
 def _numbered(more: Tensor) -> dict[str, Tensor]:

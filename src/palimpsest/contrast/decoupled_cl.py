@@ -22,17 +22,25 @@ from torch.nn import functional as F
 from palimpsest.contrast.checks import Blaming, check_embeddings, check_pairs, check_positive, look, one_number
 from palimpsest.contrast.info_nce import info_nce, nt_xent
 from palimpsest.contrast.precision import widened
+from palimpsest.renamed import renamed
 
 
+@renamed(z1="query", z2="key", tau="temperature")
 def dcl_loss(
-    z1: Float[Tensor, "batch d"], z2: Float[Tensor, "batch d"], tau: float | Tensor = 0.1, *, reduction: str = "mean"
+    query: Float[Tensor, "batch d"],
+    key: Float[Tensor, "batch d"],
+    temperature: float | Tensor = 0.1,
+    *,
+    reduction: str = "mean",
+    normalize: bool = True,
 ) -> Float[Tensor, ""] | Float[Tensor, " views"]:
     """mean_i l_i over all views of both directions, with the positive left out of the sum. It may be negative.
 
     Args:
-        z1, z2: two views, row by row a pair; brought to norm 1 here.
-        tau: temperature, above 0.
+        query, key: two views, row by row a pair.
+        temperature: tau, above 0.
         reduction: "mean", "sum", or "none" for the 2 batch values, the first view's first.
+        normalize: bring rows to norm 1; otherwise dot products are taken as they are.
 
     Raises:
         ValueError, TypeError: shapes, dtypes, values that are not finite, a batch of fewer than two pairs (there are
@@ -41,17 +49,21 @@ def dcl_loss(
     >>> dcl_loss(torch.eye(3), torch.eye(3), 0.5).item()  # -2 + log 4
     -0.6137...
     """
-    check_pairs(least=2, z1=z1, z2=z2, values=False)
-    return nt_xent(z1, z2, tau, decoupled=True, reduction=reduction)
+    check_pairs(least=2, query=query, key=key, values=False)
+    return nt_xent(query, key, temperature, decoupled=True, reduction=reduction, normalize=normalize)
 
 
+@renamed(z1="query", z2="key", tau="temperature")
 def dclw_loss(
-    z1: Float[Tensor, "batch d"], z2: Float[Tensor, "batch d"], tau: float | Tensor = 0.1, sigma: float = 0.5
+    query: Float[Tensor, "batch d"],
+    key: Float[Tensor, "batch d"],
+    temperature: float | Tensor = 0.1,
+    sigma: float = 0.5,
 ) -> Float[Tensor, ""]:
     """mean_i (-w_i p_i / tau + log sum of the negatives), with `positive_weights` w; `dcl_loss` for large sigma.
 
     Args:
-        z1, z2, tau: as for `dcl_loss`.
+        query, key, temperature: as for `dcl_loss`.
         sigma: of the weights, above 0; the smaller, the less the closest pairs count.
 
     Raises:
@@ -61,12 +73,13 @@ def dclw_loss(
     >>> torch.equal(dclw_loss(a, b), dcl_loss(a, b))
     True
     """
-    tau, loss = one_number(tau, "tau"), dcl_loss(z1, z2, tau)
-    return loss + ((1 - _positive_weights(z1, z2, sigma)) * _cosines(z1, z2) / tau).mean()
+    temperature, loss = one_number(temperature, "temperature"), dcl_loss(query, key, temperature)
+    return loss + ((1 - _positive_weights(query, key, sigma)) * _cosines(query, key) / temperature).mean()
 
 
+@renamed(z1="query", z2="key")
 def positive_weights(
-    z1: Float[Tensor, "batch d"], z2: Float[Tensor, "batch d"], sigma: float = 0.5
+    query: Float[Tensor, "batch d"], key: Float[Tensor, "batch d"], sigma: float = 0.5
 ) -> Float[Tensor, " batch"]:
     """w_i = 2 - e^{p_i / sigma} / mean_j e^{p_j / sigma}: at most 2, 1 on average, without a gradient.
 
@@ -75,19 +88,20 @@ def positive_weights(
     >>> positive_weights(torch.eye(2), torch.tensor([[1.0, 0.0], [1.0, 0.0]]), sigma=1.0)
     tensor([0.5379, 1.4621])
     """
-    check_pairs(least=2, z1=z1, z2=z2, values=False)
-    weights = _positive_weights(z1, z2, sigma)
-    look(weights, z1=z1, z2=z2)
+    check_pairs(least=2, query=query, key=key, values=False)
+    weights = _positive_weights(query, key, sigma)
+    look(weights, query=query, key=key)
     return weights
 
 
-def _positive_weights(z1: Tensor, z2: Tensor, sigma: float) -> Float[Tensor, " batch"]:
+def _positive_weights(query: Tensor, key: Tensor, sigma: float) -> Float[Tensor, " batch"]:
     check_positive(sigma, "sigma")
-    return 2 - len(z1) * (_cosines(z1, z2).detach() / sigma).softmax(0)
+    return 2 - len(query) * (_cosines(query, key).detach() / sigma).softmax(0)
 
 
+@renamed(z1="query", z2="key", tau="temperature")
 def npc_multiplier(
-    z1: Float[Tensor, "batch d"], z2: Float[Tensor, "batch d"], tau: float | Tensor = 0.1
+    query: Float[Tensor, "batch d"], key: Float[Tensor, "batch d"], temperature: float | Tensor = 0.1
 ) -> Float[Tensor, " views"]:
     """1 - P_i(positive) under NT-Xent: the factor on a view's gradient that decoupling removes. No gradient.
 
@@ -97,25 +111,27 @@ def npc_multiplier(
     >>> npc_multiplier(torch.eye(3), torch.eye(3), 0.5)  # 4 / (e^2 + 4)
     tensor([0.3512, 0.3512, 0.3512, 0.3512, 0.3512, 0.3512])
     """
-    check_pairs(least=2, z1=z1, z2=z2, values=False)
+    check_pairs(least=2, query=query, key=key, values=False)
     with torch.no_grad():
-        return -torch.expm1(-nt_xent(z1, z2, tau, reduction="none"))
+        return -torch.expm1(-nt_xent(query, key, temperature, reduction="none"))
 
 
+@renamed(tau="temperature")
 def dcl_queue_loss(
     query: Float[Tensor, "batch d"],
     key: Float[Tensor, "batch d"],
     queue: Float[Tensor, "size d"],
-    tau: float | Tensor = 0.1,
+    temperature: float | Tensor = 0.1,
     *,
     reduction: str = "mean",
+    normalize: bool = True,
 ) -> Float[Tensor, ""] | Float[Tensor, " batch"]:
     """The form for MoCo: l_i = -q_i . k_i / tau + log sum over the queue alone. A batch of one is enough.
 
     Args:
-        query, key: row by row a pair; brought to norm 1 here, like the queue.
+        query, key: row by row a pair.
         queue: earlier keys, the negatives of every query; at least one.
-        tau, reduction: as for `dcl_loss`, with one value a query.
+        temperature, reduction, normalize: as for `dcl_loss`, with one value a query; the queue is normalised too.
 
     >>> dcl_queue_loss(torch.eye(2), torch.eye(2), -torch.eye(2), 1.0).item()  # -1 + log(e^-1 + 1)
     -0.6867...
@@ -126,9 +142,16 @@ def dcl_queue_loss(
         raise ValueError("the queue is empty: decoupled contrastive learning needs negatives")
     with Blaming(query=query, key=key, queue=queue):
         return info_nce(
-            query, key, tau, negatives=queue, in_batch=False, decoupled=True, normalize=True, reduction=reduction
+            query,
+            key,
+            temperature,
+            negatives=queue,
+            in_batch=False,
+            decoupled=True,
+            normalize=normalize,
+            reduction=reduction,
         )
 
 
-def _cosines(z1: Tensor, z2: Tensor) -> Float[Tensor, " batch"]:
-    return F.cosine_similarity(widened(z1), widened(z2))
+def _cosines(query: Tensor, key: Tensor) -> Float[Tensor, " batch"]:
+    return F.cosine_similarity(widened(query), widened(key))

@@ -30,6 +30,7 @@ from torch.nn import functional as F
 from palimpsest.contrast.checks import Blaming, check_embeddings, look
 from palimpsest.contrast.info_nce import info_nce
 from palimpsest.contrast.precision import widened, without_autocast
+from palimpsest.renamed import renamed
 
 ROWS = 512  # anchors whose similarities are held at a time
 
@@ -86,8 +87,9 @@ def top_probability(
     return top
 
 
+@renamed(z="views")
 def groco_loss(
-    z: Float[Tensor, "views batch d"],
+    views: Float[Tensor, "views batch d"],
     k_neg: int = 10,
     stop_grad: bool = True,
     *,
@@ -101,7 +103,7 @@ def groco_loss(
     Similarities are held `ROWS` anchors at a time, in float32 or wider, under autocast too.
 
     Args:
-        z: at least two views of the same samples, in the same order; brought to norm 1 here.
+        views: at least two views of the same samples, in the same order; brought to norm 1 here.
         k_neg: negatives of an anchor, at most batch - 1: those with the highest cosine.
         stop_grad: the gradient goes to anchors only, not to what they are compared with.
         steepness, art: of `diff_sort`.
@@ -116,11 +118,11 @@ def groco_loss(
     >>> bool(apart < groco_loss(torch.ones(2, 3, 3), k_neg=2))
     True
     """
-    given, z = z, _checked(z)
-    views, batch, _ = z.shape
+    z = _checked(views)
+    number, batch, _ = z.shape
     _check_negatives(k_neg, batch - 1, batch)
     others = z.detach() if stop_grad else z
-    partners = torch.tensor([[w for w in range(views) if w != v] for v in range(views)], device=z.device)
+    partners = torch.tensor([[w for w in range(number) if w != v] for v in range(number)], device=z.device)
     with without_autocast(z):
         cosines = torch.einsum("vbd,wbd->vbw", z, others)
         positives = cosines.gather(2, partners[:, None].expand(-1, batch, -1))
@@ -129,13 +131,14 @@ def groco_loss(
         both = zip(z, others, strict=True)
         negatives = torch.stack([_negatives(*sides, k_neg, preorder, generator) for sides in both])
         s = torch.cat([negatives, positives], 2).flatten(0, 1)
-        with Blaming(z=given.flatten(0, 1)):
+        with Blaming(views=views.flatten(0, 1)):
             q = top_probability(s, k_neg, steepness, art)  # no values but probabilities may enter the cross-entropy
         return F.binary_cross_entropy(q, (torch.arange(s.shape[1], device=s.device) >= k_neg).to(s).expand_as(s))
 
 
+@renamed(z="views")
 def views_nt_xent(
-    z: Float[Tensor, "views batch d"],
+    views: Float[Tensor, "views batch d"],
     temperature: float | Tensor = 0.5,
     *,
     k_neg: int | None = None,
@@ -148,7 +151,7 @@ def views_nt_xent(
     For two views and all negatives it is `nt_xent`. An anchor's other partners are not among the negatives.
 
     Args:
-        z: as for `groco_loss`.
+        views: as for `groco_loss`.
         temperature: above 0.
         k_neg: only that many negatives of an anchor, those with the highest cosine in any view (ties are all kept).
         stop_grad: the gradient goes to anchors only.
@@ -156,12 +159,12 @@ def views_nt_xent(
     >>> views_nt_xent(torch.eye(3).expand(2, 3, 3)).item()  # -2 + log(e^2 + 4)
     0.4326...
     """
-    given, z = z, _checked(z)
-    views, batch, _ = z.shape
+    z = _checked(views)
+    number, batch, _ = z.shape
     if k_neg is not None:
-        _check_negatives(k_neg, views * (batch - 1), batch)
+        _check_negatives(k_neg, number * (batch - 1), batch)
     z = z.flatten(0, 1)
-    sample = torch.arange(batch, device=z.device).repeat(views)
+    sample = torch.arange(batch, device=z.device).repeat(number)
 
     def counted(part: slice, cosines: Tensor) -> Tensor:
         negative = sample[part, None] != sample
@@ -172,9 +175,9 @@ def views_nt_xent(
 
     keys = z.detach() if stop_grad else z
     row = torch.arange(len(z), device=z.device)
-    with Blaming(z=given.flatten(0, 1)):
+    with Blaming(views=views.flatten(0, 1)):
         losses = [
-            info_nce(z, keys, temperature, targets=row.roll(-shift * batch), mask=counted) for shift in range(1, views)
+            info_nce(z, keys, temperature, targets=row.roll(-shift * batch), mask=counted) for shift in range(1, number)
         ]
     return torch.stack(losses).mean()
 
@@ -228,14 +231,14 @@ def _negatives(
     return torch.cat(found)
 
 
-def _checked(z: Tensor) -> Tensor:
+def _checked(views: Tensor) -> Tensor:
     """The views at norm 1, in float32 or wider; values are looked at by the caller."""
-    if not isinstance(z, Tensor):
-        raise TypeError(f"z must be a tensor [views, batch, d], got {type(z).__name__}: stack the views")
-    if z.ndim != 3 or len(z) < 2:
-        raise ValueError(f"z must be [views, batch, d] with at least 2 views, got {list(z.shape)}")
-    check_embeddings(z=z.flatten(0, 1), values=False)
-    return F.normalize(widened(z), dim=2)
+    if not isinstance(views, Tensor):
+        raise TypeError(f"views must be a tensor [views, batch, d], got {type(views).__name__}: stack the views")
+    if views.ndim != 3 or len(views) < 2:
+        raise ValueError(f"views must be [views, batch, d] with at least 2 views, got {list(views.shape)}")
+    check_embeddings(views=views.flatten(0, 1), values=False)
+    return F.normalize(widened(views), dim=2)
 
 
 def _check_negatives(k_neg: int, most: int, batch: int) -> None:

@@ -22,21 +22,27 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn import functional as F
 
-from palimpsest.contrast.checks import check_finite, check_pairs, check_positive, look
+from palimpsest.contrast.checks import check_finite, check_pairs, check_positive, look, one_scale
 from palimpsest.contrast.distributed import OneProcess, Processes, visits
-from palimpsest.contrast.precision import wide_dtype, without_autocast
+from palimpsest.contrast.precision import wide_dtype, widened, without_autocast
 from palimpsest.contrast.streaming import Pairs, logsumexp
+from palimpsest.renamed import renamed
 
 SAFE = 40.0  # exponentials of such scores, and of minus them, lose nothing in float32, even divided by a large batch
 
 
+@renamed(q="query", k="key")
 def tiled_nce(
-    q: Float[Tensor, "batch d"],
-    k: Float[Tensor, "batch d"],
-    scale: float | Float[Tensor, ""],
+    query: Float[Tensor, "batch d"],
+    key: Float[Tensor, "batch d"],
+    scale: float | Float[Tensor, ""] | None = None,
     tile: int = 1024,
     symmetric: bool = True,
+    *,
+    temperature: float | Float[Tensor, ""] | None = None,
+    normalize: bool = False,
 ) -> Float[Tensor, ""]:
     """1/B sum_i (log sum_j e^{scale q_i . k_j} - scale q_i . k_i), or its mean with the other direction.
 
@@ -48,31 +54,37 @@ def tiled_nce(
     tiles are strips of `tile` rows and all columns, so that all of it is in the graph.)
 
     Args:
-        q, k: row i of one goes with row i of the other; taken as they are, not normalised. float32, float64, bfloat16
-            or float16: sums and gradients are gathered in float32 (float64 for float64).
+        query, key: row i of one goes with row i of the other; float32, float64, bfloat16 or float16: sums and gradients
+            are gathered in float32 (float64 for float64).
         scale: 1 / temperature, above 0; a tensor gets a gradient.
         tile: rows and columns of a tile.
         symmetric: both directions, as in CLIP.
+        temperature: in the place of the scale.
+        normalize: bring rows to norm 1; otherwise they are taken as they are.
 
     Raises:
         ValueError, TypeError: what does not fit, with its value: shapes, dtypes, an empty batch, a tile below 1, a
-            scale that is not above 0, values that are not finite.
+            scale that is not above 0, values that are not finite; scale and temperature both, or neither.
 
     >>> q, k = F.normalize(torch.randn(6, 4)), F.normalize(torch.randn(6, 4))
     >>> loss = tiled_nce(q, k, 10.0, tile=4, symmetric=False)
     >>> torch.allclose(loss, F.cross_entropy(10 * q @ k.T, torch.arange(6)), atol=1e-5)
     True
     """
-    return _nce(OneProcess(1), [q], [k], scale, tile, symmetric)
+    return _nce(OneProcess(1), [query], [key], one_scale(scale, temperature), tile, symmetric, normalize)
 
 
+@renamed(q_shards="query_shards", k_shards="key_shards")
 def ring_nce(
-    q_shards: Sequence[Float[Tensor, "rows d"]] | Float[Tensor, "rows d"],
-    k_shards: Sequence[Float[Tensor, "rows d"]] | Float[Tensor, "rows d"],
-    scale: float | Float[Tensor, ""],
+    query_shards: Sequence[Float[Tensor, "rows d"]] | Float[Tensor, "rows d"],
+    key_shards: Sequence[Float[Tensor, "rows d"]] | Float[Tensor, "rows d"],
+    scale: float | Float[Tensor, ""] | None = None,
     tile: int = 1024,
     symmetric: bool = True,
     group: Any = None,
+    *,
+    temperature: float | Float[Tensor, ""] | None = None,
+    normalize: bool = False,
 ) -> Float[Tensor, ""]:
     """`tiled_nce` of a batch that is spread over ranks.
 
@@ -83,8 +95,9 @@ def ring_nce(
     time, and two tiles.
 
     Args:
-        q_shards, k_shards: one tensor a rank, all of one shape; with a group, this process's own two tensors.
-        scale, tile, symmetric: as in `tiled_nce`. Each process's gradient of the scale holds its rows' part.
+        query_shards, key_shards: one tensor a rank, all of one shape; with a group, this process's own two tensors.
+        scale, tile, symmetric, temperature, normalize: as in `tiled_nce`. Each process's gradient of the scale holds
+            its rows' part.
         group: a group of processes, `torch.distributed.group.WORLD` for all.
 
     Raises:
@@ -95,22 +108,31 @@ def ring_nce(
     >>> torch.allclose(ring_nce(q.split(2), k.split(2), 10.0), tiled_nce(q, k, 10.0), atol=1e-5)
     True
     """
+    scale = one_scale(scale, temperature)
     if group is not None:
-        return _nce(Processes(group), [q_shards], [k_shards], scale, tile, symmetric)
-    if isinstance(q_shards, Tensor) or isinstance(k_shards, Tensor) or len(q_shards) != len(k_shards):
-        raise ValueError("q_shards and k_shards must be equally many tensors, one a rank, unless a group is given")
-    return _nce(OneProcess(len(q_shards)), list(q_shards), list(k_shards), scale, tile, symmetric)
+        return _nce(Processes(group), [query_shards], [key_shards], scale, tile, symmetric, normalize)
+    if isinstance(query_shards, Tensor) or isinstance(key_shards, Tensor) or len(query_shards) != len(key_shards):
+        raise ValueError(
+            "query_shards and key_shards must be equally many tensors, one a rank, unless a group is given"
+        )
+    return _nce(OneProcess(len(query_shards)), list(query_shards), list(key_shards), scale, tile, symmetric, normalize)
 
 
 def _nce(
-    ring: OneProcess | Processes, q: list[Tensor], k: list[Tensor], scale: float | Tensor, tile: int, symmetric: bool
+    ring: OneProcess | Processes,
+    q: list[Tensor],
+    k: list[Tensor],
+    scale: float | Tensor,
+    tile: int,
+    symmetric: bool,
+    normalize: bool,
 ) -> Tensor:
     if isinstance(tile, bool) or not isinstance(tile, int) or tile < 1:
         raise ValueError(f"tile must be a whole number of at least 1, got {tile!r}")
     if not q:
         raise ValueError("there are no shards")
     for own, keys in zip(q, k, strict=True):
-        check_pairs(q=own, k=keys, values=False)
+        check_pairs(query=own, key=keys, values=False)
         if own.shape != q[0].shape or own.dtype != q[0].dtype:
             raise ValueError(f"shards must be alike, got {list(q[0].shape)} and {list(own.shape)}")
     scale = torch.as_tensor(scale, dtype=wide_dtype(q[0]))
@@ -120,6 +142,9 @@ def _nce(
         check_finite(scale, "scale")
         check_positive(scale, "scale")
     scale = scale.to(q[0].device).reshape(())
+    given = zip(q, k, strict=True)
+    if normalize:
+        q, k = ([F.normalize(widened(own), dim=1) for own in side] for side in (q, k))
     if torch.compiler.is_compiling() and isinstance(ring, OneProcess):
         return _of_strips(torch.cat(q), torch.cat(k), scale, tile, symmetric)
     keys_need = any(keys.requires_grad for keys in k)
@@ -127,8 +152,8 @@ def _nce(
     try:
         return _Ring.apply(ring, tile, symmetric, keys_need, scale, *q, *k)
     except ValueError:  # scores overflow, maybe for a value that is not finite
-        for own, keys in zip(q, k, strict=True):
-            look(q=own, k=keys)
+        for own, keys in given:
+            look(query=own, key=keys)
         raise
 
 

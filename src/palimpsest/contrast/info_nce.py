@@ -25,6 +25,7 @@ from palimpsest.contrast.comparison import Comparison, Labels, Problem, inverse_
 from palimpsest.contrast.distributed import gather_rows, position
 from palimpsest.contrast.precision import wide_dtype, without_autocast
 from palimpsest.contrast.streaming import OfPairs
+from palimpsest.renamed import renamed
 
 # Up to how many scores the plain expression is faster, in one direction and in both: see benchmarks/contrast.py.
 SMALL = {False: 448**2, True: 320**2}
@@ -143,22 +144,29 @@ def reference_info_nce(query: Tensor, key: Tensor, temperature: Any = 0.07, **op
         return _plain(Comparison(query, key, temperature, **options).problem())
 
 
+@renamed(z1="query", z2="key")
 def nt_xent(
-    z1: Float[Tensor, "batch d"], z2: Float[Tensor, "batch d"], temperature: float | Tensor = 0.5, **options: Any
+    query: Float[Tensor, "batch d"],
+    key: Float[Tensor, "batch d"],
+    temperature: float | Tensor = 0.5,
+    *,
+    normalize: bool = True,
+    **options: Any,
 ) -> Float[Tensor, ""]:
-    """SimCLR's loss of two views: every view picks its partner among all 2 batch - 1 other views, by cosine.
+    """SimCLR's loss of two views: every view picks its partner among all 2 batch - 1 other views, by cosine (by dot
+    products as they are without `normalize`).
 
-    Options are those of `info_nce`; with a `group` the other views are those of all processes. With
+    Other options are those of `info_nce`; with a `group` the other views are those of all processes. With
     `reduction="none"` there are 2 batch values, the first view's first.
 
     >>> nt_xent(torch.eye(3), torch.eye(3), 0.5).item()  # -2 + log(e^2 + 4)
     0.4326...
     """
-    check_pairs(z1=z1, z2=z2, values=False)
-    z = torch.cat([z1, z2])
-    partner = torch.arange(len(z), device=z.device).roll(len(z1))
-    with Blaming(z1=z1, z2=z2):
-        return info_nce(z, z, temperature, targets=partner, exclude_self=True, normalize=True, **options)
+    check_pairs(query=query, key=key, values=False)
+    z = torch.cat([query, key])
+    partner = torch.arange(len(z), device=z.device).roll(len(query))
+    with Blaming(query=query, key=key):
+        return info_nce(z, z, temperature, targets=partner, exclude_self=True, normalize=normalize, **options)
 
 
 # Arguments of which the plain expression has the default only; so it has of the margin.

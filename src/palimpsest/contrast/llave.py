@@ -24,28 +24,36 @@ from jaxtyping import Float
 from torch import Tensor
 
 from palimpsest.contrast.checks import (
+    Blaming,
     check_finite,
     check_pairs,
     check_positive,
     check_unit,
     one_number,
+    one_scale,
+    unit_rows,
 )
 from palimpsest.contrast.distributed import gather_rows
 from palimpsest.contrast.info_nce import info_nce
 from palimpsest.contrast.precision import widened, without_autocast
+from palimpsest.renamed import renamed
 
 # Cosines of all pairs, or the reward model's own embeddings of queries and keys.
 Reward = Float[Tensor, "batch batch"] | tuple[Float[Tensor, "batch r"], Float[Tensor, "batch r"]]
 MOST = 80.0  # e^80 fits float32
+SCALE = 50.0  # the default
 
 
+@renamed(q="query", k="key")
 def hardness_nce(
-    q: Float[Tensor, "batch d"],
-    k: Float[Tensor, "batch d"],
-    scale: float | Tensor = 50.0,
+    query: Float[Tensor, "batch d"],
+    key: Float[Tensor, "batch d"],
+    scale: float | Tensor | None = None,
     alpha: float = 9.0,
     reward: Reward | None = None,
     *,
+    temperature: float | Tensor | None = None,
+    normalize: bool = False,
     group: Any = None,
     rows: int | None = None,
 ) -> Float[Tensor, ""]:
@@ -54,12 +62,14 @@ def hardness_nce(
     Streamed, see `palimpsest.contrast.info_nce`.
 
     Args:
-        q, k: unit-norm, row by row a pair.
-        scale: s, one over the temperature; a tensor of one element gets a gradient.
+        query, key: unit-norm, row by row a pair.
+        scale: s, one over the temperature, by default 50; a tensor of one element gets a gradient.
         alpha: how much hardness counts: 0 is InfoNCE. At most 80 away from 0. (The paper's runs use 9; the default of
             its code is 0.5.)
         reward: of another encoder: its cosines [batch, batch], or its unit-norm embeddings of queries and keys. None
-            takes the cosines of q and k themselves. No gradient.
+            takes the cosines of query and key themselves. No gradient.
+        temperature: in the place of the scale.
+        normalize: bring rows to norm 1; otherwise they must have it. A reward's own embeddings must have it anyway.
         group: processes whose batches are taken together, see `info_nce` (without a reward of another encoder).
         rows: of a strip of scores.
 
@@ -70,32 +80,39 @@ def hardness_nce(
     >>> bool(hardness_nce(z, z, 5.0, alpha=9.0) > hardness_nce(z, z, 5.0, alpha=0.0))
     True
     """
-    check_pairs(q=q, k=k, values=False)
-    check_unit(q=q, k=k)
-    scale = _checked(scale, alpha)
-    rewards = _rewards(reward, len(q))
+    check_pairs(query=query, key=key, values=False)
+    scale = _checked(one_scale(scale, temperature, SCALE), alpha)
+    blaming = Blaming(query=query, key=key)
+    query, key = unit_rows(normalize, query=query, key=key)
+    rewards = _rewards(reward, len(query))
 
     def weights(part: slice, cosines: Tensor) -> Tensor:
         with without_autocast(cosines):
             return (alpha * (cosines if rewards is None else rewards(part).to(cosines))).exp()
 
-    if group is None:
-        return info_nce(q, k, 1 / scale, symmetric=True, pair_weights=weights, rows=rows)
-    if reward is not None:
+    if group is not None and reward is not None:
         raise ValueError("a reward of another encoder is of one process: leave reward out, or group")
-    forth, back = (
-        info_nce(*pair, 1 / scale, pair_weights=weights, group=group, rows=rows) for pair in ((q, k), (k, q))
-    )
-    return (forth + back) / 2
+    with blaming:
+        if group is None:
+            return info_nce(query, key, 1 / scale, symmetric=True, pair_weights=weights, rows=rows)
+        forth, back = (
+            info_nce(*pair, 1 / scale, pair_weights=weights, group=group, rows=rows)
+            for pair in ((query, key), (key, query))
+        )
+        return (forth + back) / 2
 
 
+@renamed(q="query", k="key")
 @torch.no_grad()
 def gradient_share(
-    q: Float[Tensor, "batch d"],
-    k: Float[Tensor, "batch d"],
-    scale: float = 50.0,
+    query: Float[Tensor, "batch d"],
+    key: Float[Tensor, "batch d"],
+    scale: float | None = None,
     alpha: float = 9.0,
     hardest: float = 0.1,
+    *,
+    temperature: float | None = None,
+    normalize: bool = False,
 ) -> tuple[float, float]:
     """How much of the negatives' gradient falls on each query's hardest negatives: without and with weighting.
 
@@ -107,8 +124,8 @@ def gradient_share(
     scale s + alpha.)
 
     Args:
-        q, k: unit-norm, row by row a pair, two or more.
-        scale, alpha: as in `hardness_nce`.
+        query, key: unit-norm, row by row a pair, two or more.
+        scale, alpha, temperature, normalize: as in `hardness_nce`.
         hardest: which share of the negatives is meant, above 0, at most 1; at least one negative.
 
     >>> z = F.normalize(torch.randn(40, 4), dim=1)
@@ -116,26 +133,27 @@ def gradient_share(
     >>> plain < weighted < 1
     True
     """
-    check_pairs(least=2, q=q, k=k)
-    check_unit(q=q, k=k)
-    scale = _checked(scale, alpha)
+    check_pairs(least=2, query=query, key=key)
+    scale = _checked(one_scale(scale, temperature, SCALE), alpha)
+    query, key = unit_rows(normalize, query=query, key=key)
     if not 0 < hardest <= 1:
         raise ValueError(f"hardest must be above 0 and at most 1, got {hardest}")
-    cosines = negatives(widened(q), widened(k))
+    cosines = negatives(widened(query), widened(key))
     count = max(1, round(hardest * cosines.shape[1]))
     shares = [(a * cosines).softmax(1).topk(count, dim=1).values.sum(1).mean().item() for a in (scale, scale + alpha)]
     return shares[0], shares[1]
 
 
-def negatives(q: Float[Tensor, "batch d"], k: Float[Tensor, "batch d"]) -> Float[Tensor, "batch batch-1"]:
+@renamed(q="query", k="key")
+def negatives(query: Float[Tensor, "batch d"], key: Float[Tensor, "batch d"]) -> Float[Tensor, "batch batch-1"]:
     """Each query's dot products with the other queries' keys.
 
     >>> negatives(torch.eye(3), torch.eye(3)).sum().item()
     0.0
     """
-    n = len(q)
-    others = ~torch.eye(n, dtype=torch.bool, device=q.device)
-    return (q @ k.T)[others].reshape(n, n - 1)
+    n = len(query)
+    others = ~torch.eye(n, dtype=torch.bool, device=query.device)
+    return (query @ key.T)[others].reshape(n, n - 1)
 
 
 def gather(shards: Sequence[Float[Tensor, "rows d"]] | Float[Tensor, "rows d"], group: Any = None) -> Tensor:

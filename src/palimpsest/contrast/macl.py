@@ -27,22 +27,24 @@ from palimpsest.contrast.checks import Blaming, check_embeddings, check_pairs, c
 from palimpsest.contrast.info_nce import nt_xent
 from palimpsest.contrast.precision import widened
 from palimpsest.metrics.probes import tolerance, uniformity
+from palimpsest.renamed import renamed
 
 
-def alignment(z1: Float[Tensor, "batch d"], z2: Float[Tensor, "batch d"]) -> Float[Tensor, ""]:
-    """A = mean_i cos(z1_i, z2_i), from -1 to 1, without a gradient.
+@renamed(z1="query", z2="key")
+def alignment(query: Float[Tensor, "batch d"], key: Float[Tensor, "batch d"]) -> Float[Tensor, ""]:
+    """A = mean_i cos(q_i, k_i), from -1 to 1, without a gradient.
 
     >>> alignment(torch.eye(2), torch.tensor([[2.0, 0.0], [1.0, 0.0]]))
     tensor(0.5000)
     """
-    check_pairs(z1=z1, z2=z2, values=False)
-    aligned = _alignment(z1, z2)
-    look(aligned, z1=z1, z2=z2)
+    check_pairs(query=query, key=key, values=False)
+    aligned = _alignment(query, key)
+    look(aligned, query=query, key=key)
     return aligned
 
 
-def _alignment(z1: Tensor, z2: Tensor) -> Float[Tensor, ""]:
-    return F.cosine_similarity(widened(z1.detach()), widened(z2.detach())).mean()
+def _alignment(query: Tensor, key: Tensor) -> Float[Tensor, ""]:
+    return F.cosine_similarity(widened(query.detach()), widened(key.detach())).mean()
 
 
 def adaptive_tau(
@@ -52,7 +54,7 @@ def adaptive_tau(
 
     Args:
         aligned: A, the batch's `alignment`.
-        tau0: temperature at A = A0, above 0.
+        tau0: the base of the temperature, which it has at A = A0; above 0.
         alpha: how far the temperature follows, not negative; 0 keeps it at tau0.
         a0: A0, the alignment from which on the temperature is above tau0.
 
@@ -74,9 +76,10 @@ def adaptive_tau(
     return tau
 
 
+@renamed(z1="query", z2="key")
 def macl_loss(
-    z1: Float[Tensor, "batch d"],
-    z2: Float[Tensor, "batch d"],
+    query: Float[Tensor, "batch d"],
+    key: Float[Tensor, "batch d"],
     tau0: float = 0.1,
     alpha: float = 0.5,
     a0: float = 0.0,
@@ -88,8 +91,8 @@ def macl_loss(
     """mean_i V_i l_i: NT-Xent at the adaptive temperature, every view weighted by 1 / max(W_i, floor).
 
     Args:
-        z1, z2: two views, row by row a pair; brought to norm 1 here.
-        tau0, alpha, a0: of `adaptive_tau`.
+        query, key: two views, row by row a pair; brought to norm 1 here.
+        tau0, alpha, a0: of `adaptive_tau`; tau0 is the base from which the temperature departs, not the temperature.
         reweight: without it V is 1: NT-Xent at the adaptive temperature, and with alpha = 0 at tau0.
         floor: the least W, above 0 and at most 1; below it a view's gradient fades as in NT-Xent.
         reduction: "mean", "sum", or "none" for the 2 batch values, the first view's first.
@@ -102,32 +105,33 @@ def macl_loss(
     >>> macl_loss(a, a, tau0=0.25, alpha=1.0).item()  # 0.4325 / 0.3512
     1.2318...
     """
-    check_pairs(least=2, z1=z1, z2=z2, values=False)
+    check_pairs(least=2, query=query, key=key, values=False)
     if not 0 < floor <= 1:
         raise ValueError(f"floor must be above 0 and at most 1, got {floor}")
-    with Blaming(z1=z1, z2=z2):
-        tau = adaptive_tau(_alignment(z1, z2), tau0, alpha, a0)
+    with Blaming(query=query, key=key):
+        tau = adaptive_tau(_alignment(query, key), tau0, alpha, a0)
     if not reweight:
-        return nt_xent(z1, z2, tau, reduction=reduction)
+        return nt_xent(query, key, tau, reduction=reduction)
     if reduction not in ("mean", "sum", "none"):
         raise ValueError(f'reduction must be "mean", "sum" or "none", got {reduction!r}')
-    values = nt_xent(z1, z2, tau, reduction="none")
+    values = nt_xent(query, key, tau, reduction="none")
     scaling = -torch.expm1(-values.detach())  # W
     weighted = values / scaling.clamp(min=floor)
     return weighted if reduction == "none" else weighted.mean() if reduction == "mean" else weighted.sum()
 
 
-def uniformity_tolerance(features: Float[Tensor, "rows d"], labels: Int[Tensor, " rows"]) -> tuple[float, float]:
+@renamed(features="embeddings")
+def uniformity_tolerance(embeddings: Float[Tensor, "rows d"], labels: Int[Tensor, " rows"]) -> tuple[float, float]:
     """Both sides of the dilemma: (uniformity, tolerance).
 
     Uniformity is log mean e^{-2 |x - y|^2} over pairs of different rows (lower: more spread out), tolerance the mean
     cosine of pairs of one class (higher: rows of a class stay near each other). Rows are brought to norm 1.
 
     Args:
-        features, labels: at least two rows, and a class with two of them.
+        embeddings, labels: at least two rows, and a class with two of them.
 
     >>> uniformity_tolerance(torch.tensor([[1.0, 0.0], [-1.0, 0.0]]), torch.tensor([0, 0]))
     (-8.0, -1.0)
     """
-    check_embeddings(features=features)
-    return uniformity(features), tolerance(features, labels)
+    check_embeddings(embeddings=embeddings)
+    return uniformity(embeddings), tolerance(embeddings, labels)

@@ -28,16 +28,18 @@ from palimpsest.contrast.checks import Blaming, check_embeddings, check_pairs, c
 from palimpsest.contrast.info_nce import info_nce
 from palimpsest.contrast.precision import widened, without_autocast
 from palimpsest.contrast.streaming import OfPairs
+from palimpsest.renamed import renamed
 
 
+@renamed(anchor="query")
 def hard_mask(
-    anchor: Float[Tensor, "batch d"], queue: Float[Tensor, "queue d"], keep: float = 0.25, drop_top: float = 0.0
+    query: Float[Tensor, "batch d"], queue: Float[Tensor, "queue d"], keep: float = 0.25, drop_top: float = 0.0
 ) -> Bool[Tensor, "batch queue"]:
     """Which keys of the queue are each anchor's negatives: by falling cosine, the first share `drop_top` is passed over
     and the next share `keep` is taken (what there is of it).
 
     Args:
-        anchor, queue: embeddings of any norm but 0; cosines are in float32 at least.
+        query, queue: embeddings of any norm but 0; cosines are in float32 at least.
         keep: share of the queue, above 0, up to 1; at least one key is kept.
         drop_top: share of the queue, from 0, below 1.
 
@@ -48,9 +50,9 @@ def hard_mask(
     >>> hard_mask(torch.tensor([[1.0, 0.0]]), queue, keep=0.5, drop_top=0.25)
     tensor([[False,  True,  True, False]])
     """
-    check_embeddings(anchor=anchor, queue=queue)
-    with torch.no_grad(), without_autocast(anchor):
-        return hard_negatives(keep, drop_top)(slice(None), _unit(anchor) @ _unit(queue).T)
+    check_embeddings(query=query, queue=queue)
+    with torch.no_grad(), without_autocast(query):
+        return hard_negatives(keep, drop_top)(slice(None), _unit(query) @ _unit(queue).T)
 
 
 def hard_negatives(keep: float = 0.25, drop_top: float = 0.0) -> Callable[[slice, Tensor], Tensor]:
@@ -79,38 +81,43 @@ def hard_negatives(keep: float = 0.25, drop_top: float = 0.0) -> Callable[[slice
     return mask
 
 
+@renamed(anchor="query", positive="key", tau="temperature")
 def queue_nce(
-    anchor: Float[Tensor, "batch d"],
-    positive: Float[Tensor, "batch d"],
+    query: Float[Tensor, "batch d"],
+    key: Float[Tensor, "batch d"],
     queue: Float[Tensor, "queue d"],
     mask: OfPairs | None = None,
-    tau: float = 0.1,
+    temperature: float = 0.1,
+    *,
+    normalize: bool = False,
 ) -> Float[Tensor, ""]:
     """mean over the batch of nce(a, p, N), above; N from the mask, all of the queue without one.
 
-    Anchor and positive are brought to norm 1; gradients reach both.
+    Query (the anchor) and key (its positive) are brought to norm 1; gradients reach both.
 
     Args:
-        anchor, positive: row i of one goes with row i of the other.
+        query, key: row i of one goes with row i of the other.
         queue: keys of norm 1.
-        mask: which pairs of anchor and key count: boolean [batch, queue], or `hard_negatives(...)`.
-        tau: temperature, above 0.
+        mask: which pairs of query and queue count: boolean [batch, queue], or `hard_negatives(...)`.
+        temperature: above 0.
+        normalize: bring the queue to norm 1 too; otherwise its keys must have it.
 
     Raises:
         ValueError, TypeError: what does not fit, with its value.
 
     >>> a = torch.tensor([[1.0, 0.0]])
-    >>> loss = queue_nce(a, a, torch.tensor([[0.0, 1.0]]), tau=0.5)  # -2 + log(e^2 + 1)
+    >>> loss = queue_nce(a, a, torch.tensor([[0.0, 1.0]]), temperature=0.5)  # -2 + log(e^2 + 1)
     >>> torch.isclose(loss, torch.log1p(torch.exp(torch.tensor(-2.0))))
     tensor(True)
     """
-    check_pairs(anchor=anchor, positive=positive, values=False)
-    check_embeddings(anchor=anchor, queue=queue, values=False)
-    check_unit(queue=queue)
+    check_pairs(query=query, key=key, values=False)
+    check_embeddings(query=query, queue=queue, values=False)
+    if not normalize:
+        check_unit(queue=queue)
     if not len(queue):
         raise ValueError("the queue is empty")
-    with Blaming(anchor=anchor, positive=positive, queue=queue):
-        return info_nce(*map(_unit, (anchor, positive)), tau, negatives=_unit(queue), in_batch=False, mask=mask)
+    with Blaming(query=query, key=key, queue=queue):
+        return info_nce(*map(_unit, (query, key)), temperature, negatives=_unit(queue), in_batch=False, mask=mask)
 
 
 def _unit(z: Tensor) -> Tensor:
@@ -118,16 +125,18 @@ def _unit(z: Tensor) -> Tensor:
     return F.normalize(widened(z))
 
 
+@renamed(tau="temperature")
 def dual_view_loss(
     query: Float[Tensor, "batch d"],
     key: Float[Tensor, "batch d"],
     queue: Float[Tensor, "queue d"],
     lam: float = 1.0,
     *,
-    tau: float = 0.1,
+    temperature: float = 0.1,
     keep: float = 0.25,
     drop_top: float = 0.0,
     swapped: tuple[Float[Tensor, "batch d"], Float[Tensor, "batch d"]] | None = None,
+    normalize: bool = False,
 ) -> Float[Tensor, ""]:
     """L above: the query as anchor, plus lam times the key as anchor; each anchor has its own negatives.
 
@@ -136,9 +145,10 @@ def dual_view_loss(
         key: the other view by the momentum copy.
         queue: keys of earlier batches, of norm 1.
         lam: weight of the key's term, from 0.
-        tau: temperature, above 0.
+        temperature: above 0.
         keep, drop_top: of the queue, as in `hard_mask`.
         swapped: query and key with the two views exchanged, for the symmetric form: the same of them is added.
+        normalize: as for `queue_nce`.
 
     Raises:
         ValueError, TypeError: what does not fit, with its value.
@@ -151,15 +161,16 @@ def dual_view_loss(
     """
     if not 0 <= lam < float("inf"):
         raise ValueError(f"lam must be finite and not negative, got {lam}")
-    check_positive(tau, "tau")
+    check_positive(temperature, "temperature")
     check_pairs(query=query, key=key, values=False)
     check_embeddings(query=query, queue=queue, values=False)
     hardest = None if keep == 1 and drop_top == 0 else hard_negatives(keep, drop_top)
     key, queue = key.detach(), queue.detach()
     with Blaming(query=query, key=key, queue=queue):
-        loss = queue_nce(query, key, queue, hardest, tau)
+        loss = queue_nce(query, key, queue, hardest, temperature, normalize=normalize)
         if lam:
-            loss = loss + lam * queue_nce(key, query, queue, hardest, tau)
+            loss = loss + lam * queue_nce(key, query, queue, hardest, temperature, normalize=normalize)
     if swapped is not None:
-        loss = loss + dual_view_loss(*swapped, queue, lam, tau=tau, keep=keep, drop_top=drop_top)
+        options = {"temperature": temperature, "keep": keep, "drop_top": drop_top, "normalize": normalize}
+        loss = loss + dual_view_loss(*swapped, queue, lam, **options)
     return loss

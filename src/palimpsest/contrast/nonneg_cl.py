@@ -27,6 +27,7 @@ from torch.nn import functional as F
 from palimpsest.contrast.checks import Blaming, check_embeddings, check_finite, check_labels, check_pairs, look
 from palimpsest.contrast.info_nce import nt_xent
 from palimpsest.contrast.precision import widened, without_autocast
+from palimpsest.renamed import renamed
 
 
 def nonneg(z: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
@@ -53,9 +54,10 @@ class NonNegative(nn.Module):
         return nonneg(z)
 
 
+@renamed(z1="query", z2="key")
 def ncl_loss(
-    z1: Float[Tensor, "batch d"],
-    z2: Float[Tensor, "batch d"],
+    query: Float[Tensor, "batch d"],
+    key: Float[Tensor, "batch d"],
     temperature: float | Tensor = 0.2,
     *,
     activation: Callable[[Tensor], Tensor] = nonneg,
@@ -68,28 +70,29 @@ def ncl_loss(
     in norm, spread evenly over the dimensions, so that its gradient is at most 1/eps times that of its direction.
 
     Args:
-        z1, z2: the projector's outputs for two views, before the activation.
+        query, key: the projector's outputs for two views, before the activation.
         temperature: above 0.
         activation: `nonneg`, or another one to compare with (`F.relu`, whose dimensions can die).
         eps: the norm that is added to rows whose own is below it.
         options: those of `palimpsest.contrast.info_nce.info_nce`.
 
-    >>> z1, z2 = torch.rand(5, 3), torch.rand(5, 3)  # nothing is below 0
-    >>> torch.allclose(ncl_loss(z1, z2), nt_xent(z1, z2, 0.2))
+    >>> query, key = torch.rand(5, 3), torch.rand(5, 3)  # nothing is below 0
+    >>> torch.allclose(ncl_loss(query, key), nt_xent(query, key, 0.2))
     True
     """
-    check_pairs(z1=z1, z2=z2, values=False)
+    check_pairs(query=query, key=key, values=False)
     if not eps > 0:
         raise ValueError(f"eps must be above 0, got {eps}")
-    both = [activation(widened(z)) for z in (z1, z2)]
+    both = [activation(widened(z)) for z in (query, key)]
     lifted = [f + (f.norm(dim=1, keepdim=True) < eps) * (eps / f.shape[1] ** 0.5) for f in both]
-    with Blaming(z1=z1, z2=z2):
+    with Blaming(query=query, key=key):
         return nt_xent(*lifted, temperature, **options)
 
 
+@renamed(z1="query", z2="key")
 def spectral_loss(
-    z1: Float[Tensor, "batch d"],
-    z2: Float[Tensor, "batch d"],
+    query: Float[Tensor, "batch d"],
+    key: Float[Tensor, "batch d"],
     *,
     activation: Callable[[Tensor], Tensor] = nonneg,
 ) -> Float[Tensor, ""]:
@@ -101,38 +104,42 @@ def spectral_loss(
     >>> spectral_loss(torch.eye(3), torch.eye(3))
     tensor(-2.)
     """
-    check_pairs(least=2, z1=z1, z2=z2, values=False)
-    with without_autocast(z1):
-        f1, f2 = (activation(widened(z)) for z in (z1, z2))
+    check_pairs(least=2, query=query, key=key, values=False)
+    with without_autocast(query):
+        f1, f2 = (activation(widened(z)) for z in (query, key))
         own = (f1 * f2).sum(1)
         squares = ((f1.T @ f1) * (f2.T @ f2)).sum() - own.square().sum()
     loss = -2 * own.mean() + squares / (len(f1) * (len(f1) - 1))
-    look(loss, z1=z1, z2=z2)
+    look(loss, query=query, key=key)
     return loss
 
 
-def nonneg_logits(z: Float[Tensor, "batch d"], weight: Float[Tensor, "classes d"]) -> Float[Tensor, "batch classes"]:
+@renamed(z="embeddings")
+def nonneg_logits(
+    embeddings: Float[Tensor, "batch d"], weight: Float[Tensor, "classes d"]
+) -> Float[Tensor, "batch classes"]:
     """Logits of non-negative features and class weights, both through `nonneg`.
 
     >>> nonneg_logits(torch.tensor([[1.0, -2.0]]), torch.tensor([[3.0, 1.0], [-1.0, 5.0]]))
     tensor([[3., 0.]])
     """
-    check_embeddings(z=z, weight=weight)
-    return nonneg(z) @ nonneg(weight).T
+    check_embeddings(embeddings=embeddings, weight=weight)
+    return nonneg(embeddings) @ nonneg(weight).T
 
 
+@renamed(z="embeddings")
 def nonneg_ce(
-    z: Float[Tensor, "batch d"], weight: Float[Tensor, "classes d"], labels: Int[Tensor, " batch"]
+    embeddings: Float[Tensor, "batch d"], weight: Float[Tensor, "classes d"], labels: Int[Tensor, " batch"]
 ) -> Float[Tensor, ""]:
     """Cross-entropy of `nonneg_logits`: the supervised variant; labels are from 0 to classes - 1.
 
     >>> nonneg_ce(torch.zeros(2, 3), torch.ones(4, 3), torch.tensor([0, 3])).item()  # log 4
     1.386...
     """
-    check_embeddings(z=z, weight=weight)
-    labels = check_labels(labels, len(z), len(weight))
-    with without_autocast(z):
-        return F.cross_entropy(nonneg_logits(widened(z), widened(weight)), labels)
+    check_embeddings(embeddings=embeddings, weight=weight)
+    labels = check_labels(labels, len(embeddings), len(weight))
+    with without_autocast(embeddings):
+        return F.cross_entropy(nonneg_logits(widened(embeddings), widened(weight)), labels)
 
 
 def population_loss(features: Float[Tensor, "n k"], cooccurrence: Float[Tensor, "n n"]) -> Float[Tensor, ""]:

@@ -10,6 +10,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
+from palimpsest.renamed import renamed
+
 
 def contrastive_loss(
     embeddings: Float[Tensor, "batch d"], labels: Int[Tensor, " batch"], margin: float = 1.0
@@ -58,8 +60,9 @@ def triplet_loss(
     return excess.sum() / (excess > 0).sum().clamp(min=1)
 
 
+@renamed(z1="query", z2="key")
 def barlow_twins_loss(
-    z1: Float[Tensor, "batch d"], z2: Float[Tensor, "batch d"], off_diagonal: float = 5e-3, eps: float = 1e-5
+    query: Float[Tensor, "batch d"], key: Float[Tensor, "batch d"], off_diagonal: float = 5e-3, eps: float = 1e-5
 ) -> Float[Tensor, ""]:
     """sum_a (1 - C_aa)^2 + w sum_{a != b} C_ab^2, with C the correlations over the batch between the coordinates of two
     views: each is to repeat itself in the other view, and to say nothing about the others.
@@ -67,7 +70,7 @@ def barlow_twins_loss(
     Zbontar, Jing, Misra, LeCun and Deny (2021, arXiv 2103.03230). As in their code, variances get `eps` more.
 
     Args:
-        z1, z2: two views, row by row a pair. A coordinate that does not vary has correlation 0.
+        query, key: two views, row by row a pair. A coordinate that does not vary has correlation 0.
         off_diagonal: w, not negative.
         eps: above 0.
 
@@ -80,18 +83,20 @@ def barlow_twins_loss(
     >>> barlow_twins_loss(z, z).item() < 1e-9
     True
     """
-    if z1.ndim != 2 or z1.shape != z2.shape or len(z1) < 2:
-        raise ValueError(f"z1 and z2 must be [batch, d], at least 2 pairs, got {list(z1.shape)} and {list(z2.shape)}")
+    if query.ndim != 2 or query.shape != key.shape or len(query) < 2:
+        raise ValueError(
+            f"query and key must be [batch, d], at least 2 pairs, got {list(query.shape)} and {list(key.shape)}"
+        )
     if not off_diagonal >= 0:
         raise ValueError(f"off_diagonal must not be negative, got {off_diagonal}")
     if not eps > 0:
         raise ValueError(f"eps must be above 0, got {eps}")
-    with torch.autocast(z1.device.type, enabled=False):
-        one, two = ((z - z.mean(0)) / (z.var(0, correction=0) + eps).sqrt() for z in map(_wide, (z1, z2)))
-        correlation = one.T @ two / len(z1)
+    with torch.autocast(query.device.type, enabled=False):
+        one, two = ((z - z.mean(0)) / (z.var(0, correction=0) + eps).sqrt() for z in map(_wide, (query, key)))
+        correlation = one.T @ two / len(query)
         diagonal = correlation.diagonal()
         loss = (1 - diagonal).square().sum() + off_diagonal * (correlation.square().sum() - diagonal.square().sum())
-    _look(loss, z1=z1, z2=z2)
+    _look(loss, query=query, key=key)
     return loss
 
 
