@@ -257,6 +257,13 @@ def test_the_code_that_is_compared_is_the_claim_s(kept):
     assert record(entry("npo"))["age"] == "recorded"
 
 
+def test_a_record_that_differs_says_how_far_in_the_spread_of_its_seeds():
+    rerun = {"code": "0123456789ab", "seed": 100, "time": "2026-11-30", "values": 60, "differ": 2, "spreads": 1.4}
+    found = {"age": "differs", "paper": "npo", "rerun": rerun}
+    assert "on record, the farthest by 1.4 standard deviations of the seeds: palimpsest run npo" in age_of(found)
+    assert "deviations" not in age_of({**found, "rerun": {**rerun, "spreads": None}})
+
+
 @by_id([e for e in PAPERS if e.withdrawn or e.definitions])
 def test_what_an_entry_withdraws_is_in_its_record(e):
     sentences = {v["expectation"] for v in record(e)["verdicts"]}

@@ -31,7 +31,14 @@ def again(claim, record):
 def test_the_values_on_record_again_are_verified_and_a_clock_is_not_asked(record):
     found = again(make(), record)
     assert (found.seed, found.compared, found.differences, found.failures) == (100, 2, (), ())
-    assert found.mark() == {"code": found.code, "seed": 100, "time": found.time, "values": 2, "differ": 0}
+    assert found.mark() == {
+        "code": found.code,
+        "seed": 100,
+        "time": found.time,
+        "values": 2,
+        "differ": 0,
+        "spreads": 0.0,
+    }
 
 
 @pytest.mark.parametrize("changed", ["m", "n"])
@@ -40,6 +47,8 @@ def test_one_value_that_differs_is_named(record, changed):
     (found,) = again(make(), record).differences
     assert (found.arm, found.metric, found.recorded) == ("a", changed, 12.3457)
     assert found.relative == (pytest.approx(1.7e-6, rel=0.1) if changed == "m" else math.inf)
+    if changed == "m":  # the seeds' values are 12.3457 and 12.46914, and the new one is 12.34567891
+        assert found.spreads == pytest.approx(2.109e-05 / (0.12344 / math.sqrt(2)), rel=1e-3)
 
 
 def test_what_an_arm_lacks_differs_and_what_it_has_besides_does_not(record):
@@ -59,6 +68,7 @@ def test_an_arm_that_fails_says_why(record):
     assert [d.arm for d in found.differences] == ["b"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2])
 def test_what_earlier_code_kept_on_disk_is_not_found(record, workers):
     def kept(seed, budget):

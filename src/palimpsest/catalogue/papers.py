@@ -234,7 +234,11 @@ def age_of(found: dict[str, Any]) -> str:
     at = f"at code {rerun['code'][:10]} on {rerun['time'][:10]}: seed {rerun['seed']} of every arm"
     if found["age"] == "verified":
         return f"verified {at} gives the values on record again, all {rerun['values']}"
-    return f"not verified {at} gives {rerun['differ']} of {rerun['values']} values otherwise than on record: {again}"
+    spreads = rerun.get("spreads")
+    far = f", the farthest by {spreads:g} standard deviations of the seeds" if spreads is not None else ""
+    return (
+        f"not verified {at} gives {rerun['differ']} of {rerun['values']} values otherwise than on record{far}: {again}"
+    )
 
 
 def _remarked(entry: Entry, verdict: dict[str, Any]) -> dict[str, Any]:

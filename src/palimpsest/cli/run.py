@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from math import isfinite
 from pathlib import Path
 from typing import Literal
 
@@ -171,7 +172,8 @@ def _verify(args: Arguments, papers: Sequence[str], several: bool) -> int:
                     console.print(Text(f"  failed: {failure}", style="red"))
                 for d in rerun.differences:
                     again = "nothing" if d.again is None else f"{d.again:.7g}"
-                    console.print(Text(f"  {d.arm} · {d.metric}: {d.recorded:.7g} on record, {again} now"))
+                    far = f" ({d.spreads:.1f} standard deviations of the seeds)" if isfinite(d.spreads) else ""
+                    console.print(Text(f"  {d.arm} · {d.metric}: {d.recorded:.7g} on record, {again} now{far}"))
     if reruns:
         write_index()
     if args.json:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
 from joblib.externals.loky import get_reusable_executor
 
 from palimpsest.evidence.claim import Claim
@@ -35,6 +36,9 @@ class Difference:
     metric: str
     recorded: float
     again: float | None
+    spread: float = 0.0
+    """the standard deviation of the recorded values over the seeds: training multiplies a rounding until it is as large
+    as another seed would be, so that a difference of this size need not be another result"""
 
     @property
     def relative(self) -> float:
@@ -43,6 +47,12 @@ class Difference:
             return math.inf
         gap, size = abs(self.recorded - self.again), max(abs(self.recorded), abs(self.again))
         return gap / size if math.isfinite(gap) and size else math.inf
+
+    @property
+    def spreads(self) -> float:
+        """The difference in standard deviations of the seeds; infinite where it has none."""
+        gap = math.inf if self.again is None else abs(self.recorded - self.again)
+        return gap / self.spread if self.spread > 0 else math.inf
 
     @property
     def same(self) -> bool:
@@ -70,13 +80,15 @@ class Rerun:
     """arms that failed, each with its error"""
 
     def mark(self) -> dict[str, Any]:
-        """What the record keeps of it."""
+        """What the record keeps of it; `spreads` is of the farthest difference, none where that is infinite."""
+        farthest = max((each.spreads for each in self.differences), default=0.0)
         return {
             "code": self.code,
             "seed": self.seed,
             "time": self.time,
             "values": self.compared,
             "differ": len(self.differences),
+            "spreads": round(farthest, 2) if math.isfinite(farthest) else None,
         }
 
 
@@ -103,7 +115,8 @@ def verify(claim: Claim, record: Mapping[str, Any], *, workers: int | None = Non
         found = again[arm].metrics if arm in again else {}
         for metric, by_seed in row.items():
             if seed in by_seed and not CLOCK.search(metric):
-                compared.append(Difference(arm, metric, by_seed[seed], found.get(metric)))
+                spread = float(np.std(list(by_seed.values()), ddof=1)) if len(by_seed) > 1 else 0.0
+                compared.append(Difference(arm, metric, by_seed[seed], found.get(metric), spread))
     return Rerun(
         claim.paper,
         code,
