@@ -245,11 +245,6 @@ def test_a_queue_of_heads_side_by_side():
     assert history.steps[-1]["contrast"] < history.steps[4]["contrast"]  # since the queue was full
 
 
-def test_half_precision_is_summed_in_float32():
-    z = draw(5, 2, 4).bfloat16()
-    assert amcl_loss(z, z, 0.2).dtype == torch.float32
-
-
 @pytest.mark.parametrize("form", ["product", "concatenated"])
 @pytest.mark.parametrize("of_module", [torch.bfloat16, torch.float32])
 @pytest.mark.parametrize("of_embeddings", [torch.bfloat16, torch.float64])

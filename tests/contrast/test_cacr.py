@@ -315,3 +315,14 @@ def test_sharpness_is_a_number_and_columns_are_whole_ones():
         multi_view_cacr(z, t_neg=torch.tensor(2.0))
     with pytest.raises(TypeError, match=r"by whole numbers, got torch\.bool"):
         cacr_loss(z[:, 0], z, z[:, 1], left_out=torch.zeros(3, 1, dtype=torch.bool))
+
+
+def test_what_is_not_finite_has_the_callers_name():
+    z, queue = rows(3, 2, 4), rows(5, 4)
+    bad = z.detach().clone()
+    bad[1, 0, 2] = torch.nan
+    with pytest.raises(ValueError, match=r"views must be finite, got nan at \[2, 2\]"):
+        multi_view_cacr(bad)
+    for name, sides in {"query": (bad, z, queue), "key": (z, bad, queue), "queue": (z, z, queue * torch.inf)}.items():
+        with pytest.raises(ValueError, match=f"{name} must be finite"):
+            queue_cacr(*sides)

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from tests.contrast.training import losses_while_training, views
+from tests.contrast.training import views
 from torch.nn import functional as F
 
 from palimpsest.contrast import nt_xent
@@ -134,32 +134,11 @@ def test_gradcheck():
     assert torch.autograd.gradcheck(lambda a, b: dcl_queue_loss(a, b, queue, 0.4), (z1, z2))
 
 
-def test_order_exchange_and_scale_do_not_matter():
-    z1, z2 = views()
-    order = torch.randperm(5)
-    for loss in (dcl_loss, dclw_loss):
-        expected = loss(z1, z2, 0.2)
-        torch.testing.assert_close(loss(z1[order], z2[order], 0.2), expected)
-        torch.testing.assert_close(loss(z2, z1, 0.2), expected)
-        torch.testing.assert_close(loss(3 * z1, 0.1 * z2, 0.2), expected)
-
-
 def test_temperature_may_be_learned():
     z1, z2 = views()
     tau = torch.tensor(0.2, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(lambda t: dcl_loss(z1.detach(), z2.detach(), t), (tau,))
     assert torch.autograd.gradcheck(lambda t: dclw_loss(z1.detach(), z2.detach(), t), (tau,))
-
-
-def test_half_precision():
-    z1, z2 = (z.detach().bfloat16() for z in views(8, 16))
-    torch.testing.assert_close(dclw_loss(z1, z2, 0.2), dclw_loss(z1.float(), z2.float(), 0.2), atol=1e-5, rtol=1e-5)
-
-
-@pytest.mark.parametrize("loss", [dcl_loss, dclw_loss])
-def test_training_lowers_the_loss_and_finds_the_pairs(loss):
-    history = losses_while_training(loss)
-    assert sum(history[-5:]) / 5 < sum(history[:5]) / 5 - 1
 
 
 @pytest.mark.parametrize("function", WRONG)

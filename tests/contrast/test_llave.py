@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from tests.contrast.training import losses_while_training, pairs
+from tests.contrast.training import pairs
 from torch.nn import functional as F
 
 from palimpsest.contrast.info_nce import info_nce
@@ -77,13 +77,6 @@ def test_gradcheck_with_a_fixed_reward_and_a_learnable_scale():
     assert torch.autograd.gradcheck(loss, (q, k, scale))
 
 
-def test_the_order_of_the_pairs_and_of_the_sides_does_not_matter():
-    q, k = pairs()
-    order = torch.randperm(6, generator=torch.Generator().manual_seed(2))
-    torch.testing.assert_close(hardness_nce(q, k), hardness_nce(q[order], k[order]))
-    torch.testing.assert_close(hardness_nce(q, k), hardness_nce(k, q))
-
-
 def test_strips_do_not_show():
     q, k = pairs(9)
     torch.testing.assert_close(hardness_nce(q, k, rows=2), hardness_nce(q, k))
@@ -128,11 +121,6 @@ def test_overlap():
     assert overlap(torch.tensor([0.5, 0.9]), torch.tensor([0.5, 0.1, 0.1])) == pytest.approx(1 / 3)
     assert overlap(torch.tensor([1.0 + 1e-6]), torch.tensor([1.0])) == 1.0
     assert overlap(torch.tensor([0.1, 0.9]), torch.tensor([0.4, 0.4]), bins=1) == 1.0
-
-
-def test_in_a_plain_loop_the_loss_falls():
-    history = losses_while_training(lambda *z: hardness_nce(*(F.normalize(each, dim=1) for each in z), scale=20.0))
-    assert sum(history[-5:]) < 0.7 * sum(history[:5])
 
 
 def test_half_precision_is_summed_in_float32():

@@ -221,21 +221,6 @@ def test_whitening_keeps_training_from_collapse():
     assert ranks["whitened"] > 3
 
 
-def test_a_plain_training_loop():
-    torch.manual_seed(0)
-    net, x = nn.Linear(6, 3), torch.randn(32, 6)
-    near = x + 0.5 * torch.randn(32, 6) * torch.tensor([1, 1, 1, 0, 0, 0])
-    optimizer = torch.optim.Adam(net.parameters(), lr=0.05)
-    losses = []
-    for _ in range(40):
-        loss = w_mse(net(x), net(near), w_size=32)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.item())
-    assert losses[-1] < 0.5 * losses[0]
-
-
 @pytest.mark.parametrize(
     ("views", "options", "message"),
     [

@@ -31,7 +31,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
-from palimpsest.contrast.checks import check_embeddings, look
+from palimpsest.contrast.checks import Blaming, check_embeddings, look
 from palimpsest.contrast.precision import widened, without_autocast
 from palimpsest.contrast.streaming import Pairs, of_strips, strip_rows, weighted_logsumexp
 from palimpsest.renamed import renamed
@@ -90,7 +90,8 @@ def multi_view_cacr(
     """
     others, own = _groups(views)
     query = views.flatten(0, 1)
-    return cacr_loss(query, views[:, others].flatten(0, 1), query, t_pos, t_neg, left_out=own, detach=detach)
+    with Blaming(views=query):
+        return cacr_loss(query, views[:, others].flatten(0, 1), query, t_pos, t_neg, left_out=own, detach=detach)
 
 
 def queue_cacr(
@@ -126,7 +127,8 @@ def queue_cacr(
     check_embeddings(query=query.flatten(0, 1), queue=queue, values=False)
     flat, keys = query.flatten(0, 1), key.detach()[:, others].flatten(0, 1)
     bank = torch.cat([flat, queue.detach()])
-    return cacr_loss(flat, keys, bank, t_pos, t_neg, left_out=own, detach=detach)
+    with Blaming(query=flat, key=key.flatten(0, 1), queue=queue):
+        return cacr_loss(flat, keys, bank, t_pos, t_neg, left_out=own, detach=detach)
 
 
 def cacr_weights(

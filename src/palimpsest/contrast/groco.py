@@ -161,6 +161,8 @@ def views_nt_xent(
     """
     z = _checked(views)
     number, batch, _ = z.shape
+    if batch < 2:
+        raise ValueError(f"a batch needs at least 2 samples, got {batch}: there are no negatives without another")
     if k_neg is not None:
         _check_negatives(k_neg, number * (batch - 1), batch)
     z = z.flatten(0, 1)
