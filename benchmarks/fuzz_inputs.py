@@ -33,6 +33,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
+from palimpsest import paths
 from palimpsest.catalogue import entries
 from palimpsest.cli import COMMANDS, main
 from palimpsest.evidence import Claim, expect
@@ -350,11 +351,23 @@ def claim(paper: str) -> Claim:
     return Claim(paper, "Is it so?", {"a": arm}, [expect("a").at_least(1, on="score")], module=__name__)
 
 
+def keep_records_apart(folder: Path) -> None:
+    """From now on the results of record are a copy: what `--verify` or `--export` writes is not for the checkout."""
+    shutil.copytree(paths.records(), folder)
+    kept = paths.records
+    paths.records = lambda: folder
+    for name, module in list(sys.modules.items()):
+        if name.startswith("palimpsest.") and getattr(module, "records", None) is kept:
+            module.records = paths.records
+
+
 def prepare(template: Path) -> None:
     """Makes the workplace, and runs what works once in this process, so that its children need not import it."""
     torch.set_num_threads(1)
+    template.mkdir()
     workplace(template)
     import_module("palimpsest.evidence.outcome").load_claim = claim
+    keep_records_apart(template.with_name("records"))
     with tempfile.TemporaryDirectory() as place:
         os.environ["PALIMPSEST_HOME"] = f"{place}/home"
         shutil.copytree(template, f"{place}/work", symlinks=True, copy_function=copy)
@@ -374,10 +387,11 @@ if __name__ == "__main__":
     options.add_argument("--limit", type=int, default=LIMIT, help="processor seconds that an input may take")
     given = options.parse_args()
     started, n, found, spread = time.monotonic(), 0, 0, Spread()
-    with tempfile.TemporaryDirectory() as template:
-        prepare(Path(template))
+    with tempfile.TemporaryDirectory() as place:
+        template = Path(place) / "work"
+        prepare(template)
         while n < given.n and time.monotonic() < started + 60 * given.minutes:
-            argv, wrong = trial(Path(template), random.Random(f"{given.seed} {n}"), given.limit, spread)
+            argv, wrong = trial(template, random.Random(f"{given.seed} {n}"), given.limit, spread)
             if wrong:
                 found += 1
                 print(f"{n}: {' '.join(argv)[:600]!r}\n    {wrong}".replace("\n", "\n    "), flush=True)
