@@ -77,11 +77,13 @@ def score_candidates(
         encoded = encode(tokenizer, *zip(*unique, strict=True), max_length=sys.maxsize)
         long = [i for i, ids in enumerate(encoded.input_ids) if len(ids) > context]
         if long:
-            question, answer = list(unique)[long[0]]
+            begins = [
+                (question or answer)[:60] for question, row in zip(questions, candidates, strict=True) for answer in row
+            ]
             raise UserError(
                 f"{len(long)} of {len(unique)} answers with their questions are longer than the {context} tokens that"
                 f" the model can read, the first ({len(encoded.input_ids[long[0]])} tokens) begins"
-                f" {(question or answer)[:60]!r}: shorten or split them"
+                f" {begins[pairs.index(list(unique)[long[0]])]!r}: shorten or split them"
             )
     else:
         encoded = write(tokenizer, list(unique), context)
