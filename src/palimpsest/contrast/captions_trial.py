@@ -36,6 +36,7 @@ from palimpsest.tasks.digits_scenes import (
 from palimpsest.tasks.fresh import generator
 from palimpsest.tasks.splits import Splits
 from palimpsest.train import fit
+from palimpsest.train.method import Objective
 from palimpsest.train.order import shuffled
 
 WORDS = {word: number for number, word in enumerate(caption_words(), start=1)}  # 0 is padding
@@ -163,7 +164,7 @@ class TwoTowers(nn.Module):
 
 
 @dataclass(frozen=True)
-class Captioned:
+class Captioned(Objective):
     """What `fit` trains two towers on: images and captions of a batch, row by row a pair.
 
     Attributes:
@@ -174,9 +175,6 @@ class Captioned:
     """
 
     compare: Callable[..., Tensor]
-
-    def init(self, model: nn.Module, data: Any) -> None:
-        return None
 
     def loss(self, state: None, model: nn.Module, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         return {"contrast": self.compare(*model(batch["images"], batch["tokens"]))}

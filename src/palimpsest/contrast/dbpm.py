@@ -20,6 +20,7 @@ import math
 from collections.abc import Callable, Sized
 from dataclasses import dataclass
 from numbers import Integral
+from typing import Annotated
 
 import torch
 import torch.distributed as dist
@@ -31,6 +32,8 @@ from palimpsest.contrast.distributed import gather_rows
 from palimpsest.contrast.info_nce import nt_xent
 from palimpsest.contrast.precision import widened
 from palimpsest.renamed import renamed
+from palimpsest.train.method import Objective
+from palimpsest.train.ranges import Above, AtLeast, AtMost
 
 
 @dataclass(frozen=True, eq=False)
@@ -181,7 +184,7 @@ class PairMemory(nn.Module):
 
 
 @dataclass(frozen=True)
-class DBPM:
+class DBPM(Objective):
     """Bad pair mining around a contrastive loss, as an objective for `palimpsest.train.fit`, or step by step.
 
     As an objective it takes batches with "views" [batch, 2, ...] and "index" [batch], the rows' numbers; `data`, handed
@@ -206,22 +209,12 @@ class DBPM:
     (tensor(3.6667), tensor(0.6671))
     """
 
-    epochs: int
+    epochs: Annotated[int, AtLeast(1)]
     per_sample: Callable[[Tensor, Tensor], Tensor] = nt_xent_per_sample
-    warmup: float = 5 / 8
-    b_np: float = 2.0
-    b_fp: float = 3.0
-    cap: float | None = 1.0
-
-    def __post_init__(self) -> None:
-        if self.epochs < 1:
-            raise ValueError(f"epochs must be at least 1, got {self.epochs}")
-        if not 0 <= self.warmup <= 1:
-            raise ValueError(f"warmup must be from 0 to 1, got {self.warmup}")
-        for name in ("b_np", "b_fp"):
-            check_positive(getattr(self, name), name)
-        if self.cap is not None:
-            check_positive(self.cap, "cap")
+    warmup: Annotated[float, AtLeast(0), AtMost(1)] = 5 / 8
+    b_np: Annotated[float, Above(0)] = 2.0
+    b_fp: Annotated[float, Above(0)] = 3.0
+    cap: Annotated[float | None, Above(0)] = 1.0
 
     @property
     def first_epoch(self) -> int:

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from jaxtyping import Float, Int
@@ -27,6 +27,8 @@ from torch.utils.data import Dataset
 from palimpsest.contrast.checks import check_embeddings, look
 from palimpsest.contrast.precision import wide_dtype, without_autocast
 from palimpsest.models.last_layer import linear_logprobs
+from palimpsest.train.method import Objective
+from palimpsest.train.ranges import AtLeast, Below
 
 
 def diet_loss(
@@ -116,7 +118,7 @@ class DIET(nn.Module):
 
 
 @dataclass(frozen=True)
-class IndexTargets:
+class IndexTargets(Objective):
     """What `palimpsest.train.fit` trains a `DIET` on.
 
     Attributes:
@@ -134,16 +136,8 @@ class IndexTargets:
     True
     """
 
-    smoothing: float = 0.8
-    block: int | None = None
-
-    def __post_init__(self) -> None:
-        _check_smoothing(self.smoothing)
-        if self.block is not None and self.block < 1:
-            raise ValueError(f"block must be at least 1, got {self.block}")
-
-    def init(self, model: DIET, data: Any) -> None:
-        return None
+    smoothing: Annotated[float, AtLeast(0), Below(1)] = 0.8
+    block: Annotated[int | None, AtLeast(1)] = None
 
     def loss(self, state: None, model: DIET, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         views, index = batch["views"], batch["index"]

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from palimpsest.contrast.momentum import KeyQueue, MomentumPair
+from palimpsest.train.method import Objective
+from palimpsest.train.ranges import AtLeast, AtMost
 
 
 @dataclass(frozen=True)
-class Views:
+class Views(Objective):
     """SimCLR-like: every view goes through the model, and the loss compares the views' projections.
 
     Attributes:
@@ -35,9 +37,6 @@ class Views:
     compare: Callable[..., Tensor]
     with_batch: bool = False
 
-    def init(self, model: nn.Module, data: Any) -> None:
-        return None
-
     def loss(self, state: None, model: nn.Module, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         views = _views(batch)
         z = model(views.flatten(0, 1)).unflatten(0, views.shape[:2])
@@ -46,7 +45,7 @@ class Views:
 
 
 @dataclass(frozen=True)
-class Momentum:
+class Momentum(Objective):
     """MoCo-like: the first of two views is the query, the second goes through the momentum encoder and is its key;
     negatives come from a queue of earlier keys. The momentum encoder follows once an update of the weights.
 
@@ -60,11 +59,11 @@ class Momentum:
     """
 
     compare: Callable[[Tensor, Tensor, Tensor], Tensor]
-    m: float = 0.99
-    size: int = 1024
+    m: Annotated[float, AtLeast(0), AtMost(1)] = 0.99
+    size: Annotated[int, AtLeast(0)] = 1024
     symmetric: bool = False
     seed: int = 0
-    dim: int | None = None
+    dim: Annotated[int | None, AtLeast(1)] = None
 
     def init(self, model: nn.Module, data: Any) -> dict[str, Any]:
         dim = getattr(model, "out_dim", None) if self.dim is None else self.dim
@@ -102,7 +101,7 @@ class Momentum:
 
 
 @dataclass(frozen=True)
-class SentencePairs:
+class SentencePairs(Objective):
     """Pairs of texts (or of anything) that go together: batch["query"] and batch["key"] are what the model takes.
 
     Attributes:
@@ -110,9 +109,6 @@ class SentencePairs:
     """
 
     compare: Callable[[Tensor, Tensor], Tensor]
-
-    def init(self, model: nn.Module, data: Any) -> None:
-        return None
 
     def loss(self, state: None, model: nn.Module, batch: dict[str, Any]) -> dict[str, Tensor]:
         return {"contrast": self.compare(model(batch["query"]), model(batch["key"]))}
