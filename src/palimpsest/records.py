@@ -8,7 +8,8 @@ The seal is `{"digest": ..., "chain": ...}`: the SHA-256 of all the rest of the 
 the last row of the ledger that the results were read from (None where none was kept); the file beside has its own
 digest in the record. It guards against slips and against edits after the fact by whoever does not seal again; what the
 numbers come to is recomputed by the tests. The marks are what was found out later, and stand outside the seal:
-`withdrawn`, verdicts that do not stand, and `rerun`, what one seed of every arm gave with later code.
+`withdrawn`, verdicts that do not stand, which the catalogue says again, and `rerun`, what one seed of every arm gave
+with later code, which has a digest of its own.
 """
 
 from __future__ import annotations
@@ -62,6 +63,17 @@ def broken(record: Mapping[str, Any]) -> str:
     return "" if whole else f"the record of {paper} was changed after it was sealed: {_MEND}"
 
 
+def rerun_of(record: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What a rerun gave, where that is written as `marked` wrote it, and for this very record; else None.
+
+    >>> found = marked(sealed({"verdicts": []}, None), rerun={"seed": 100, "differ": 2})
+    >>> rerun_of(found)["differ"], rerun_of({**found, "rerun": {**found["rerun"], "differ": 0}})
+    (2, None)
+    """
+    rerun = record.get("rerun")
+    return rerun if rerun and rerun.get("digest") == _rerun_digest(record, rerun) else None
+
+
 def registration(record: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of the registration (`palimpsest.audit.hark.Prereg`), of which a record writes none down twice."""
     own = {name: value for name, value in record["registration"].items() if name not in ("digest", "code", "time")}
@@ -91,7 +103,8 @@ def write(path: Path, record: Mapping[str, Any]) -> None:
 
 
 def marked(record: Mapping[str, Any], **marks: Any) -> dict[str, Any]:
-    """The record with marks, next to the verdicts; one that is empty is taken away. The seal stays whole.
+    """The record with marks, next to the verdicts; one that is empty is taken away. The seal stays whole; a rerun gets
+    a digest of itself and of the sealed record, so that it counts for this record only and as it was written.
 
     >>> record = sealed({"paper": "npo", "verdicts": [{"word": "held"}], "time": ""}, None)
     >>> found = marked(record, withdrawn=[{"sentences": ["a above b on m"], "why": "A slip."}])
@@ -100,6 +113,8 @@ def marked(record: Mapping[str, Any], **marks: Any) -> dict[str, Any]:
     """
     if unknown := marks.keys() - set(MARKS):
         raise ValueError(f"marks are {', '.join(MARKS)}, got {', '.join(sorted(unknown))}")
+    if rerun := marks.get("rerun"):
+        marks["rerun"] = {**rerun, "digest": _rerun_digest(record, rerun)}
     kept = {name: value for name in MARKS if (value := marks.get(name, record.get(name)))}
     found: dict[str, Any] = {}
     for name, value in record.items():
@@ -168,6 +183,10 @@ def _replace(path: Path, text: str) -> None:
     beside = path.with_suffix(f".{os.getpid()}.tmp")
     beside.write_text(text, encoding="utf-8")
     beside.replace(path)
+
+
+def _rerun_digest(record: Mapping[str, Any], rerun: Mapping[str, Any]) -> str:
+    return _digest({**rerun, "digest": record["seal"]["digest"]})
 
 
 def _digest(record: Mapping[str, Any]) -> str:

@@ -14,7 +14,7 @@ import pytest
 import palimpsest
 from palimpsest.catalogue import Parity, Withdrawal, age_of, entries, entry, hall, record, tiers
 from palimpsest.catalogue.index import index, write_index
-from palimpsest.catalogue.papers import _parity
+from palimpsest.catalogue.papers import _parity, record_file
 from palimpsest.errors import UserError
 from palimpsest.evidence import load_claim
 from palimpsest.evidence.source import code_digest, reached
@@ -244,12 +244,31 @@ def test_a_record_says_whether_its_code_changed_and_whether_that_was_verified(
 ):
     monkeypatch.setattr("palimpsest.catalogue.papers.code_digest", lambda module: "now")
     mark = rerun and {"code": rerun[0], "differ": rerun[1], "values": 60, "seed": 100, "time": "2026-11-30T01:02:03"}
-    kept(verdict("a above b on m"), code=code, **({"rerun": mark} if mark else {}))
+    kept(verdict("a above b on m"), code=code)
+    file = record_file(entry("npo"))
+    write(file, marked(read(file), rerun=mark))
     found = record(entry("npo"))
     assert found["broken"] == "", "the mark is not under the seal"
     assert found["age"] == age
     assert said in age_of(found)
     assert bool(said) == bool(age_of(found))
+
+
+def test_a_rerun_that_was_written_by_hand_or_for_another_record_verifies_nothing(kept, monkeypatch):
+    monkeypatch.setattr("palimpsest.catalogue.papers.code_digest", lambda module: "now")
+    mark = {"code": "now", "differ": 2, "values": 60, "seed": 100, "time": "2026-11-30T01:02:03"}
+    file = record_file(entry("npo"))
+
+    def age(rerun):
+        write(file, {**read(file), "rerun": rerun})
+        return record(entry("npo"))["age"]
+
+    kept(verdict("a above b on m"), code="then")
+    found = marked(read(file), rerun=mark)["rerun"]
+    assert age(found) == "differs"
+    assert age({**found, "differ": 0}) == age({**mark, "differ": 0}) == "changed"
+    kept(verdict("a above b on m", "refuted"), code="then")
+    assert age(found) == "changed"
 
 
 def test_the_code_that_is_compared_is_the_claim_s(kept):

@@ -14,7 +14,7 @@ from typing import Any
 from palimpsest.errors import UserError
 from palimpsest.evidence.source import code_digest
 from palimpsest.paths import records
-from palimpsest.records import broken, read
+from palimpsest.records import broken, read, rerun_of
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -205,11 +205,11 @@ def record(entry: Entry) -> dict[str, Any] | None:
         raise UserError(f"{file} is damaged: restore it, or palimpsest run {entry.id} --export") from None
     if withdrawn := sum(verdict["withdrawn"] for verdict in verdicts):
         counts["withdrawn"] = withdrawn
-    return {**found, "verdicts": verdicts, "counts": counts, "broken": wrong, "age": age}
+    return {**found, "rerun": rerun_of(found), "verdicts": verdicts, "counts": counts, "broken": wrong, "age": age}
 
 
 def _age(entry: Entry, found: dict[str, Any]) -> str:
-    now, rerun = code_digest(entry.claim), found.get("rerun")
+    now, rerun = code_digest(entry.claim), rerun_of(found)
     if rerun and rerun["code"] == now:
         return "differs" if rerun["differ"] else "verified"
     return "recorded" if found["registration"]["code"] == now else "changed"
