@@ -207,8 +207,11 @@ def test_the_module_takes_a_mask():
 def test_chunks_without_gradients():
     z, t = (F.normalize(torch.randn(6, 3, generator=torch.Generator().manual_seed(i))) for i in range(2))
     expected = chunked_sigmoid_loss(z.split(2), t.split(2))
+    loss = SigmoidLoss()  # with trainable scale and bias, as a model under validation has them
     for without in (torch.no_grad, torch.inference_mode):
         with without():
             torch.testing.assert_close(chunked_sigmoid_loss(z.split(2), t.split(2)), expected)
+            trainable = chunked_sigmoid_loss(z.split(2), t.split(2), loss.t_prime, loss.b)
+            torch.testing.assert_close(trainable, expected)
             made_here = F.normalize(z + 0)
             torch.testing.assert_close(chunked_sigmoid_loss(made_here.split(2), t.split(2)), expected)

@@ -297,6 +297,14 @@ def test_the_loss_s_gradient():
     torch.testing.assert_close(grad, (logits.softmax(-1) - teacher).detach() / 3)
 
 
+def test_a_word_that_both_rule_out_costs_nothing():
+    logits = torch.tensor([[0.0, 1.0, -torch.inf]], requires_grad=True)
+    value = causal_whp_loss(logits, torch.tensor([[0.5, 0.5, 0.0]]))
+    torch.testing.assert_close(value, causal_whp_loss(logits[:, :2], torch.tensor([[0.5, 0.5]])))
+    value.backward()
+    assert logits.grad.isfinite().all()
+
+
 @pytest.mark.parametrize("shapes", [((2, 3), (2, 4)), ((2, 3), (3, 3)), ((3,), (3,)), ((0, 3), (0, 3))])
 def test_the_loss_refuses_shapes(shapes):
     with pytest.raises(ValueError, match="positions"):

@@ -97,3 +97,12 @@ def test_classes_that_are_ruled_out_and_positions_that_do_not_count():
     assert q.grad.isfinite().all()
     assert not p.grad[~mask].any()
     assert kl_divergence(torch.zeros(1, 1, 2), torch.tensor([[[0.0, -torch.inf]]])) == torch.inf
+
+
+def test_a_class_of_which_p_underflows_does_not_count_where_q_rules_it_out():
+    p = torch.tensor([[[0.0, -200.0]]], requires_grad=True)  # e^-200 is 0 in float32
+    q = torch.tensor([[[0.0, -torch.inf]]], requires_grad=True)
+    value = kl_divergence(p, q)
+    value.backward()
+    assert value == 0
+    assert p.grad.tolist() == q.grad.tolist() == [[[0.0, 0.0]]]

@@ -59,6 +59,15 @@ PAIRWISE = [
 
 
 @pytest.mark.parametrize("loss", PAIRWISE)
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_what_is_no_number_is_refused(loss, value):
+    e, y = data()
+    e[3, 2] = value
+    with pytest.raises(ValueError, match=rf"embeddings must be finite, got {value} at \[3, 2\]"):
+        loss(e, y)
+
+
+@pytest.mark.parametrize("loss", PAIRWISE)
 def test_gradients_order_and_place(loss):
     e, y = data()
     assert torch.autograd.gradcheck(lambda e: loss(e, y), e.clone().requires_grad_())

@@ -112,7 +112,10 @@ def chunked_sigmoid_loss(
     query_shards, key_shards = zip(*pairs, strict=True)
     ring.check(query_shards[0])
     numbers = (torch.as_tensor(value, dtype=wide_dtype(query), device=query.device) for value in (t_prime, b))
-    return _Ring.apply(ring, *numbers, *query_shards, *key_shards)
+    inputs = [*numbers, *query_shards, *key_shards]
+    if not torch.is_grad_enabled():  # nobody asks for a gradient; forward cannot tell, there it is always disabled
+        inputs = [each.detach() for each in inputs]
+    return _Ring.apply(ring, *inputs)
 
 
 class _Ring(torch.autograd.Function):

@@ -14,10 +14,11 @@ first token; elsewhere, where under more than half of the replacements one of th
 to the first token of the target's name. Without instruction, nothing is moved before the first mention. N = 1 without
 instruction is the older method (`WHP`).
 
-The authors' code differs in four points: it finds pronouns by a coreference model, and titles of books; it has the
+The authors' code differs in five points: it finds pronouns by a coreference model, and titles of books; it has the
 student read the instruction too, about the target, where here it reads the row alone; for questions it learns the rest
-of a name as well, from a prompt of its own ("Complete the following name."); and a single token between two names,
-which is learned here, is left out there.
+of a name as well, from a prompt of its own ("Complete the following name."); a single token between two names, which is
+learned here, is left out there; and whether mass is moved right before a name's first mention depends on the data there
+(in documents always, in TOFU's questions never), here on the instruction.
 """
 
 from __future__ import annotations
@@ -88,7 +89,8 @@ def causal_whp_loss(
     logp = logits.log_softmax(-1)
     logp = logp if words is None else logp.gather(-1, words)
     teacher = teacher.to(logp.dtype)
-    return (torch.xlogy(teacher, teacher) - teacher * logp).sum(-1).mean()
+    # A word that the teacher rules out costs nothing, also where the model rules it out: 0 log 0 = 0.
+    return (torch.xlogy(teacher, teacher) - (teacher * logp).masked_fill(teacher == 0, 0)).sum(-1).mean()
 
 
 def whp_loss(

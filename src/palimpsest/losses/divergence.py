@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from jaxtyping import Bool, Float
-from torch import Tensor, float32, inf, promote_types
+from torch import Tensor, float32, promote_types
 
 
 def kl_divergence(
@@ -18,7 +18,8 @@ def kl_divergence(
     constant.
 
     Args:
-        logits_p, logits_q: unnormalised scores; -inf for classes that are ruled out, which count where p has them only.
+        logits_p, logits_q: unnormalised scores; -inf for classes that are ruled out, which count where p has them only,
+            by more than its dtype can hold.
         mask: the positions that count; all by default. A row without any counts as 0. What stands elsewhere is not
             looked at, not even if it is NaN.
 
@@ -39,8 +40,8 @@ def kl_divergence(
     if mask is not None:
         logits_p, logits_q = logits_p[mask], logits_q[mask]
     log_p, log_q = (x.log_softmax(-1, dtype=promote_types(x.dtype, float32)) for x in (logits_p, logits_q))
-    # Where p is 0 its logarithm has no say: 0 log 0 = 0.
-    divergence = (log_p.exp() * (log_p - log_q).masked_fill(log_p == -inf, 0)).sum(-1)
+    p = log_p.exp()
+    divergence = (p * (log_p - log_q).masked_fill(p == 0, 0)).sum(-1)  # 0 log 0 = 0, whatever q is
     if mask is None:
         return divergence.mean()
     rows = divergence.new_zeros(mask.shape).masked_scatter(mask, divergence)

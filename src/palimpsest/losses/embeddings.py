@@ -27,7 +27,8 @@ def contrastive_loss(
         margin: the distance at which pairs of two classes are left alone, above 0.
 
     Raises:
-        ValueError: shapes that do not fit, a margin that is not above 0.
+        ValueError: shapes that do not fit, a margin that is not above 0, embeddings that are not finite.
+        TypeError: embeddings that are not of floats.
 
     >>> contrastive_loss(torch.tensor([[0.0], [0.5], [0.75]]), torch.tensor([0, 0, 1]))  # 0.25; 0.0625 and 0.5625
     tensor(0.2812)
@@ -38,7 +39,9 @@ def contrastive_loss(
     distance = F.pdist(embeddings)  # in the same order
     apart = (margin - distance).clamp(min=0)
     kinds = ((distance, same), (apart, ~same))
-    return sum(values.square().where(kind, 0).sum() / kind.sum().clamp(min=1) for values, kind in kinds) / 2
+    loss = sum(values.square().where(kind, 0).sum() / kind.sum().clamp(min=1) for values, kind in kinds) / 2
+    _look(loss, embeddings=embeddings)
+    return loss
 
 
 def triplet_loss(
@@ -57,7 +60,9 @@ def triplet_loss(
     same = labels[:, None] == labels
     anchor, positive = (same & ~torch.eye(len(labels), dtype=torch.bool, device=labels.device)).nonzero(as_tuple=True)
     excess = (squared[anchor, positive, None] - squared[anchor] + margin).masked_fill(same[anchor], 0).clamp(min=0)
-    return excess.sum() / (excess > 0).sum().clamp(min=1)
+    loss = excess.sum() / (excess > 0).sum().clamp(min=1)
+    _look(loss, embeddings=embeddings)
+    return loss
 
 
 @renamed(z1="query", z2="key")
