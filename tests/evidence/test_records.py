@@ -11,7 +11,7 @@ from palimpsest.audit.hark import Prereg, digest
 from palimpsest.errors import UserError
 from palimpsest.evidence import Claim, Expectation, judge
 from palimpsest.paths import records
-from palimpsest.records import broken, numbers, read, read_history, registration, sealed, write_history
+from palimpsest.records import broken, numbers, read, read_history, registration, rerun_of, sealed, write_history
 
 FILES = sorted(records().glob("*/*.json"))
 
@@ -83,6 +83,7 @@ def faults_beside(found, rows):
 def test_every_number_and_word_of_a_record_follows_from_its_raw_values(file):
     found = read(file)
     assert broken(found) == ""
+    assert found.get("rerun") == rerun_of(found), "a rerun's mark is written by palimpsest run --verify"
     assert list(faults(found)) == []
     assert list(faults_beside(found, read_history(file, found))) == []
 

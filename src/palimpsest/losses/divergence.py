@@ -18,8 +18,8 @@ def kl_divergence(
     constant.
 
     Args:
-        logits_p, logits_q: unnormalised scores; -inf for classes that are ruled out, which count where p has them only,
-            by more than its dtype can hold.
+        logits_p, logits_q: unnormalised scores; -inf for classes that are ruled out, which count where p has them only
+            (unless p is too small for its dtype).
         mask: the positions that count; all by default. A row without any counts as 0. What stands elsewhere is not
             looked at, not even if it is NaN.
 
