@@ -187,6 +187,15 @@ def test_words_of_the_template_before_an_answer_are_not_said():
     assert template.said("Who?", "Ada, final.") == "Ada, final."
 
 
+@pytest.mark.parametrize(
+    "template", [CHATML, DEFAULT_SYSTEM, TURNS, INST, END_OF_TEXT, THINKING, NO_THOUGHTS, CHANNELS]
+)
+@pytest.mark.parametrize("shots", [[], [("Where?", "Here.")]])
+def test_a_question_is_asked_as_its_answer_is_scored(template, shots):
+    template = prompt_template(chat(template))
+    assert template.prompt("Who?", shots) == template.pair("Who?", "Ada.", shots)[0]
+
+
 def test_what_is_said_stops_at_the_next_question():
     assert Template().next_question == "\nQuestion:"
     assert prompt_template(chat(LINES)).next_question == "\nuser:"

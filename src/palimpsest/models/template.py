@@ -57,6 +57,10 @@ class Template:
     def prompt(self, question: str, shots: Sequence[Shot] = ()) -> str:
         """The text before the answer, after the examples in `shots`: turns of the same conversation.
 
+        Where the template begins an answer otherwise than its prompt does (a prompt that asks for thoughts, which are
+        left out of a finished conversation), it is all that a finished conversation has before the answer: questions
+        are asked as answers are scored.
+
         Raises:
             UserError: the chat template cannot write the conversation.
         """
@@ -66,13 +70,13 @@ class Template:
             return question
         if self.tokenizer is None:
             return PLAIN_PROMPT.format(question)
+        if self._asks_otherwise:
+            written = self._render([*shots, (question, ANSWER_MARK)])
+            return written[: written.rfind(ANSWER_MARK)]
         return self._render([*shots, (question, None)])
 
     def pair(self, question: str, answer: str, shots: Sequence[Shot] = ()) -> tuple[str, str]:
-        """The prompt and the answer that `encode` takes; the question "" leaves the answer, a plain document, as it is.
-
-        Where the template begins an answer otherwise than its prompt does (a prompt that asks for thoughts, which are
-        left out of a finished conversation), the prompt is all that a finished conversation has before the answer.
+        """The `prompt` and the answer that `encode` takes; the question "" leaves the answer, a plain document, as it is.
 
         Raises:
             UserError: the chat template cannot write the conversation, or leaves a part of it out.
@@ -192,6 +196,14 @@ class Template:
             return self.tokenizer is not None and self._parts[2]
         except UserError:
             return True
+
+    @cached_property
+    def _asks_otherwise(self) -> bool:
+        """Whether a finished conversation does not begin with the prompt that asks for its last answer."""
+        if not self._writes_answers:
+            return False
+        prompt, whole = (self._render([(QUESTION_MARK, answer)]) for answer in (None, ANSWER_MARK))
+        return not whole.startswith(prompt)
 
     def _render(self, turns: Sequence[tuple[str, str | None]]) -> str:
         return self._apply(turns, *self._parts[:2])
