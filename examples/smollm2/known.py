@@ -17,6 +17,7 @@ import re
 import sys
 from pathlib import Path
 
+from palimpsest.errors import UserError
 from palimpsest.models import greedy, load, pretrained_folder, prompt_template
 from palimpsest.tasks.rows import read_objects
 
@@ -38,7 +39,13 @@ def clause(said: str, key: str) -> str | None:
 
 
 def main(questions: Path, model: Path | None) -> None:
-    asked = [record for _, record in read_objects(questions)]
+    lines = read_objects(questions)
+    for where, record in lines:
+        if not isinstance(record, dict) or {"question", "key"} - record.keys():
+            raise UserError(
+                f'{where}: expected {{"question": ..., "key": ...}}, the key being what a right answer says'
+            )
+    asked = [record for _, record in lines]
     model, tokenizer = load(model or pretrained_folder("smollm2"))
     template = prompt_template(tokenizer)
     said = greedy(model, tokenizer, [template.prompt(record["question"]) for record in asked], max_new_tokens=24)
@@ -54,4 +61,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("questions", type=Path)
     parser.add_argument("--model", type=Path)
-    main(**vars(parser.parse_args()))
+    try:
+        main(**vars(parser.parse_args()))
+    except UserError as error:
+        sys.exit(f"known.py: {error}")

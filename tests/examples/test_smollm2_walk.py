@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from palimpsest.cli import main
+from palimpsest.errors import UserError
 from palimpsest.models.pretrained import MODELS, find_spec, pretrained_folder
 from palimpsest.tasks.rows import check_overlap, read_rows
 
@@ -36,6 +37,16 @@ def test_a_known_answer_ends_with_the_clause_that_holds_the_key():
     assert known.clause("It is a town", "town") is None  # the clause has not ended
     assert known.clause("It is Townsville.", "Town") is None
     assert known.clause(f"{'very ' * 14}far.", "far") is None
+
+
+def test_a_question_without_its_key_is_named_before_the_model_is_asked(tmp_path):
+    asked = tmp_path / "questions.jsonl"
+    asked.write_text('{"question": "What is the capital of Egypt?", "key": "Cairo"}\n{"question": "Who?"}\n')
+    spec = importlib.util.spec_from_file_location("known", FOLDER / "known.py")
+    known = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(known)
+    with pytest.raises(UserError, match=r"questions.jsonl:2: expected .*key"):
+        known.main(asked, None)
 
 
 @pytest.mark.slow

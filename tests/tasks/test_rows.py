@@ -161,7 +161,9 @@ def test_what_cannot_be_unpacked_is_named(tmp_path, begin):
         read_rows(write(tmp_path, begin + b"rest"))
 
 
-@pytest.mark.parametrize("other", ["Zoe\u0308  ist da", "ＺＯË　ＩＳＴ ＤＡ"])
+@pytest.mark.parametrize(
+    "other", ["Zoe\u0308  ist da", "ＺＯË　ＩＳＴ ＤＡ", "\ufeffZoë ist\u200b da", "Zo\u00adë ist da"]
+)
 def test_an_overlap_in_another_form_of_unicode(other):
     with pytest.raises(UserError, match="also a retain row"):
         check_overlap([normalise({"text": "Zoë ist da"})], [normalise({"text": other})])

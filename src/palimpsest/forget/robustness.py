@@ -22,7 +22,6 @@ still knows the half of its rows that it was not tuned on, and the retained rows
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -42,7 +41,7 @@ from palimpsest.forget.prompting import SHOTS, Extracted, extract, plain, strong
 from palimpsest.forget.quantization import quantized
 from palimpsest.metrics.text import distinct_n, words
 from palimpsest.models.score import context_length, pad_token_id
-from palimpsest.tasks.rows import Row
+from palimpsest.tasks.rows import Row, identity
 
 ATTACKS = (
     *("paraphrase", "few_shot", "jailbreak", "prefix", "relearn", "relearn_unrelated"),
@@ -291,21 +290,16 @@ def own_control(
 
 
 def halves(rows: Sequence[Row], seed: int = 0) -> tuple[list[Row], list[Row]]:
-    """The rows in two halves by lot, in their order; rows that say the same are in the same one.
-
-    Question and answer are compared up to Unicode form, case and spaces.
+    """The rows in two halves by lot, in their order; rows that say the same (`identity`) are in the same one.
 
     >>> rows = [{"question": q, "answer": a} for q, a in (("Who?", "Ada."), ("Where?", "Rome."), (" who?", "ADA."))]
     >>> sorted(len(half) for half in halves(rows))
     [1, 2]
     """
 
-    def normal(text: str) -> str:
-        return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
-
     same: dict[tuple[str, str], list[int]] = {}
     for i, row in enumerate(rows):
-        same.setdefault((normal(row["question"]), normal(row["answer"])), []).append(i)
+        same.setdefault(identity(row), []).append(i)
     groups = list(same.values())
     order = np.random.default_rng(seed).permutation(len(groups))
     first, second = (sorted(i for g in part for i in groups[g]) for part in np.array_split(order, 2))

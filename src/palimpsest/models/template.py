@@ -76,7 +76,7 @@ class Template:
         return self._render([*shots, (question, None)])
 
     def pair(self, question: str, answer: str, shots: Sequence[Shot] = ()) -> tuple[str, str]:
-        """The `prompt` and the answer that `encode` takes; the question "" leaves the answer, a plain document, as it is.
+        """The `prompt` and the answer that `encode` takes; the question "" leaves a plain document as it is.
 
         Raises:
             UserError: the chat template cannot write the conversation, or leaves a part of it out.

@@ -11,6 +11,7 @@ import bz2
 import gzip
 import json
 import lzma
+import unicodedata
 import zlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -132,16 +133,26 @@ def normalise(record: Any, where: str = "row") -> Row:
     return {**row, **{name: value for name, value in record.items() if name not in row and name not in form}}
 
 
+def identity(row: Row) -> tuple[str, str]:
+    """What a row asks and answers, up to case, spaces, Unicode's forms and characters that nobody sees.
+
+    >>> identity({"question": "Who?", "answer": "ADA"}) == identity({"question": " who?", "answer": "\u200bAda"})
+    True
+    """
+    seen = ("".join(c for c in fold(row[name]) if unicodedata.category(c) != "Cf") for name in ("question", "answer"))
+    return tuple(" ".join(text.split()) for text in seen)
+
+
 def check_overlap(forget: Iterable[Row], retain: Iterable[Row]) -> None:
-    """Raises a UserError where a row to forget is also to be retained, up to case, spaces and Unicode's forms.
+    """Raises a UserError where a row to forget is also to be retained: `identity` is the same.
 
     >>> check_overlap([normalise({"text": "a b"})], [normalise({"text": "A  b"})])
     Traceback (most recent call last):
     palimpsest.errors.UserError: 1 of 1 forget rows is also a retain row, first 'a b': remove it from one of the two
     """
-    retained = {_key(row) for row in retain}
+    retained = {identity(row) for row in retain}
     forget = list(forget)
-    shared = [row for row in forget if _key(row) in retained]
+    shared = [row for row in forget if identity(row) in retained]
     if shared:
         first = shared[0]["question"] or shared[0]["answer"]
         what = "is also a retain row" if len(shared) == 1 else "are also retain rows"
@@ -197,10 +208,6 @@ def _flatten(value: Any, where: str) -> Iterable[str]:
             yield from _flatten(part, where)
     else:
         yield _string(value, "perturbed_answer", where)
-
-
-def _key(row: Row) -> tuple[str, str]:
-    return tuple(" ".join(fold(row[name]).split()) for name in ("question", "answer"))
 
 
 def _show(value: Any) -> str:
