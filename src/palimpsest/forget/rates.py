@@ -21,6 +21,7 @@ import numpy as np
 from palimpsest.errors import UserError
 from palimpsest.forget.uld import ULD
 from palimpsest.forget.unstar import UnStar
+from palimpsest.train.method import is_objective
 
 T = TypeVar("T")
 MOST_HELD_OUT = 64
@@ -33,11 +34,6 @@ def rates(lr: float, n: int) -> list[float]:
     ['3.2e-05', '0.0001', '0.00032']
     """
     return [lr * 10 ** ((i - (n - 1) / 2) / 2) for i in range(n)]
-
-
-def is_objective(method: Any) -> bool:
-    """Whether a method is trained step by step, and so has checkpoints; an edit or an intervention has none."""
-    return not (hasattr(method, "edit") or hasattr(method, "learn"))
 
 
 def trains_at_rate(method: Any) -> bool:

@@ -41,8 +41,6 @@ from palimpsest.train.history import History
 from palimpsest.train.loop import fit
 from palimpsest.train.ranges import check_fields
 
-OF_OBJECTIVES = ("checkpoint", "checkpoint_every", "evaluate", "evaluate_every", "stop")
-
 
 class Method:
     """What methods of every shape have.
@@ -138,8 +136,7 @@ def apply(
         method: an objective (or a plain function, as for `fit`), an edit or an intervention.
         data: what the method learns from. For an objective its `batches(batch_size, seed)` gives the batches, unless
             `batches` does.
-        batches, training: as for `palimpsest.train.fit`; batches, checkpoints, evaluations and stops are for objectives
-            only, and left out for others.
+        batches, training: as for `palimpsest.train.fit`; `batches` and checkpoints are for objectives only.
 
     Raises:
         UserError: if the method needs data that are missing, or parts that the model lacks.
@@ -147,8 +144,8 @@ def apply(
     """
     check_needs(method, data)
     check_model(method, model)
-    if hasattr(method, "edit") or hasattr(method, "learn"):
-        training = {name: value for name, value in training.items() if name not in OF_OBJECTIVES}
+    if not is_objective(method):
+        training = {name: value for name, value in training.items() if not name.startswith("checkpoint")}
         training |= {"batch_size": batch_size, "seed": seed}
         if hasattr(method, "edit"):
             return Applied(method.edit(model, data, **training))
@@ -158,6 +155,12 @@ def apply(
     batches = data.batches(batch_size, seed) if batches is None else batches
     with only_trainable(model, method):
         return Applied(model, fit(model, method, batches, seed=seed, data=data, **training))
+
+
+def is_objective(method: Any) -> bool:
+    """Whether `fit` trains on it, step by step, with checkpoints: an objective or a plain function, not an edit or an
+    intervention."""
+    return not hasattr(method, "edit") and not hasattr(method, "learn")
 
 
 def check_needs(method: Any, data: Any) -> None:
