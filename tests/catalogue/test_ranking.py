@@ -166,7 +166,16 @@ def test_problems_are_found():
     assert missed == ["multilingual unlearning"]  # held out: one of its two words is in no entry
 
 
-@pytest.mark.parametrize(("query", "meant"), [("GDPR", "npo"), ("OOM", "inf_cl"), ("long tail", "cacr")])
+@pytest.mark.parametrize(
+    ("query", "meant"),
+    [
+        ("GDPR", "npo"),
+        ("right to be forgotten for a fine-tuned LLM", "npo"),
+        ("is my improvement significant or luck", "model_evaluation"),
+        ("OOM", "inf_cl"),
+        ("long tail", "cacr"),
+    ],
+)
 def test_practitioners_words_are_understood(query, meant):
     assert meant in ids(query, k=3)
 

@@ -19,13 +19,15 @@ if TYPE_CHECKING:
 Rerank = Callable[[str, Sequence[str]], Sequence[float]]
 
 
-# What practitioners say, and what the catalogue calls it.
+# What practitioners say (as a regular expression), and what the catalogue calls it.
 _SYNONYMS = {
     "gdpr": "customer's personal data records must be forgotten",
     "ccpa": "customer's personal data records must be forgotten",
+    "right to be forgotten": "customer's personal data records must be forgotten",
     "oom": "out of memory large batches",
     "long tail": "imbalanced classes of different sizes",
     "class imbalance": "classes of very different sizes",
+    "significan(t|ce)": "is model A really better than model B statistical test",
     "p-hacking": "we tried many variants and kept the best",
 }
 # The commands that answer a problem by themselves, and the problems as a user would phrase them.
