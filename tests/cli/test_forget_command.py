@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -320,6 +321,38 @@ def test_a_disk_that_is_too_small_is_named_before_anything_is_computed(trained, 
         free.free = copies * size - 1
         argv = command(trained, tmp_path / "out", *more, method=method)
         refused(capsys, argv, "GB left", "free some", out=tmp_path / "out")
+
+
+def test_unfinished_work_is_of_every_file_of_the_model(trained, tmp_path):
+    """Checkpoints of another template, of other settings or of another base model are not gone on from."""
+    rows = [read_rows(trained / f"{name}.jsonl") for name in ("forget", "retain")]
+    base, adapter = tmp_path / "base", tmp_path / "adapter"
+    shutil.copytree(trained / "model", base)
+    adapter.mkdir()
+    (adapter / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": str(base)}))
+    args = arguments(trained, tmp_path / "out", "npo")
+    for args.model in (base, adapter):
+        seen = {work_digest(args, *rows)}
+        for name in ("chat_template.jinja", "config.json", "tokenizer.json", "model.safetensors"):
+            with (base / name).open("ab") as file:
+                file.write(b" ")
+            seen.add(work_digest(args, *rows))
+        assert len(seen) == 5
+
+
+def test_rows_that_the_model_does_not_know_are_said_to_be_unknown(trained, tmp_path, capsys):
+    (tmp_path / "strange.jsonl").write_text('{"question": "Who is Zed?", "answer": "is"}\n')
+    argv = [
+        "forget",
+        str(trained / "model"),
+        "--forget",
+        str(tmp_path / "strange.jsonl"),
+        "--out",
+        str(tmp_path / "out"),
+    ]
+    code = main([*argv, "--method", "grad_ascent", "--steps", "1", "--retain", str(trained / "retain.jsonl")])
+    assert code == 0
+    assert "the model did not know the rows to forget before" in capsys.readouterr().out
 
 
 def test_two_commands_into_one_folder_and_two_equal_ones(trained, tmp_path, capsys):

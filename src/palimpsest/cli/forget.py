@@ -33,7 +33,7 @@ from palimpsest.forget.evaluation import subsample
 from palimpsest.forget.looks import LOOK_ROWS
 from palimpsest.forget.methods import METHODS
 from palimpsest.forget.rates import place
-from palimpsest.forget.shares import FORGOTTEN_BY, LEAST
+from palimpsest.forget.shares import FORGOTTEN_BY, LEAST, measurable
 from palimpsest.locks import held
 from palimpsest.models.adapters import add_lora, sources
 from palimpsest.models.files import copy, load, save
@@ -288,12 +288,13 @@ def chosen(args: Any) -> dict[str, Any]:
 
 def digest(args: Any, forget: list[Row], retain: list[Row]) -> str:
     """Names the unfinished work of a command: only the same one goes on from it, or one with other methods."""
-    weights = sorted((p.name, p.stat().st_size, p.stat().st_mtime_ns) for p in args.model.glob("*.safetensors"))
+    files = [file for folder in sources(args.model) for file in sorted(folder.iterdir()) if file.is_file()]
+    model = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
     names = (*TRAINING, "batch_size", "max_length", "truncate", "seed", "dtype", "merge_adapter", "lora", *WRITING)
     settings = {name: getattr(args, name) for name in names}
     settings["held out"] = args.tune is not None  # which rows are trained on; how many rates are tried does not matter
     settings["looks"] = args.until and {name: getattr(args, name) for name in ("until", "look_every", "max_rows")}
-    parts = [str(args.model.resolve()), weights, settings, forget, retain]
+    parts = [str(args.model.resolve()), model, settings, forget, retain]
     parts.append([isinstance(row["question"], Verbatim) for row in (*forget, *retain)])
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -390,6 +391,8 @@ def reached_at(result: Result) -> str:
 def notes(comparison: Comparison, args: Any) -> list[str]:
     """What must be known to read the numbers."""
     found = [f"not counted: {name} was below {LEAST} before, and had nothing to lose" for name in comparison.left_out]
+    if not measurable(comparison.before_forget, FORGOTTEN_BY):
+        found.insert(0, "the model did not know the rows to forget before: there was nothing to forget")
     if args.until is not None:
         asked = min(LOOK_ROWS, len(comparison.before_forget))
         found.append(
