@@ -23,6 +23,7 @@ from palimpsest.cli.forget import main as forget_command
 from palimpsest.forget import compare as comparison
 from palimpsest.forget.baselines import IDK, GradAscent
 from palimpsest.forget.methods import METHODS
+from palimpsest.forget.refusals import REFUSALS
 from palimpsest.forget.tofu import tofu_score
 from palimpsest.locks import held
 from palimpsest.models.files import load, save
@@ -341,17 +342,10 @@ def test_unfinished_work_is_of_every_file_of_the_model(trained, tmp_path):
 
 
 def test_rows_that_the_model_does_not_know_are_said_to_be_unknown(trained, tmp_path, capsys):
-    (tmp_path / "strange.jsonl").write_text('{"question": "Who is Zed?", "answer": "is"}\n')
-    argv = [
-        "forget",
-        str(trained / "model"),
-        "--forget",
-        str(tmp_path / "strange.jsonl"),
-        "--out",
-        str(tmp_path / "out"),
-    ]
-    code = main([*argv, "--method", "grad_ascent", "--steps", "1", "--retain", str(trained / "retain.jsonl")])
-    assert code == 0
+    strange = tmp_path / "strange.jsonl"
+    strange.write_text(json.dumps({"question": "Who ?", "answer": REFUSALS[0]}) + "\n")
+    argv = ["forget", str(trained / "model"), "--forget", str(strange), "--out", str(tmp_path / "out")]
+    assert main([*argv, "--method", "grad_ascent", "--steps", "1"]) == 0
     assert "the model did not know the rows to forget before" in capsys.readouterr().out
 
 
