@@ -149,10 +149,12 @@ def test_rates_are_tried_and_the_trials_are_told(trained, tmp_path, capsys):
 
 
 def test_no_number_is_cut_where_the_table_is_wider_than_a_terminal(trained, tmp_path, capsys):
-    more = ["--until", "0.5", "--tune", "2", "--steps", "4"]
+    (tmp_path / "text.txt").write_text("Ada lives in a house. " * 20)
+    more = ["--until", "0.5", "--tune", "2", "--steps", "4", "--text", str(tmp_path / "text.txt")]
     assert main(command(trained, tmp_path / "out", *more, method="grad_diff eco_prompts")) == 0
     shown = capsys.readouterr().out
     assert "…" not in shown
+    assert all(word in shown for word in ("extraction", "perplexity", "forgotten", "balance"))
     assert "the largest tried" in shown or "the smallest tried" in shown
     assert [line.split()[-1] for line in shown.splitlines() if line.startswith("grad_diff ")][1] in ("0.0028", "0.0089")
 

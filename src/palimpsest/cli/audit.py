@@ -12,7 +12,7 @@ import tyro
 from rich.table import Table
 
 from palimpsest.cli.model_report import MEASURES, answers, distribution, measures, page, written
-from palimpsest.cli.output import number, print_json, terminal
+from palimpsest.cli.output import number, print_json, print_tables, terminal
 from palimpsest.cli.writing import Writing, read_text, settle
 from palimpsest.errors import UserError
 from palimpsest.evidence.report import check_report
@@ -124,7 +124,7 @@ def main(args: Arguments) -> None:
         print_json({**shown, **more})
         return
     console = terminal()
-    console.print(table(found))
+    print_tables(console, table(found))
     if robust:
         console.print(f"control of the attacks: {control_said}", soft_wrap=True, markup=False)
     for what, reasons in {"void": void, "left out": left_out}.items():

@@ -23,7 +23,7 @@ from palimpsest.cli.model_report import (
     trade_off,
     written,
 )
-from palimpsest.cli.output import number, print_json, terminal
+from palimpsest.cli.output import number, print_json, print_tables, terminal
 from palimpsest.cli.writing import Writing, read_text, settle
 from palimpsest.errors import UserError
 from palimpsest.evidence.report import check_report
@@ -177,14 +177,14 @@ def main(args: Any) -> None:
         print_json(summary)
         return
     console = terminal()
-    console.print(*tables(comparison), sep="\n")
+    print_tables(console, *tables(comparison))
     for result in comparison.results:
         if result.error:
             console.print(f"{result.method}: {result.error}", style="red")
     for note in notes(comparison, args):
         console.print(note, soft_wrap=True, markup=False)
     if len(comparison.results) > 1:
-        console.print(f"best: {comparison.best.method} ({comparison.rule})")
+        console.print(f"best: {comparison.best.method} ({comparison.rule})", soft_wrap=True)
     paths = (f"model: {args.out}", f"report: {html}")
     console.print(*paths, sep="\n", soft_wrap=True, markup=False)
 

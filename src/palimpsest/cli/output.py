@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
+from rich.measure import Measurement
+from rich.table import Table
 from rich.text import Text
 
 from palimpsest.catalogue import Entry, record
@@ -25,6 +27,15 @@ def terminal(widest: int = WIDEST) -> Console:
     console = Console(highlight=False)
     console.width = min(console.width, widest)
     return console
+
+
+def print_tables(console: Console, *tables: Table) -> None:
+    """Prints tables of which nothing may be cut: where they are wider than the console, they go beyond its width."""
+    narrow = console.width
+    for table in tables:
+        console.width = max(narrow, Measurement.get(console, console.options.update(max_width=10_000), table).maximum)
+        console.print(table, crop=False)
+    console.width = narrow
 
 
 @contextmanager
