@@ -188,6 +188,7 @@ def test_the_blocks_are_the_decoders(architecture):
     assert len(ran) == LAYERS
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_every_method_runs_or_refuses_at_the_door(architecture):
     for name in METHOD:
