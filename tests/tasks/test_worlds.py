@@ -65,12 +65,14 @@ def test_what_was_damaged_on_disk_is_built_again(damage, capsys):
 def test_what_killed_builds_left_is_cleared_away():
     folder = cached("thing", {}, lambda folder: None)
     left = folder.with_name(f".{folder.name}-x3_kq1")
+    saving = folder.with_name(f"..{folder.name}-x3_kq1-5ef8cc8e950b477e9dbe69e330f82933")
     other = folder.with_name(".thing-else-x3_kq1")
-    for path in (left, other):
+    for path in (left, saving, other):
         path.mkdir()
     shutil.rmtree(folder)
     cached("thing", {}, lambda folder: None)
     assert not left.exists()
+    assert not saving.exists()
     assert other.exists()
 
 

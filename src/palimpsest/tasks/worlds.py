@@ -53,8 +53,10 @@ def cached(name: str, settings: dict[str, Any], build: Callable[[Path], None]) -
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{folder}.lock"):
-        for left in folder.parent.glob(f".{glob.escape(folder.name)}-*"):  # by a build that was killed
-            shutil.rmtree(left)
+        # By a build that was killed; and, with a dot more, by its saving of a model, which writes beside and renames.
+        for dots in (".", ".."):
+            for left in folder.parent.glob(f"{dots}{glob.escape(folder.name)}-*"):
+                shutil.rmtree(left)
         if folder.exists():
             if not (why := seals.broken(folder)):
                 return folder
