@@ -170,7 +170,7 @@ def test_templates():
     assert template.prompt("Who?") + template.answer("Ada") == "Question: Who?\nAnswer: Ada"
     chatty = copy.deepcopy(TOKENIZER)
     chatty.chat_template = (
-        "{% for m in messages %}<bos>{{ m.role }}: {{ m.content }}\n{% endfor %}"
+        "<bos>{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
         "{% if add_generation_prompt %}assistant:{% endif %}"
     )
     template = prompt_template(chatty)
