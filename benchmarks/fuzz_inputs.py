@@ -366,7 +366,8 @@ def prepare(template: Path) -> None:
     torch.set_num_threads(1)
     template.mkdir()
     workplace(template)
-    import_module("palimpsest.evidence.outcome").load_claim = claim
+    for name in ("palimpsest.evidence", "palimpsest.evidence.outcome"):  # by name, and for --verify
+        import_module(name).load_claim = claim
     keep_records_apart(template.with_name("records"))
     with tempfile.TemporaryDirectory() as place:
         os.environ["PALIMPSEST_HOME"] = f"{place}/home"
