@@ -380,6 +380,7 @@ def test_two_commands_into_one_folder_and_two_equal_ones(trained, tmp_path, caps
         (["--until", "nan"], "npo", ("--until nan", "above 0")),
         (["--look-every", "0"], "npo", ("look_every",)),
         (["--tune", "1"], "npo", ("--tune 1", "at least 2")),
+        (["--tune", "9" * 20], "npo", ("--tune 999", "at most 25")),
         (["--max-length", "8"], "npo", ("longer than 8",)),
     ],
 )

@@ -32,7 +32,7 @@ from palimpsest.forget.compare import Comparison, Result, compare
 from palimpsest.forget.evaluation import subsample
 from palimpsest.forget.looks import LOOK_ROWS
 from palimpsest.forget.methods import METHODS
-from palimpsest.forget.rates import place
+from palimpsest.forget.rates import MOST_RATES, place
 from palimpsest.forget.shares import FORGOTTEN_BY, LEAST, measurable
 from palimpsest.locks import held
 from palimpsest.models.adapters import add_lora, sources
@@ -139,8 +139,8 @@ def main(args: Any) -> None:
         raise UserError(f"{error}") from None
     if args.until is not None and not 0 < args.until <= 1:
         raise UserError(f"--until {args.until}: the share to forget must be above 0 and at most 1")
-    if args.tune is not None and args.tune < 2:
-        raise UserError(f"--tune {args.tune}: give at least 2 learning rates to choose from")
+    if args.tune is not None and not 2 <= args.tune <= MOST_RATES:
+        raise UserError(f"--tune {args.tune}: give at least 2 learning rates to choose from, and at most {MOST_RATES}")
     for name in ("batch_size", "max_length", "max_rows", "checkpoint_every", "look_every"):
         if getattr(args, name) is not None and getattr(args, name) < 1:
             raise UserError(f"{name}={getattr(args, name)}: it must be at least 1")

@@ -24,6 +24,7 @@ from palimpsest.forget.evaluation import perplexity, settle_end, subsample
 from palimpsest.forget.looks import LOOK_ROWS, Looks, at, reached
 from palimpsest.forget.procedure import encode_pairs, prepare
 from palimpsest.forget.rates import (
+    MOST_RATES,
     Trial,
     best_trial,
     digest,
@@ -229,8 +230,8 @@ def compare(
         raise UserError(f"until={until}: the share to forget must be above 0 and at most 1")
     if look_every < 1:
         raise UserError(f"look_every={look_every}: it must be at least 1")
-    if tune is not None and tune < 2:
-        raise UserError(f"tune={tune}: give at least 2 learning rates to choose from")
+    if tune is not None and not 2 <= tune <= MOST_RATES:
+        raise UserError(f"tune={tune}: give at least 2 learning rates to choose from, and at most {MOST_RATES}")
     if tune is not None and not retain and not text:
         raise UserError("learning rates are chosen by what is kept: give retain rows or general text")
     held: list[Row] = []
