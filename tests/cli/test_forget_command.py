@@ -31,6 +31,7 @@ from palimpsest.models.language import causal_lm, masked_lm
 from palimpsest.models.tokenizers import word_tokenizer
 from palimpsest.paths import home
 from palimpsest.tasks.rows import read_rows
+from palimpsest.train.ranges import ranges
 
 FAST = ["--steps", "12", "--lr", "5e-3", "--batch-size", "6"]
 
@@ -395,6 +396,19 @@ def test_bad_flags(trained, tmp_path, capsys, more, method, words):
     for word in words:
         assert word in captured.err
     assert not (tmp_path / "out").exists()
+
+
+def test_help_says_the_range_of_every_field_of_every_method(capsys):
+    with pytest.raises(SystemExit):
+        main(["forget", "--help"])
+    words = capsys.readouterr().out.replace("│", " ").split()
+    flags = [i for i, word in enumerate(words) if word.startswith("--") and "." in word]
+    said = {words[i]: " ".join(words[i:end]) for i, end in zip(flags, [*flags[1:], None], strict=True)}
+    assert "(default: 0.1; above 0)" in said["--npo.beta"]
+    for name, method in METHODS.items():
+        for field, allowed in ranges(type(method)).items():
+            hint = said[f"--{name}.{field}".replace("_", "-")].partition("(default: ")[2].partition(")")[0]
+            assert all(str(bound) in hint for bound in allowed.bounds)
 
 
 def test_methods_that_need_retain_rows_say_so(trained, tmp_path, capsys):

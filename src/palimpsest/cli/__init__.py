@@ -1,9 +1,9 @@
 """The command line: `palimpsest COMMAND ...`.
 
 Each command is the module of its name beside this file, with a dataclass `Arguments`, whose documented fields are
-its flags, and `main(args) -> int | None`, whose value is the exit code. A module is imported when its command is
-called, so that help is instant. A command prints results to stdout and progress to stderr, and raises UserError
-for what the user can mend.
+its flags, `main(args) -> int | None`, whose value is the exit code, and a `REGISTRY` where tyro is to read the fields
+by rules of the command's own. A module is imported when its command is called, so that help is instant. A command
+prints results to stdout and progress to stderr, and raises UserError for what the user can mend.
 """
 
 from __future__ import annotations
@@ -145,6 +145,7 @@ def _dispatch(argv: list[str]) -> int:
                 prog=f"palimpsest {name}",
                 args=rest,
                 config=(tyro.conf.FlagCreatePairsOff, tyro.conf.DisallowNone, tyro.conf.PositionalMetavarFromFieldName),
+                registry=getattr(command, "REGISTRY", None),
             )
     except SystemExit as end:
         if end.code != 2:

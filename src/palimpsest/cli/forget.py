@@ -13,7 +13,9 @@ from typing import Annotated, Any, Literal
 import torch
 import tyro
 from rich.table import Table
+from tyro.constructors import ConstructorRegistry
 
+from palimpsest.cli.flag_ranges import with_ranges
 from palimpsest.cli.model_report import (
     MEASURES,
     answers,
@@ -125,6 +127,8 @@ Arguments = make_dataclass(
     bases=(Common, Writing),
     namespace={"__doc__": Common.__doc__},
 )
+REGISTRY = ConstructorRegistry()
+REGISTRY.struct_rule(with_ranges)
 TRAINING = ("steps", "lr", "optimizer", "schedule", "warmup", "clip", "accumulate", "precision", "checkpoint_every")
 FIXED = {"weight_decay": 0.0, "momentum": 0.0}
 
