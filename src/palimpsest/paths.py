@@ -9,6 +9,28 @@ from pathlib import Path
 from palimpsest.errors import UserError
 
 
+def resolved(path: str | Path, what: str = "") -> Path:
+    """The path in full, its links followed.
+
+    Args:
+        path: of anything, there or not.
+        what: how an error names it, with a space behind: "the report ".
+
+    Raises:
+        UserError: its links lead round in a circle, or its name is not UTF-8.
+
+    >>> resolved("a/../b").name
+    'b'
+    """
+    try:
+        found = Path(path).expanduser().resolve()
+        str(found).encode("utf-8")
+        found.exists()
+    except (OSError, RuntimeError, ValueError):
+        raise UserError(f"{what}{path} cannot be the name of a file or folder: choose another") from None
+    return found
+
+
 def home() -> Path:
     """The folder for worlds, the store of results and reports: `$PALIMPSEST_HOME`, or the user's cache folder.
 

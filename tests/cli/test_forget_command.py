@@ -281,8 +281,8 @@ def test_the_folder_holds_nothing_of_the_rows_that_were_forgotten(trained, tmp_p
         ("out", ("published with the model",)),
         ("forget.jsonl/r.html", ("which is read",)),
         ("file/r.html", ("cannot be written there",)),
-        ("loop/r.html", ("cannot be a file's name",)),
-        (None, ("would replace", "out.html", "--report", "--force")),
+        ("loop/r.html", ("cannot be the name of a file",)),
+        (None, ("would replace", "out.html", "is no report")),
     ],
 )
 def test_a_report_that_cannot_be_written_is_refused_before_anything_is_computed(
@@ -299,6 +299,18 @@ def test_a_report_that_cannot_be_written_is_refused_before_anything_is_computed(
     argv[argv.index("--forget") + 1] = str(tmp_path / "forget.jsonl")
     refused(capsys, argv, *words, out=tmp_path / "out")
     assert (tmp_path / "forget.jsonl").read_text() == (tmp_path / "out.html").read_text() == rows
+
+
+def test_an_earlier_report_is_replaced_only_when_asked(trained, tmp_path, capsys):
+    (tmp_path / "out.html").write_text('<!doctype html>\n<meta name="generator" content="palimpsest">\n')
+    refused(capsys, command(trained, tmp_path / "out"), "would replace", "out.html", "--report", "--force")
+
+
+def test_rows_behind_a_circle_of_links_are_refused_in_one_line(trained, tmp_path, capsys):
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    argv = command(trained, tmp_path / "out")
+    argv[argv.index("--forget") + 1] = str(tmp_path / "loop")
+    refused(capsys, argv, "loop", "cannot be the name of a file")
 
 
 def test_force_spares_a_project_with_a_config_json(trained, tmp_path, capsys):

@@ -569,7 +569,12 @@ def test_one_claim_that_cannot_run_leaves_the_others(capsys, monkeypatch):
 
 @pytest.mark.parametrize(
     ("report", "words"),
-    [("pipe", "not a file"), ("loop", "cannot be a file's name"), ("file/r.html", "cannot be written there")],
+    [
+        ("pipe", "not a file"),
+        ("loop", "cannot be the name of a file"),
+        ("file/r.html", "cannot be written there"),
+        ("rows", "which is no report"),
+    ],
 )
 @pytest.mark.parametrize("budget", ["full", "smoke"])
 def test_a_report_that_cannot_be_written_is_refused_before_a_job_runs(
@@ -578,6 +583,7 @@ def test_a_report_that_cannot_be_written_is_refused_before_a_job_runs(
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
     (tmp_path / "file").touch()
+    (tmp_path / "rows").write_text("{}\n")
     before = {path.name: path.lstat().st_ino for path in tmp_path.iterdir()}
     unrun = claim(better=lambda seed, budget: pytest.fail("computed"))
     monkeypatch.setattr("palimpsest.evidence.outcome.load_claim", lambda paper: unrun)
@@ -638,6 +644,7 @@ def test_a_home_that_is_a_file_hinders_no_look_up(capsys, monkeypatch, tmp_path)
         (["npo", "--verify", "--seeds", "3"], "--verify"),
         (["npo", "--budget", "smoke", "--amend", "why not"], "--amend"),
         (["npo", "--seeds", "0"], "seeds must be at least 1"),
+        (["npo", "--seeds", "9" * 20], "and at most 1000"),
         (["npo", "--workers", "0"], "workers must be at least 1"),
     ],
 )

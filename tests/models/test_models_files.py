@@ -214,6 +214,12 @@ def test_broken_tokenizer(folder):
         load(folder)
 
 
+def test_a_setting_of_the_tokenizer_of_a_wrong_kind_is_found_when_it_is_loaded(folder):
+    edit_config(folder, "tokenizer_config.json", model_max_length=[])
+    with pytest.raises(UserError, match="cannot load the tokenizer in"):
+        load(folder)
+
+
 @pytest.mark.parametrize("name", ["config.json", "tokenizer_config.json"])
 def test_remote_code_does_not_run(name, folder, tmp_path):
     trap = tmp_path / "sprung"
@@ -384,7 +390,7 @@ def test_a_link_is_not_followed(folder, tmp_path):
     for name in ("link", "loop", "nowhere"):
         with pytest.raises(UserError, match="link"):
             save(lm(), TOKENIZER, tmp_path / name, force=True)
-    with pytest.raises(UserError, match="cannot be a folder's name"):
+    with pytest.raises(UserError, match="cannot be the name of a file or folder"):
         check_out(tmp_path / "loop" / "model")
     assert same_weights(load(folder)[0], lm())
 

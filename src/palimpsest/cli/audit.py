@@ -23,6 +23,7 @@ from palimpsest.forget.tofu import RowScores, tofu_score
 from palimpsest.metrics.text import unprompted_recall
 from palimpsest.models.adapters import sources
 from palimpsest.models.files import load as load_plain
+from palimpsest.paths import resolved
 from palimpsest.tasks.rows import Row, read_rows
 
 
@@ -287,7 +288,7 @@ def report(
     if args.heldout:
         notes.append("membership: how often an attack ranks one of these rows above an unseen one; 0.5 is chance.")
     return page(
-        title=f"audit of {args.model.resolve().name}",
+        title=f"audit of {resolved(args.model).name}",
         lead=f"The model reproduces {found['model']['rouge']:.0%} of the answers’ words, over {n} rows.",
         table=lines(found),
         columns=columns(found),

@@ -41,7 +41,7 @@ from palimpsest.models.adapters import add_lora, sources
 from palimpsest.models.files import copy, load, save
 from palimpsest.models.folders import check_out, check_space, tidy
 from palimpsest.models.template import Verbatim
-from palimpsest.paths import home
+from palimpsest.paths import home, resolved
 from palimpsest.tasks.rows import Row, check_overlap, read_rows
 from palimpsest.train import checkpoint
 from palimpsest.train.method import is_objective
@@ -293,12 +293,12 @@ def chosen(args: Any) -> dict[str, Any]:
 def digest(args: Any, forget: list[Row], retain: list[Row]) -> str:
     """Names the unfinished work of a command: only the same one goes on from it, or one with other methods."""
     files = [file for folder in sources(args.model) for file in sorted(folder.iterdir()) if file.is_file()]
-    model = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    model = [(str(resolved(file)), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
     names = (*TRAINING, "batch_size", "max_length", "truncate", "seed", "dtype", "merge_adapter", "lora", *WRITING)
     settings = {name: getattr(args, name) for name in names}
     settings["held out"] = args.tune is not None  # which rows are trained on; how many rates are tried does not matter
     settings["looks"] = args.until and {name: getattr(args, name) for name in ("until", "look_every", "max_rows")}
-    parts = [str(args.model.resolve()), model, settings, forget, retain]
+    parts = [str(resolved(args.model)), model, settings, forget, retain]
     parts.append([isinstance(row["question"], Verbatim) for row in (*forget, *retain)])
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -330,7 +330,7 @@ def as_json(comparison: Comparison, methods: dict[str, Any], args: Any) -> dict[
         }
 
     return {
-        "model": args.model.resolve().name,
+        "model": resolved(args.model).name,
         "best": comparison.best.method,
         "rule": comparison.rule,
         "before": {

@@ -24,6 +24,9 @@ from palimpsest.evidence.store import Job, Store
 from palimpsest.evidence.verdict import Cell, Verdict, cell, judge, omnibus
 from palimpsest.locks import held
 
+MOST_SEEDS = 1000
+"""of a run: each is a run of every arm"""
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -249,8 +252,8 @@ def _chosen(claim: Claim, seeds: int | Sequence[int] | None) -> tuple[int, ...]:
     if seeds is None:
         return tuple(claim.seeds)
     if isinstance(seeds, int):
-        if seeds < 1:
-            raise UserError(f"seeds must be at least 1, got {seeds}")
+        if not 1 <= seeds <= MOST_SEEDS:
+            raise UserError(f"seeds must be at least 1 and at most {MOST_SEEDS}, got {seeds}")
         beyond = range(max(claim.seeds) + 1, max(claim.seeds) + 1 + max(0, seeds - len(claim.seeds)))
         return (*claim.seeds[:seeds], *beyond)
     chosen = tuple(int(seed) for seed in seeds)

@@ -19,6 +19,7 @@ from palimpsest.evidence.outcome import Outcome
 from palimpsest.evidence.registration import STANDINGS
 from palimpsest.evidence.terminal import interval, number, numbers_of, probability, seeds_of, sentence_of
 from palimpsest.evidence.verdict import omnibus
+from palimpsest.paths import resolved
 
 
 def check_report(path: Path, inputs: Iterable[Path] = (), replace: bool = True) -> Path:
@@ -30,31 +31,38 @@ def check_report(path: Path, inputs: Iterable[Path] = (), replace: bool = True) 
         replace: whether a file that is there already may be replaced.
 
     Raises:
-        UserError: the path is no file's name, what is there is no file or may not be replaced, or the place cannot be
-            written to.
+        UserError: the path is no file's name, what is there is no earlier report or may not be replaced, or the place
+            cannot be written to.
 
     >>> check_report(Path("/dev/null"))
     Traceback (most recent call last):
     palimpsest.errors.UserError: the report /dev/null is not a file: name one
     """
-    path = path.expanduser()
-    try:
-        path = path.resolve()
-        str(path).encode("utf-8")
-        exists = path.exists()
-    except (OSError, RuntimeError, ValueError):
-        raise UserError(f"the report {path} cannot be a file's name: choose another") from None
-    for read in inputs:
-        if path == (read := read.expanduser().resolve()) or read in path.parents:
+    path = resolved(path, "the report ")
+    exists = path.exists()
+    for read in map(resolved, inputs):
+        if path == read or read in path.parents:
             raise UserError(f"the report {path} lies in {read}, which is read: choose another file")
     if exists and not path.is_file():
         raise UserError(f"the report {path} is not a file: name one")
+    if exists and not _is_report(path):
+        raise UserError(f"the report would replace {path}, which is no report: choose another file")
     if exists and not replace:
         raise UserError(f"the report would replace {path}: name a file with --report, or replace it with --force")
     parent = next(parent for parent in path.parents if parent.exists())
     if not parent.is_dir() or not os.access(path if exists else parent, os.W_OK):
         raise UserError(f"the report {path} cannot be written there: choose another file")
     return path
+
+
+def _is_report(path: Path) -> bool:
+    """Whether a file is a page that was written here; an empty one may be replaced as well."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(1024)
+    except OSError:
+        return True  # whether the place can be written to is another question
+    return not head or b'<meta name="generator" content="palimpsest">' in head
 
 
 def write_report(outcome: Outcome, path: Path | str) -> Path:

@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 from palimpsest.errors import UserError
 from palimpsest.models.checks import check_finite, explained, quiet, read_json
 from palimpsest.models.language import seeded
+from palimpsest.paths import resolved
 
 ADAPTER = "adapter_config.json"
 
@@ -73,7 +74,7 @@ def attach(model: PreTrainedModel, tokens: int, folder: Path, base: Path, merge:
     if merge:
         return model.merge_and_unload().requires_grad_().eval()  # peft froze the base
     # Saved again, the adapter must find its base model from any folder.
-    model.active_peft_config.base_model_name_or_path = str(base.resolve())
+    model.active_peft_config.base_model_name_or_path = str(resolved(base))
     return model.eval()
 
 
@@ -153,5 +154,5 @@ def add_lora(model: PreTrainedModel, rank: int, folder: str | Path, seed: int = 
     with quiet(), explained(f"LoRA adapters into {type(model).__name__}"), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # peft finds GPT-2's transposed matrices itself, and says so
         adapted = seeded(seed, lambda: get_peft_model(model, config))
-    adapted.active_peft_config.base_model_name_or_path = str(Path(folder).expanduser().resolve())
+    adapted.active_peft_config.base_model_name_or_path = str(resolved(folder))
     return adapted.eval()

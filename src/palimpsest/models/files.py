@@ -234,5 +234,6 @@ def _load_tokenizer(folder: Path, task: str, remote_code: bool) -> PreTrainedTok
     check_sentencepiece(folder)
     with explained(f"the tokenizer in {folder}"):
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=remote_code)
+        tokenizer.decode(tokenizer("a")["input_ids"])  # settings of a wrong kind load, and fail where they are used
     check_template(tokenizer, folder)
     return tokenizer

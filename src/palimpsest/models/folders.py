@@ -12,6 +12,7 @@ from pathlib import Path
 
 from palimpsest import seals
 from palimpsest.errors import UserError
+from palimpsest.paths import resolved
 
 
 def write_folder(write: Callable[[Path], object], out: str | Path, force: bool, extra: Mapping[str, str]) -> None:
@@ -50,19 +51,13 @@ def check_out(out: str | Path, force: bool = False, inputs: Iterable[Path] = ())
         ...     check_out(f"{folder}/model").name
         'model'
     """
-    out = Path(out).expanduser()
-    try:
-        str(out).encode("utf-8")
-        is_link, out = out.is_symlink(), out.resolve()
-        exists = out.exists()
-    except (OSError, RuntimeError, ValueError):
-        raise UserError(f"{out} cannot be a folder's name: choose another folder") from None
-    if is_link:
+    named, out = Path(out).expanduser(), resolved(out)
+    if named.is_symlink():
         raise UserError(f"{out} is reached through a link, which is not replaced: choose another folder")
-    for path in map(Path, inputs):
-        if out == (path := path.expanduser().resolve()) or out in path.parents:
+    for path in map(resolved, inputs):
+        if out == path or out in path.parents:
             raise UserError(f"{out} holds {path}, which this reads: choose another folder")
-    if not exists:
+    if not out.exists():
         parent = next(path for path in out.parents if path.exists())
         if not parent.is_dir():
             raise UserError(f"{parent} is a file, which cannot hold {out.name}: choose another folder")
