@@ -411,9 +411,33 @@ def test_a_log_gets_a_line_now_and_then(capfd, monkeypatch):
     fit(network(), squared_error, [rows()], steps=3)
     lines = capfd.readouterr().err.splitlines()
     assert [line.split(",")[0] for line in lines] == ["step 1 of 3", "step 2 of 3", "step 3 of 3"]
-    assert lines[-1].endswith("0 s left")
+    assert lines[1].endswith(", about 0 s left")
+    assert "left" not in lines[2]  # what comes after the training is not known here
     fit(network(), squared_error, [rows()], steps=3, progress=False)
     assert capfd.readouterr().err == ""
+
+
+def test_the_time_left_has_the_looks_that_are_to_come(capfd, monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr("palimpsest.train.progress.time.monotonic", lambda: clock[0])
+
+    def takes(seconds, value):
+        clock[0] += seconds
+        return value
+
+    def objective(model, batch):
+        return takes(10, squared_error(model, batch))
+
+    def look(model, step):
+        return takes(100, {})
+
+    fit(network(), objective, [rows()], steps=5, evaluate=look, evaluate_every=4)
+    first, fourth, last = capfd.readouterr().err.splitlines()
+    assert first.startswith("step 1 of 5")
+    assert first.endswith("about 4 min left")  # 2 x 10 s and 2 x 100 s
+    assert fourth.startswith("step 4 of 5")
+    assert fourth.endswith("about 2 min left")
+    assert "left" not in last
 
 
 def test_workers_show_no_progress(capfd, monkeypatch):

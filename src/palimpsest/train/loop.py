@@ -162,27 +162,30 @@ def fit(
         terms_of = stack.enter_context(replicated(accelerator, model, loss_terms))
         if scaler is not None:
             updates = accelerator.prepare_optimizer(updates, device_placement=False)  # its step may be skipped
-        show = stack.enter_context(bar(progress, steps, run.step, accelerator.is_main_process))
+
+        def looked_at(step: int) -> bool:
+            return evaluate is not None and (step == steps or step % (evaluate_every or steps) == 0)
 
         def conclude(record: dict[str, float]) -> None:
             """After update `run.step`: evaluate, decide whether to stop, log."""
             evaluation = None
-            last = run.step == steps
-            if evaluate is not None and (run.step == 0 or last or (evaluate_every and run.step % evaluate_every == 0)):
+            if looked_at(run.step):
                 model.eval()
                 with randomness.preserved(), torch.no_grad():
                     found = numbers(evaluate(model, run.step))
                 model.train()
                 evaluation = of_main_process(accelerator, {"step": run.step, **found})
                 run.history.evaluations.append(evaluation)
-            run.finished = last or bool(stop is not None and evaluation is not None and stop(evaluation))
+            run.finished = run.step == steps or bool(stop is not None and evaluation is not None and stop(evaluation))
             lines.write(record, evaluation)
             if accelerator.trackers:
                 accelerator.log({k: v for k, v in {**record, **(evaluation or {})}.items() if k != "step"}, run.step)
 
+        show = stack.enter_context(bar(progress, steps, run.step, accelerator.is_main_process, looked_at))
         model.train()
         if run.step == 0 and evaluate is not None and not run.finished:
             conclude({"step": 0})
+            show(0, math.nan)
             if run.finished:
                 checkpoints.save(run)
 
