@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from palimpsest.tasks.digits import digit_of, digits, images_at
+from palimpsest.tasks.digits_images import resize
 from palimpsest.tasks.digits_labels import exponential_counts
 from palimpsest.tasks.digits_mosaics import (
     cluttered,
@@ -93,6 +94,27 @@ def test_distractors_are_in_empty_cells_with_labels_of_their_own(pool):
 def test_sparse_canvases_have_little_foreground(pool):
     made = mosaics(pool, 200, gen(), grid=4, count=(1, 2))
     assert (made.mask > 0).float().mean() == pytest.approx(0.03, abs=0.01)
+
+
+def test_builders_take_images_of_any_side(pool):
+    large = pool.mapped(lambda x: resize(x, 14))
+    made = mosaics(large, 20, gen(), count=(4, 4))
+    rows = {int(index): row for row, index in enumerate(large.index)}
+    cells = made.x.unflatten(2, (2, 14)).unflatten(4, (2, 14)).permute(0, 2, 4, 1, 3, 5).reshape(20, 4, 14, 14)
+    for image, index in zip(cells, made.index, strict=True):
+        assert torch.equal(image, large.x[[rows[int(each)] for each in index], 0])
+    assert mosaics(large, 5, gen(), distractors=True, cell=16).x.shape == (5, 1, 32, 32)
+    assert torch.equal(mosaics(large, 50, gen(), distractors=True).y, mosaics(pool, 50, gen(), distractors=True).y)
+    two = pairs(large, 10, gen(), noise=0)
+    assert torch.equal(two.x[..., 14:], large.x[[rows[int(each)] for each in two.index[:, 1]]])
+    assert pairs(large, 10, gen(), overlap=13).x.shape == (10, 1, 27, 15)
+    bare = cluttered(large, 10, gen(), side=30, fragments=0)
+    for image, (top, left) in zip(bare.x[:, 0], bare.corner.tolist(), strict=True):
+        assert image[top : top + 28, left : left + 28].count_nonzero() == image.count_nonzero() > 0
+    with pytest.raises(ValueError, match="cell must be at least 14 pixels, got 8"):
+        mosaics(large, 1, gen(), cell=8)
+    with pytest.raises(ValueError, match=r"\[m, 1, side, side\], got \(1147, 1, 8, 16\)"):
+        mosaics(pool.mapped(lambda x: torch.cat([x, x], 3)), 1, gen())
 
 
 def test_splits_of_a_mosaic_task_share_no_glyph():

@@ -1,3 +1,5 @@
+import dataclasses
+
 import pytest
 import torch
 
@@ -7,8 +9,10 @@ from palimpsest.tasks.digits_streams import (
     class_stream,
     domain_stream,
     permuted_stream,
+    permuted_tasks,
     random_label_stream,
     rotation_stream,
+    split_classes,
 )
 
 
@@ -105,7 +109,7 @@ def test_random_labels_are_balanced_redrawn_and_say_nothing():
         (lambda: class_stream(0, (5, 6)), r"sum to at most 10, got \(5, 6\)"),
         (lambda: class_stream(0, (2, 0)), r"got \(2, 0\)"),
         (lambda: class_stream(0, order="sorted"), "got 'sorted'"),
-        (lambda: class_stream(0, order=(0, 1, 2)), r"10 distinct digits or more, got \(0, 1, 2\)"),
+        (lambda: class_stream(0, order=(0, 1, 2)), r"10 distinct classes or more, got \(0, 1, 2\)"),
         (lambda: permuted_stream(0, 0), "tasks must be at least 1, got 0"),
         (lambda: permuted_stream(0, 2, per_task=2000), "from 1 to 1347, got 2000"),
         (lambda: domain_stream(0, ()), r"got \(\)"),
@@ -115,3 +119,21 @@ def test_random_labels_are_balanced_redrawn_and_say_nothing():
 def test_bad_arguments_are_refused(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_streams_of_any_data_keep_its_validation_rows_and_refuse_rows_without_a_label():
+    data = digits(0, train=300, validation=100)
+    for task in split_classes(data, (3, 3), order=(9, 0, 4, 1, 3, 5), local=True):
+        assert sorted(task.validation.y.unique().tolist()) == [0, 1, 2]
+        assert torch.equal(torch.tensor(task.classes)[task.validation.y], digit_of(task.validation.index))
+    for task in permuted_tasks(data, 2, torch.Generator().manual_seed(0)):
+        assert torch.equal(permute_pixels(task.validation.x, task.permutation.argsort()), data.validation.x)
+    with pytest.raises(ValueError, match="per_task needs a generator"):
+        permuted_tasks(data, 2, torch.Generator(), per_task=10)
+    unlabelled = dataclasses.replace(data, train=dataclasses.replace(data.train, y=data.train.y - 1))
+    with pytest.raises(ValueError, match="needs a label from 0, got -1"):
+        split_classes(unlabelled)
+
+
+def test_a_training_set_too_small_to_hold_every_class_still_gives_every_task():
+    assert [task.classes for task in class_stream(0, train=3)] == [(0, 1), (2, 3), (4, 5), (6, 7), (8, 9)]

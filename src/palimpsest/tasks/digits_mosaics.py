@@ -1,9 +1,9 @@
 """Images with several digits: mosaics with many labels, pairs of digits, digits among clutter.
 
-Every builder draws from the images of one split, so that no glyph of a test image occurs in training. `mosaics` fills
-the cells of a grid and knows, besides the labels, every cell's digit and every pixel's class (for segmentation).
-`pairs` puts two digits side by side, or over each other, as one label out of 100 or as two tasks. `cluttered` hides
-one digit among fragments of others.
+Every builder draws from the images of one split, of these digits or of others (MNIST), square and of any side, so that
+no glyph of a test image occurs in training. `mosaics` fills the cells of a grid and knows, besides the labels, every
+cell's digit and every pixel's class (for segmentation). `pairs` puts two digits side by side, or over each other, as
+one label out of 100 or as two tasks. `cluttered` hides one digit among fragments of others.
 
 Sources: two overlapping digits as two tasks: Sabour et al. (2017), arXiv 1710.09829; clutter: Mnih et al. (2014),
 arXiv 1406.6247.
@@ -39,7 +39,7 @@ class Mosaics(Rows):
         y: which labels are present, float32 zeros and ones.
         digits: the digit in each cell, row by row; -1 where there is none.
         mask: class of every pixel: 0 for background, 1 + digit where the ink of a digit is above 0.4.
-        index: which of scikit-learn's images fills each cell; -1 where none does.
+        index: which image of the pool's table fills each cell; -1 where none does.
     """
 
     x: Float[Tensor, "n 1 side side"]
@@ -158,7 +158,7 @@ def mosaics(
     labels: str = "digit",
     count: tuple[int, int] = (1, 4),
     grid: int = 2,
-    cell: int = SIZE,
+    cell: int | None = None,
     distractors: bool = False,
 ) -> Mosaics:
     """Mosaics of grid x grid cells, each of which holds a digit or nothing.
@@ -167,14 +167,14 @@ def mosaics(
     images of the pool.
 
     Args:
-        pool: images [m, 1, 8, 8] to draw from.
+        pool: images [m, 1, side, side] to draw from.
         n: how many mosaics.
         generator: the source of randomness.
         labels: "digit": label d for a digit d anywhere (10 labels); "half": 2 d in the left half, 2 d + 1 in the
             right (20); "quadrant": 4 d + q, q counting the quadrants row by row (40).
         count: fewest and most digits in a mosaic.
         grid: cells a side (even for halves and quadrants).
-        cell: side of a cell in pixels, at least 8; digits take a random place in a larger one.
+        cell: side of a cell in pixels; None is that of the images. Digits take a random place in a larger one.
         distractors: half of the empty cells hold one of four shapes (cross, square, disc, stripes), each with a label
             of its own after those of the digits.
 
@@ -194,25 +194,26 @@ def mosaics(
         raise ValueError(f"grid must be at least 1, and even for halves and quadrants, got {grid}")
     if not 0 <= count[0] <= count[1] <= cells:
         raise ValueError(f"count must go from 0 at least to the {cells} cells at most, got {tuple(count)}")
-    if cell < SIZE:
-        raise ValueError(f"cell must be at least {SIZE} pixels, got {cell}")
-    _pool(pool, n)
+    side = _side(pool, n)
+    cell = side if cell is None else cell
+    if cell < side:
+        raise ValueError(f"cell must be at least {side} pixels, got {cell}")
     many = torch.randint(count[0], count[1] + 1, (n, 1), generator=generator)
     filled = torch.rand(n, cells, generator=generator).argsort(1).argsort(1) < many
     rows = torch.randint(len(pool), (n, cells), generator=generator)
     digit = torch.where(filled, pool.y[rows], -1)
     index = torch.where(filled, pool.index[rows], -1)
-    content = pool.x[rows.flatten(), 0].view(n, cells, SIZE, SIZE) * filled[..., None, None]
+    content = pool.x[rows.flatten(), 0].view(n, cells, side, side) * filled[..., None, None]
     ink = torch.where(content > INK, 1 + digit[..., None, None], 0)
     shape = torch.full((n, cells), -1)
     if distractors:
         # Drawn only if asked for; a filled cell keeps its digit.
         drawn_shape = torch.randint(2 * len(DISTRACTORS), (n, cells), generator=generator)
         shape = torch.where(filled | (drawn_shape >= len(DISTRACTORS)), -1, drawn_shape)
-        content = torch.where((shape >= 0)[..., None, None], _shapes()[shape], content)
-    top, left = torch.randint(cell - SIZE + 1, (2, n * cells), generator=generator)
+        content = torch.where((shape >= 0)[..., None, None], resize(_shapes(), side)[shape, 0], content)
+    top, left = torch.randint(cell - side + 1, (2, n * cells), generator=generator)
     # Pixels and classes travel together, as two channels.
-    both = torch.stack([content, ink.to(content)], 2).view(n * cells, 2, SIZE, SIZE)
+    both = torch.stack([content, ink.to(content)], 2).view(n * cells, 2, side, side)
     both = place(both, cell, cell, top, left).view(n, grid, grid, 2, cell, cell)
     both = both.permute(0, 3, 1, 4, 2, 5).reshape(n, 2, grid * cell, grid * cell)
     y = _present(_label(digit, labels, grid), CLASSES * {"digit": 1, "half": 2, "quadrant": 4}[labels])
@@ -233,17 +234,17 @@ def pairs(
 ) -> Split:
     """Two digits in an image, drawn afresh: for a task that never shows an image twice, call it at every step.
 
-    With overlap o, the left digit begins at (0, 0) and the right one at (o, 8 - o) on a canvas of 8 + o by 16 - o
-    pixels, and where both have ink the darker counts. All 100 combinations are equally frequent, give or take one
-    image, unless `counts` gives the number of each.
+    With overlap o and images of side s, the left digit begins at (0, 0) and the right one at (o, s - o) on a canvas of
+    s + o by 2 s - o pixels, and where both have ink the darker counts. All 100 combinations are equally frequent, give
+    or take one image, unless `counts` gives the number of each.
 
     Args:
-        pool: images [m, 1, 8, 8] to draw from, with every digit among them.
+        pool: images [m, 1, side, side] to draw from, with every digit among them.
         n: how many.
         generator: the source of randomness.
         counts: how many images of each of the 100 labels 10 * left + right, n together.
         noise: standard deviation of Gaussian noise, not clipped.
-        overlap: 0 to 7 pixels.
+        overlap: in pixels, less than the side.
         joint: `y` is 10 * left + right, shape `[n]`; otherwise (left, right), shape `[n, 2]`.
 
     Example:
@@ -252,9 +253,9 @@ def pairs(
         >>> batch.x.shape, batch.y.shape
         (torch.Size([32, 1, 12, 12]), torch.Size([32, 2]))
     """
-    _pool(pool, n)
-    if overlap not in range(SIZE):
-        raise ValueError(f"overlap must be from 0 to {SIZE - 1}, got {overlap}")
+    side = _side(pool, n)
+    if overlap not in range(side):
+        raise ValueError(f"overlap must be from 0 to {side - 1}, got {overlap}")
     absent = sorted(set(range(CLASSES)) - set(pool.y.tolist()))
     if absent:
         raise ValueError(f"the pool must hold every digit, {absent[0]} is missing")
@@ -269,10 +270,10 @@ def pairs(
         label = torch.arange(combinations).repeat_interleave(torch.tensor(list(counts)))[order]
     both = torch.stack([label // CLASSES, label % CLASSES], 1)
     rows = glyphs(pool, both, generator)
-    height, width = SIZE + overlap, 2 * SIZE - overlap
+    height, width = side + overlap, 2 * side - overlap
     corner = torch.zeros(n, dtype=torch.long)
     first = place(pool.x[rows[:, 0]], height, width, corner, corner)
-    second = place(pool.x[rows[:, 1]], height, width, corner + overlap, corner + SIZE - overlap)
+    second = place(pool.x[rows[:, 1]], height, width, corner + overlap, corner + side - overlap)
     x = torch.maximum(first, second)
     if noise:
         x = add_noise(x, noise, generator, clip=False)
@@ -295,23 +296,23 @@ def cluttered(
     The digit lies on top: where it has ink, the darker counts.
 
     Args:
-        pool: images [m, 1, 8, 8] to draw from.
+        pool: images [m, 1, s, s] to draw from.
         n: how many.
         generator: the source of randomness.
         side: side of the canvas.
         scale: by how much the digit is magnified.
         fragments: how many in an image.
-        fragment: side of a fragment, at most 8.
+        fragment: side of a fragment, at most s.
 
     Returns:
-        Images [n, 1, side, side] with the digit as label and the `corner` where it begins; it covers 8 * scale pixels
+        Images [n, 1, side, side] with the digit as label and the `corner` where it begins; it covers s * scale pixels
         either way from there.
     """
-    _pool(pool, n)
-    size = SIZE * scale
-    if not scale >= 1 or size > side or not 1 <= fragment <= SIZE or fragments < 0:
+    glyph = _side(pool, n)
+    size = glyph * scale
+    if not scale >= 1 or size > side or not 1 <= fragment <= glyph or fragments < 0:
         raise ValueError(
-            f"need 1 <= 8 * scale <= side, 1 <= fragment <= {SIZE} and fragments >= 0, "
+            f"need 1 <= {glyph} * scale <= side, 1 <= fragment <= {glyph} and fragments >= 0, "
             f"got scale {scale}, side {side}, fragment {fragment} and fragments {fragments}"
         )
     # The pool in random order, as often as needed: all images are used equally, in proportion to the classes.
@@ -323,7 +324,7 @@ def cluttered(
     for _ in range(fragments):
         digit = (y + torch.randint(1, CLASSES, (n,), generator=generator)) % CLASSES
         piece = pool.x[glyphs(pool, digit[:, None], generator)[:, 0]]
-        cut = torch.randint(SIZE - fragment + 1, (2, n), generator=generator)
+        cut = torch.randint(glyph - fragment + 1, (2, n), generator=generator)
         piece = place(piece, fragment, fragment, *-cut)
         at = torch.randint(side - fragment + 1, (2, n), generator=generator)
         x = torch.maximum(x, place(piece, side, side, *at))
@@ -380,7 +381,7 @@ def _present(label: Int[Tensor, "n cells"], labels: int) -> Float[Tensor, "n lab
     return y.scatter_(1, torch.where(label < 0, labels, label), 1)[:, :labels]
 
 
-def _shapes() -> Float[Tensor, "4 8 8"]:
+def _shapes() -> Float[Tensor, "4 1 8 8"]:
     axis = torch.arange(SIZE) - (SIZE - 1) / 2
     down, right = axis[:, None].expand(SIZE, SIZE), axis[None, :].expand(SIZE, SIZE)
     edge = torch.maximum(down.abs(), right.abs())
@@ -388,11 +389,13 @@ def _shapes() -> Float[Tensor, "4 8 8"]:
     square = (edge > 2) & (edge < 3)
     disc = down**2 + right**2 < 8
     stripes = torch.arange(SIZE)[:, None].expand(SIZE, SIZE) % 3 == 1
-    return torch.stack([cross, square, disc, stripes]).float()
+    return torch.stack([cross, square, disc, stripes])[:, None].float()
 
 
-def _pool(pool: Split, n: int) -> None:
+def _side(pool: Split, n: int) -> int:
     if n < 0:
         raise ValueError(f"n must not be negative, got {n}")
-    if pool.x.shape[1:] != (1, SIZE, SIZE) or (n and not len(pool)):
-        raise ValueError(f"the pool must hold images [m, 1, {SIZE}, {SIZE}], got {tuple(pool.x.shape)}")
+    _, channels, height, width = pool.x.shape
+    if channels != 1 or height != width or (n and not len(pool)):
+        raise ValueError(f"the pool must hold images [m, 1, side, side], got {tuple(pool.x.shape)}")
+    return height

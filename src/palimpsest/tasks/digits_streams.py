@@ -1,7 +1,8 @@
 """Digits as tasks that arrive one after another, for continual learning.
 
-Every builder returns a list of `Task`s, each with its own training and test data and its classes. Whether a learner
-is told the task (one output head a task) or not is the learner's business: `classes` is the mask it needs, and
+Every builder returns a list of `Task`s, each with its own training and test data and its classes. `split_classes` and
+`permuted_tasks` make streams of any data (MNIST, letters); the others are those of scikit-learn's digits. Whether a
+learner is told the task (one output head a task) or not is the learner's business: `classes` is the mask it needs, and
 `local=True` numbers the labels inside each task.
 
 Sources: split and permuted digits: Goodfellow et al. (2013), arXiv 1312.6211, and Zenke et al. (2017), arXiv
@@ -23,7 +24,7 @@ from palimpsest.tasks.digits import CLASSES, SIZE, digits
 from palimpsest.tasks.digits_domains import digits_domains
 from palimpsest.tasks.digits_images import permute_pixels, random_permutation
 from palimpsest.tasks.fresh import generator as stream
-from palimpsest.tasks.splits import Split
+from palimpsest.tasks.splits import Split, Splits
 
 ORDER, DRAWS, PERMUTATIONS, RANDOM_LABELS = 100, 101, 102, 103  # random streams of this file
 
@@ -38,6 +39,7 @@ class Task:
         test: other data of the same task.
         classes: the classes that occur in it, in the stream's numbering.
         permutation: the pixels' new order, where there is one (see `permute_pixels`).
+        validation: data to choose settings on; without a row, or None, where the stream has none.
     """
 
     name: str
@@ -45,10 +47,109 @@ class Task:
     test: Split
     classes: tuple[int, ...]
     permutation: Int[Tensor, " pixels"] | None = None
+    validation: Split | None = None
 
     def mapped(self, change: Callable[[Tensor], Tensor]) -> Task:
         """The same task with `change` applied to all its images (noise, a permutation, another size)."""
-        return dataclasses.replace(self, train=self.train.mapped(change), test=self.test.mapped(change))
+        validation = self.validation and self.validation.mapped(change)
+        return dataclasses.replace(
+            self, train=self.train.mapped(change), test=self.test.mapped(change), validation=validation
+        )
+
+
+def split_classes(
+    data: Splits[Split],
+    sizes: Sequence[int] = (2, 2, 2, 2, 2),
+    *,
+    order: Sequence[int] | None = None,
+    local: bool = False,
+    name: str = "classes",
+) -> list[Task]:
+    """The classes of any data, arriving in groups.
+
+    Args:
+        data: rows with labels from 0.
+        sizes: how many classes each task brings, at most as many together as there are.
+        order: the classes in order of arrival; None: ascending.
+        local: labels are positions in the task's `classes`.
+        name: what the names of the tasks begin with.
+
+    Raises:
+        ValueError: a size below 1, more classes than there are, an order that is none, or a row without a label.
+
+    Example:
+        >>> from palimpsest.tasks.mnist import mnist
+        >>> tasks = split_classes(mnist(100), order=range(9, -1, -1))
+        >>> tasks[0].classes, tasks[0].train.y.unique().tolist(), len(tasks[0].test)
+        ((9, 8), [8, 9], 20)
+    """
+    known = _classes(data)
+    if not sizes or min(sizes) < 1 or sum(sizes) > len(known):
+        raise ValueError(f"sizes must be at least 1 and sum to at most {len(known)}, got {tuple(sizes)}")
+    order = known if order is None else list(order)
+    if not set(order) <= set(known) or len(set(order)) != len(order) or len(order) < sum(sizes):
+        raise ValueError(f"order must hold {sum(sizes)} distinct classes or more, got {tuple(order)}")
+    tasks, start = [], 0
+    for count in sizes:
+        classes = tuple(order[start : start + count])
+        start += count
+        parts = [part.of(classes) for part in (data.train, data.test, data.validation)]
+        if local:
+            parts = [part.relabelled(classes) for part in parts]
+        train, test, validation = parts
+        tasks.append(Task(f"{name} {' '.join(map(str, classes))}", train, test, classes, validation=validation))
+    return tasks
+
+
+def permuted_tasks(
+    data: Splits[Split],
+    tasks: int,
+    permutations: torch.Generator,
+    *,
+    share: float = 1.0,
+    per_task: int | None = None,
+    draws: torch.Generator | None = None,
+    plain_first: bool = True,
+) -> list[Task]:
+    """All of any data in every task, with the pixels in another random order each time.
+
+    Args:
+        data: images with labels.
+        tasks: how many.
+        permutations: the source of the orders.
+        share: share of the pixels that change places.
+        per_task: how many training images a task shows, drawn anew for each; None for all.
+        draws: the source of these images, needed with `per_task`.
+        plain_first: the first task's pixels stay in place.
+
+    Raises:
+        ValueError: an argument is out of its range.
+
+    Example:
+        >>> from palimpsest.tasks.mnist import mnist
+        >>> tasks = permuted_tasks(mnist(100), 2, torch.Generator().manual_seed(0))
+        >>> bool((permute_pixels(tasks[0].test.x, tasks[1].permutation) == tasks[1].test.x).all())
+        True
+    """
+    _positive(tasks, "tasks")
+    if per_task is not None and draws is None:
+        raise ValueError("per_task needs a generator to draw with: give draws")
+    pixels = data.train.x[0, 0].numel()
+    classes = tuple(_classes(data))
+    made = []
+    for number in range(tasks):
+        plain = plain_first and number == 0
+        permutation = torch.arange(pixels) if plain else random_permutation(pixels, permutations, share=share)
+        base = Task(
+            f"permutation {number}",
+            _some(data.train, per_task, draws),
+            data.test,
+            classes,
+            permutation,
+            data.validation,
+        )
+        made.append(base.mapped(lambda x, permutation=permutation: permute_pixels(x, permutation)))
+    return made
 
 
 def class_stream(
@@ -76,26 +177,12 @@ def class_stream(
         >>> [task.classes for task in class_stream(0, (4, 2, 2, 2))]
         [(0, 1, 2, 3), (4, 5), (6, 7), (8, 9)]
     """
-    if not sizes or min(sizes) < 1 or sum(sizes) > CLASSES:
-        raise ValueError(f"sizes must be at least 1 and sum to at most {CLASSES}, got {tuple(sizes)}")
-    if order is None:
-        order = range(CLASSES)
-    elif isinstance(order, str):
+    if isinstance(order, str):
         if order != "random":
             raise ValueError(f"order must be 'random', None or the classes, got {order!r}")
         order = torch.randperm(CLASSES, generator=stream(seed, "train", ORDER)).tolist()
-    if not set(order) <= set(range(CLASSES)) or len(set(order)) != len(order) or len(order) < sum(sizes):
-        raise ValueError(f"order must hold {sum(sizes)} distinct digits or more, got {tuple(order)}")
     data = digits(seed, train=train, validation=0, test=test, noise=noise, size=size)
-    tasks, start = [], 0
-    for count in sizes:
-        classes = tuple(order[start : start + count])
-        start += count
-        parts = [part.of(classes) for part in (data.train, data.test)]
-        if local:
-            parts = [part.relabelled(classes) for part in parts]
-        tasks.append(Task("digits " + " ".join(map(str, classes)), *parts, classes))
-    return tasks
+    return split_classes(data, sizes, order=order, local=local, name="digits")
 
 
 def permuted_stream(
@@ -125,19 +212,15 @@ def permuted_stream(
         >>> bool((back == stream[0].test.x).all())
         True
     """
-    _positive(tasks, "tasks")
-    data = digits(seed, validation=0, test=test, noise=noise, size=size)
-    order = stream(seed, "train", PERMUTATIONS)
-    draws = stream(seed, "train", DRAWS)
-    made = []
-    for number in range(tasks):
-        plain = plain_first and number == 0
-        permutation = torch.arange(size**2) if plain else random_permutation(size**2, order, share=share)
-        base = Task(
-            f"permutation {number}", _some(data.train, per_task, draws), data.test, tuple(range(CLASSES)), permutation
-        )
-        made.append(base.mapped(lambda x, permutation=permutation: permute_pixels(x, permutation)))
-    return made
+    return permuted_tasks(
+        digits(seed, validation=0, test=test, noise=noise, size=size),
+        tasks,
+        stream(seed, "train", PERMUTATIONS),
+        share=share,
+        per_task=per_task,
+        draws=stream(seed, "train", DRAWS),
+        plain_first=plain_first,
+    )
 
 
 def domain_stream(
@@ -211,7 +294,15 @@ def random_label_stream(seed: int, tasks: int = 30, n: int = 256, *, noise: floa
     return made
 
 
-def _some(split: Split, n: int | None, generator: torch.Generator) -> Split:
+def _classes(data: Splits[Split]) -> list[int]:
+    """The classes in ascending order; a small training set may lack some that are tested."""
+    classes = torch.cat([data.train.y, data.test.y]).unique().tolist()
+    if classes and classes[0] < 0:
+        raise ValueError(f"every row of a stream needs a label from 0, got {classes[0]}")
+    return classes
+
+
+def _some(split: Split, n: int | None, generator: torch.Generator | None) -> Split:
     if n is None:
         return split
     if not 0 < n <= len(split):

@@ -5,7 +5,8 @@ The test images lie in 20 parts of 100; seed s is tested on part s mod 20. So tw
 twenty disjoint parts, and an interval over them is one over images that no two of them share, where re-splitting one
 pool by every seed would count the same images again and again. Training images are drawn from their 2,500 by the seed.
 
-Labels that are wrong, missing or unbalanced are made by `palimpsest.tasks.digits_labels`, which acts on any `Split`.
+The plain task; `mnist_labels` has the ones whose labels are few, wrong, unbalanced, ambiguous or many, `mnist_streams`
+the ones that arrive one after another.
 
 Source: LeCun, Bottou, Bengio and Haffner (1998), Gradient-based learning applied to document recognition.
 """

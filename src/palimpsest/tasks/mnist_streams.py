@@ -1,0 +1,69 @@
+"""MNIST as tasks that arrive one after another: five pairs of classes, and pixels in other orders.
+
+The images and the splits are those of `palimpsest.tasks.mnist.mnist` for the seed, so that twenty seeds in a row are
+tested on disjoint images.
+
+Sources: as in `palimpsest.tasks.digits_streams`, whose operations these are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from palimpsest.tasks.digits_streams import Task, permuted_tasks, split_classes
+from palimpsest.tasks.fresh import generator
+from palimpsest.tasks.mnist import CLASSES, TRAIN, mnist
+
+ORDER, PERMUTATIONS, DRAWS = 146, 147, 148  # random streams of this file
+
+
+def mnist_classes(
+    seed: int,
+    sizes: Sequence[int] = (2, 2, 2, 2, 2),
+    *,
+    random_order: bool = False,
+    local: bool = False,
+    train: int = TRAIN,
+    size: int = 14,
+) -> list[Task]:
+    """Classes that arrive in groups, each task with its part of the training, validation and test images.
+
+    Args:
+        seed: 0 to 999,999.
+        sizes: how many classes each task brings, at most ten together.
+        random_order: the classes come in an order drawn from the seed, otherwise from 0 to 9.
+        local: labels are positions in the task's `classes` instead of digits.
+        train, size: as in `mnist`.
+
+    >>> [(task.name, len(task.train), len(task.validation), len(task.test)) for task in mnist_classes(100)][0]
+    ('mnist 0 1', 500, 100, 20)
+    """
+    order = torch.randperm(CLASSES, generator=generator(seed, "train", ORDER)).tolist() if random_order else None
+    return split_classes(mnist(seed, train=train, size=size), sizes, order=order, local=local, name="mnist")
+
+
+def mnist_permuted(
+    seed: int,
+    tasks: int = 5,
+    *,
+    share: float = 1.0,
+    per_task: int | None = None,
+    plain_first: bool = True,
+    size: int = 14,
+) -> list[Task]:
+    """All ten digits in every task, with the pixels in another random order each time; see `permuted_tasks`.
+
+    >>> [tuple(task.train.x.shape) for task in mnist_permuted(100, 2, per_task=500)]
+    [(500, 1, 14, 14), (500, 1, 14, 14)]
+    """
+    return permuted_tasks(
+        mnist(seed, size=size),
+        tasks,
+        generator(seed, "train", PERMUTATIONS),
+        share=share,
+        per_task=per_task,
+        draws=generator(seed, "train", DRAWS),
+        plain_first=plain_first,
+    )
