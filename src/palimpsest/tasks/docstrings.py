@@ -62,8 +62,8 @@ class Docstring(NamedTuple):
     text: str
 
 
-def sources() -> Iterator[tuple[str, str, bytes]]:
-    """(package, module, source) of all modules whose docstrings are read, in the order of `PACKAGES` and by name.
+def sources() -> Iterator[tuple[str, str, Path]]:
+    """(package, module, path) of all modules whose docstrings are read, in the order of `PACKAGES` and by name.
 
     Raises:
         UserError: a package is not installed.
@@ -81,7 +81,7 @@ def sources() -> Iterator[tuple[str, str, bytes]]:
         root = origin.parent if single else origin.parent.parent
         modules = {_module(path.relative_to(root)): path for path in paths if not _left_out(path.relative_to(root))}
         for module in sorted(modules):
-            yield package, module, modules[module].read_bytes()
+            yield package, module, modules[module]
 
 
 @cache
@@ -134,11 +134,11 @@ _DISTRIBUTIONS = {"sklearn": "scikit-learn"}  # where it is installed by another
 
 
 def _read() -> Iterator[Docstring]:
-    for package, module, source in sources():
+    for package, module, path in sources():
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of escapes that a later Python refuses
             try:
-                tree = ast.parse(source)
+                tree = ast.parse(path.read_bytes())
             except (SyntaxError, ValueError):  # written for a later Python, or no text
                 continue
         yield from (Docstring(package, module, name, text) for name, text in _texts(tree, ""))
