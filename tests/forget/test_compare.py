@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from palimpsest.errors import UserError
+from palimpsest.forget import compare as comparing
 from palimpsest.forget.baselines import IDK, RMU, GradAscent
 from palimpsest.forget.compare import Comparison, Result, compare, pairs, shorten
 from palimpsest.forget.looks import at, doubtful
@@ -357,6 +358,35 @@ def test_a_rate_is_chosen_by_rows_that_are_neither_trained_on_nor_reported(setti
         "ascent at lr 0.0002",
         "ascent at lr 0.02",
         "once",
+    ]
+
+
+def test_the_time_left_has_the_scoring_that_comes_after_the_last_trial(setting, monkeypatch):
+    load, _, forget, _ = setting
+    clock = [0.0]
+
+    def slow(name, seconds):
+        whole = getattr(comparing, name)
+
+        def function(*arguments, **options):
+            clock[0] += seconds
+            return whole(*arguments, **options)
+
+        monkeypatch.setattr(comparing, name, function)
+
+    monkeypatch.setattr("palimpsest.train.progress.time.monotonic", lambda: clock[0])
+    slow("apply", 60)
+    slow("tofu_score", 30)
+    told = []
+    compare(load, {"a": GradAscent(), "b": GradAscent()}, forget, RETAIN, tune=2, progress=told.append, **TUNED)
+    left = [line.rpartition(" (" if " of 4" in line else ", ")[2] for line in told if " of " in line]
+    assert left == [
+        "1 of 4)",
+        "2 of 4, about 8 min left)",  # three trials of 90 s, and two times the best, of which nothing is known yet
+        "about 6 min left",
+        "3 of 4, about 5 min left)",  # two trials of 90 s, and the best: 60 s, and the forget and the retain rows
+        "4 of 4, about 4 min left)",
+        "about 2 min left",
     ]
 
 

@@ -22,14 +22,14 @@ from torch import nn
 from palimpsest.errors import UserError, out_of_memory
 from palimpsest.forget.evaluation import perplexity, settle_end, subsample
 from palimpsest.forget.looks import LOOK_ROWS, Looks, at, reached
-from palimpsest.forget.procedure import encode_pairs, prepare
+from palimpsest.forget.procedure import ForgetData, encode_pairs, prepare
 from palimpsest.forget.rates import (
     MOST_RATES,
     Trial,
     best_trial,
     digest,
-    drop_weights,
     hold_out,
+    keep_best,
     merit,
     place,
     rates,
@@ -42,10 +42,10 @@ from palimpsest.forget.shares import FORGOTTEN_BY, KEPT_BY, balance, left, measu
 from palimpsest.forget.tofu import RowScores, tofu_score
 from palimpsest.models.score import context_length, prompt_template
 from palimpsest.tasks.rows import Row
-from palimpsest.train.history import History
-from palimpsest.train.method import apply, check_model, check_needs, is_objective
-from palimpsest.train.progress import duration
+from palimpsest.train.method import Applied, apply, check_model, check_needs, is_objective
+from palimpsest.train.progress import TimeLeft, duration
 
+BROKEN = (ValueError, RuntimeError, MemoryError)  # ends one method, and the others go on
 RULE = "highest balance: the harmonic mean of the share forgotten and the share kept"
 RULE_AT_LEVEL = "most kept by a method that reached the level of forgetting; where none did, highest balance"
 
@@ -222,18 +222,7 @@ def compare(
             loss that is not finite, rows that it cannot use, too little memory) is its result's error, and the others
             go on.
     """
-    if not methods:
-        raise UserError("no method given")
-    if len(methods) > 1 and not retain and not text:
-        raise UserError("methods are compared by what they keep: give retain rows, general text, or one method only")
-    if until is not None and not 0 < until <= 1:
-        raise UserError(f"until={until}: the share to forget must be above 0 and at most 1")
-    if look_every < 1:
-        raise UserError(f"look_every={look_every}: it must be at least 1")
-    if tune is not None and not 2 <= tune <= MOST_RATES:
-        raise UserError(f"tune={tune}: give at least 2 learning rates to choose from, and at most {MOST_RATES}")
-    if tune is not None and not retain and not text:
-        raise UserError("learning rates are chosen by what is kept: give retain rows or general text")
+    _check(methods, bool(retain or text), until, look_every, tune)
     held: list[Row] = []
     held_text = ""
     if tune is not None:
@@ -252,141 +241,243 @@ def compare(
         except UserError as error:
             raise UserError(f"{name}: {error}") from None
 
-    def scored(model: nn.Module, rows: Sequence[Row]) -> RowScores | None:
-        return tofu_score(model, rows, tokenizer=tokenizer, max_rows=max_rows, seed=seed) if rows else None
-
-    def spoken(model: nn.Module, text: str) -> float:
-        return perplexity(model, tokenizer, text) if text else float("nan")
-
     progress("scoring the model as it is")
-    before_forget, before_retain, before_held = (scored(model, rows) for rows in (forget, retain, held))
-    before_text, before_held_text = spoken(model, text), spoken(model, held_text)
-    comparison = Comparison(before_forget, before_retain, [], before_text, until, len(held))
-    asked = subsample(range(len(before_forget)), LOOK_ROWS, seed)
-    rows_asked = [subsample(forget, max_rows, seed)[i] for i in asked]
-    looked_at = {"answers": until is not None, "steps": options.get("steps", 60)}
-    looks = Looks(tokenizer, rows_asked, at(before_forget, asked), **looked_at)
-    stopping: dict[str, Any] = {"evaluate": looks, "evaluate_every": looks.first}
-    if until is not None:
-        if not measurable(looks.before, FORGOTTEN_BY):
-            raise UserError("the model does not know the forget rows: there is no level of forgetting to reach")
-        stopping = {"evaluate": looks, "evaluate_every": look_every, "stop": partial(reached, until)}
-    fresh = [model]
-    del model  # only one copy is in memory
+    asked = partial(Questions, model, tokenizer, max_rows=max_rows, seed=seed)
+    to_forget, to_keep, held_out = asked(forget), asked(retain, text), asked(held, held_text)
+    indices = subsample(range(len(to_forget.before)), LOOK_ROWS, seed)
+    look_rows = [subsample(forget, max_rows, seed)[i] for i in indices]
+    training = {"steps": 60, "lr": 1e-5, **options, "batch_size": batch_size, "seed": seed}
+    level = {"answers": until is not None, "steps": training["steps"]}
+    looks = Looks(tokenizer, look_rows, at(to_forget.before, indices), **level)
+    if until is not None and not measurable(looks.before, FORGOTTEN_BY):
+        raise UserError("the model does not know the forget rows: there is no level of forgetting to reach")
+    forgetting = Forgetting(load, [model], data, training, looks, until, look_every)
+    del model, asked  # only one copy is in memory
+    lr = training["lr"]
+    tried = {name: rates(lr, tune) if tune and trains_at_rate(method) else [] for name, method in methods.items()}
+    contest = Contest(forgetting, to_forget, to_keep, held_out, tried, progress, keep)
     everything = (forget, retain, held, text, held_text)
+    for name, method in methods.items():
+        key = digest(method, options, batch_size, seed, until, look_every, max_rows, max_length, *everything)
+        contest.enter(name, method, checkpoint(name), key)
+    return contest.comparison
 
-    def forget_by(
-        method: Any, folder: Any, lr: float | None, warn: Callable[[str], None] | None = None
-    ) -> tuple[Any, ...]:
-        """A fresh model, what applying the method to it gave, and the seconds that took."""
-        model = fresh.pop() if fresh else load()[0]
-        rate = {} if lr is None else {"lr": lr}
-        looks.begin(warn)
-        started = time.perf_counter()
-        training = {"steps": 60, "lr": 1e-5, **options, **rate, **(stopping if is_objective(method) else {})}
-        applied = apply(model, method, data, batch_size=batch_size, seed=seed, checkpoint=folder, **training)
-        return model, applied, time.perf_counter() - started - looks.seconds
 
-    def at_level(history: History | None, forgotten: float) -> bool | None:
+def _check(methods: Mapping[str, Any], kept: bool, until: float | None, look_every: int, tune: int | None) -> None:
+    """The arguments of `compare` that can be refused before a model is loaded; `kept` is whether anything is to be."""
+    if not methods:
+        raise UserError("no method given")
+    if len(methods) > 1 and not kept:
+        raise UserError("methods are compared by what they keep: give retain rows, general text, or one method only")
+    if until is not None and not 0 < until <= 1:
+        raise UserError(f"until={until}: the share to forget must be above 0 and at most 1")
+    if look_every < 1:
+        raise UserError(f"look_every={look_every}: it must be at least 1")
+    if tune is not None and not 2 <= tune <= MOST_RATES:
+        raise UserError(f"tune={tune}: give at least 2 learning rates to choose from, and at most {MOST_RATES}")
+    if tune is not None and not kept:
+        raise UserError("learning rates are chosen by what is kept: give retain rows or general text")
+
+
+class Questions:
+    """Rows and a text, either of which may be empty, that every model is asked in the same way.
+
+    Attributes:
+        before, spoken: the scores and the perplexity of the first model, as `ask` gives them.
+    """
+
+    def __init__(self, model: nn.Module, tokenizer: Any, rows: Sequence[Row], text: str = "", **scoring: Any) -> None:
+        self.tokenizer, self.rows, self.text, self.scoring = tokenizer, rows, text, scoring
+        self.before, self.spoken = self.ask(model)
+
+    def ask(self, model: nn.Module) -> tuple[RowScores | None, float]:
+        """The scores of a model's answers, None without rows, and its perplexity on the text, NaN without one."""
+        scores = tofu_score(model, self.rows, tokenizer=self.tokenizer, **self.scoring) if self.rows else None
+        return scores, perplexity(model, self.tokenizer, self.text) if self.text else float("nan")
+
+    def kept(self, scores: RowScores | None, spoken: float) -> float:
+        """The share of what the first model knew that is left in one with these scores and this perplexity."""
+        return share_kept(self.before, scores, self.spoken, spoken)
+
+
+@dataclass(frozen=True)
+class Run:
+    """What came of training one model: what `apply` gave, and the seconds of training and of looks.
+
+    Attributes:
+        base: the model that was given; of an intervention, the one without it.
+        until: the level of forgetting at which training ends, or None.
+    """
+
+    base: nn.Module
+    applied: Applied
+    seconds: float
+    looking: float
+    until: float | None
+
+    @property
+    def losses(self) -> list[float]:
+        """The loss of every step; none of a method that is no objective."""
+        return [step["loss"] for step in self.applied.history.steps] if self.applied.history else []
+
+    def reached(self, forgotten: float) -> bool | None:
         """Whether the level was reached: what training saw where it looked, since weights are rounded after it."""
-        if until is None:
+        if self.until is None:
             return None
-        return reached(until, history.evaluations[-1] if history else {"forgotten": forgotten})
+        history = self.applied.history
+        return reached(self.until, history.evaluations[-1] if history else {"forgotten": forgotten})
 
-    def attempt(method: Any, folder: Any, lr: float) -> Trial:
+
+@dataclass
+class Forgetting:
+    """Makes models forget, each a fresh copy, with the same rows and the same training.
+
+    Attributes:
+        load: gives a model and its tokenizer; `fresh` has those that are loaded already, and as they were.
+        data, training: for `palimpsest.train.method.apply`.
+        looks: at what an objective has forgotten, every `look_every` steps where that is to end its training.
+    """
+
+    load: Callable[[], tuple[nn.Module, Any]]
+    fresh: list[nn.Module]
+    data: ForgetData
+    training: dict[str, Any]
+    looks: Looks
+    until: float | None
+    look_every: int
+
+    def by(self, method: Any, folder: Any, lr: float | None, warn: Callable[[str], None] | None = None) -> Run:
+        """One model that forgot by a method: with checkpoints in a folder, at a rate, unless they are None."""
+        model = self.fresh.pop() if self.fresh else self.load()[0]
+        training = self.training if lr is None else {**self.training, "lr": lr}
+        if is_objective(method):
+            stop = {"stop": partial(reached, self.until)} if self.until is not None else {}
+            every = self.look_every if stop else self.looks.first
+            training = {**training, **stop, "evaluate": self.looks, "evaluate_every": every}
+        self.looks.begin(warn)
+        started = time.perf_counter()
+        applied = apply(model, method, self.data, checkpoint=folder, **training)
+        seconds = time.perf_counter() - started - self.looks.seconds
+        return Run(model, applied, seconds, self.looks.seconds, self.until)
+
+
+@dataclass
+class Contest:
+    """Methods that forget under equal conditions, one after the other, and the comparison as far as it has come.
+
+    Attributes:
+        forgetting: makes the models forget.
+        forget, retain: what they are scored by.
+        held: what learning rates are chosen by.
+        rates: name of a method -> the rates to try, if there are any.
+        progress, keep: as for `compare`.
+    """
+
+    forgetting: Forgetting
+    forget: Questions
+    retain: Questions
+    held: Questions
+    rates: Mapping[str, Sequence[float]]
+    progress: Callable[[str], None]
+    keep: Callable[..., None]
+
+    def __post_init__(self) -> None:
+        before = self.forget.before, self.retain.before, [], self.retain.spoken
+        self.comparison = Comparison(*before, self.forgetting.until, len(self.held.rows))
+        tuned, self.total = sum(map(bool, self.rates.values())), sum(len(some) or 1 for some in self.rates.values())
+        self.left = TimeLeft(trial=sum(map(len, self.rates.values())), best=tuned, once=len(self.rates) - tuned)
+
+    def enter(self, name: str, method: Any, folder: Any, key: str) -> None:
+        """Puts what a method comes to, at the best of its rates if there are any, into the comparison.
+
+        Args:
+            folder: of its checkpoints, or None.
+            key: digest of what a trial depends on besides its rate.
+        """
+        trials: list[Trial] = []
+        for lr in self.rates[name]:
+            trials.append(self.tried(name, method, place(folder, lr), lr, key))
+            keep_best(folder, trials)
+        best = best_trial(trials)
+        if trials and best is None:
+            self.left.done("best")
+            error = "; ".join(f"lr {trial.lr:.3g}: {trial.error}" for trial in trials)
+            self.progress(f"{name}: {error}")
+            self.comparison.results.append(Result(name, error=error, trials=trials))
+            return
+        if best:
+            self.progress(f"{name}: lr {best.lr:.3g} is the best of {len(trials)}{self.rest()}")
+        else:
+            self.announce(name)
+        with self.left.timed("best" if best else "once"):
+            self.comparison.results.append(self.final(name, method, folder, best, trials))
+
+    def announce(self, what: str) -> None:
+        number = self.total - self.left.jobs["trial"] - self.left.jobs["once"] + 1
+        self.progress(f"{what} ({number} of {self.total}{self.rest()})")
+
+    def rest(self) -> str:
+        """Words about the time that is left, where it can be told."""
+        return f", {self.left}" if str(self.left) else ""
+
+    def tried(self, name: str, method: Any, folder: Any, lr: float, key: str) -> Trial:
+        """A trial, as it was written down if it was made before."""
+        if folder and (known := recall(folder, key)):
+            self.left.done("trial")
+            return known
+        self.announce(f"{name} at lr {lr:.3g}")
+        with self.left.timed("trial"):
+            trial = self.trial(method, folder, lr)
+        if folder and not trial.error:
+            record(folder, key, trial)
+        return trial
+
+    def trial(self, method: Any, folder: Any, lr: float) -> Trial:
         """One learning rate, judged by the rows that are held out."""
         try:
-            _, applied, seconds = forget_by(method, folder, lr)
-            changed, history = applied.model, applied.history
-            looking, forgotten = looks.seconds, looks.forgotten(changed)
-            kept = share_kept(before_held, scored(changed, held), before_held_text, spoken(changed, held_text))
-        except (ValueError, RuntimeError, MemoryError) as error:
+            run = self.forgetting.by(method, folder, lr)
+            forgotten = self.forgetting.looks.forgotten(run.applied.model)
+            kept = self.held.kept(*self.held.ask(run.applied.model))
+        except BROKEN as error:
             return Trial(lr, error=reason(error))
-        steps = len(history.steps) if history else 0
-        level = at_level(history, forgotten)
-        return Trial(lr, forgotten, kept, balance(forgotten, kept), steps, seconds, looking, level)
+        shares = forgotten, kept, balance(forgotten, kept)
+        return Trial(lr, *shares, len(run.losses), run.seconds, run.looking, run.reached(forgotten))
 
-    def final(name: str, method: Any, folder: Any, best: Trial | None, trials: list[Trial]) -> Result:
+    def final(self, name: str, method: Any, folder: Any, best: Trial | None, trials: list[Trial]) -> Result:
         """The method as it is reported; the best so far is handed to `keep`."""
-        lr = best.lr if best else None
+        result = Result(name, lr=best.lr if best else None, trials=trials)
         started = time.perf_counter()
         try:
-            warn = None if best else lambda text: progress(f"{name}: {text}")
-            model, applied, seconds = forget_by(method, folder, lr, warn)
-            changed, history, learned = applied.model, applied.history, applied.learned
-            looking = looks.seconds
-            if best:  # its training was the trial's
-                seconds, looking = best.seconds, best.looking
-            after_forget, after_retain = scored(changed, forget), scored(changed, retain)
-            after_text = spoken(changed, text)
-        except (ValueError, RuntimeError, MemoryError) as error:
-            progress(f"{name}: {reason(error)}")
-            seconds = time.perf_counter() - started
-            return Result(name, seconds=seconds, error=reason(error), lr=lr, trials=trials)
-        forgotten = 1 - left(before_forget, after_forget, FORGOTTEN_BY)
-        kept = share_kept(before_retain, after_retain, before_text, after_text)
-        result = Result(
-            name,
-            after_forget,
-            after_retain,
-            after_text,
-            forgotten,
-            kept,
-            balance(forgotten, kept),
-            seconds,
-            [step["loss"] for step in history.steps] if history else [],
-            reached=at_level(history, forgotten),
-            looking=looking,
-            lr=lr,
-            trials=trials,
+            warn = None if best else lambda text: self.progress(f"{name}: {text}")
+            run = self.forgetting.by(method, place(folder, result.lr), result.lr, warn)
+            self.progress(f"{name}: scoring")
+            scores, _ = self.forget.ask(run.applied.model)
+            retain, spoken = self.retain.ask(run.applied.model)
+        except BROKEN as error:
+            self.progress(f"{name}: {reason(error)}")
+            return replace(result, seconds=time.perf_counter() - started, error=reason(error))
+        forgotten, kept = 1 - left(self.forget.before, scores, FORGOTTEN_BY), self.retain.kept(retain, spoken)
+        trained = best or run  # at the best rate its trial did
+        result = replace(
+            result,
+            forget=scores,
+            retain=retain,
+            perplexity=spoken,
+            forgotten=forgotten,
+            kept=kept,
+            balance=balance(forgotten, kept),
+            seconds=trained.seconds,
+            looking=trained.looking,
+            loss=run.losses,
+            reached=run.reached(forgotten),
         )
-        measured = {"forgotten": forgotten, "kept": kept, "balance": result.balance}
-        taken = f"{duration(seconds)}{f' and {duration(looking)} of looks' if until is not None else ''}"
-        progress(f"{name}: {', '.join(f'{k} {v:.3g}' for k, v in measured.items())}, {taken}")
-        if replace(comparison, results=[*comparison.results, result]).best is result:
-            keep(result, changed if learned is None else model, tokenizer, learned)
+        measured = ", ".join(f"{k} {getattr(result, k):.3g}" for k in ("forgotten", "kept", "balance"))
+        looking = "" if self.comparison.until is None else f" and {duration(result.looking)} of looks"
+        self.progress(f"{name}: {measured}, {duration(result.seconds)}{looking}")
+        if replace(self.comparison, results=[*self.comparison.results, result]).best is result:
+            learned = run.applied.learned
+            self.keep(result, run.applied.model if learned is None else run.base, self.forget.tokenizer, learned)
         return result
-
-    lr = options.get("lr", 1e-5)
-    tried = {name: rates(lr, tune) if tune and trains_at_rate(method) else [] for name, method in methods.items()}
-    total, done, ran = sum(len(some) or 1 for some in tried.values()), 0, 0
-    first = time.perf_counter()
-
-    def announce(what: str) -> None:
-        left_over = (time.perf_counter() - first) / max(1, ran) * (total - done)
-        progress(f"{what} ({done + 1} of {total}{f', about {duration(left_over)} left' if ran else ''})")
-
-    for name, method in methods.items():
-        folder, trials = checkpoint(name), []
-        key = digest(method, options, batch_size, seed, until, look_every, max_rows, max_length, *everything)
-        for rate in tried[name]:
-            where = place(folder, rate)
-            trial = recall(where, key) if where else None
-            if trial is None:
-                announce(f"{name} at lr {rate:.3g}")
-                trial = attempt(method, where, rate)
-                ran += 1
-                if where and not trial.error:
-                    record(where, key, trial)
-            done += 1
-            trials.append(trial)
-            best = best_trial(trials)
-            for each in trials:
-                if where and best and each is not best:
-                    drop_weights(place(folder, each.lr))
-        if not trials:
-            announce(name)
-            result = final(name, method, folder, None, [])
-            done, ran = done + 1, ran + 1
-        elif best := best_trial(trials):
-            progress(f"{name}: lr {best.lr:.3g} is the best of {len(trials)}")
-            result = final(name, method, place(folder, best.lr), best, trials)
-        else:
-            error = "; ".join(f"lr {trial.lr:.3g}: {trial.error}" for trial in trials)
-            result = Result(name, error=error, trials=trials)
-            progress(f"{name}: {error}")
-        comparison.results.append(result)
-    return comparison
 
 
 def reason(error: Exception) -> str:

@@ -151,7 +151,11 @@ def record(folder: Path, settings: str, trial: Trial) -> None:
     os.replace(new, folder / "trial.json")
 
 
-def drop_weights(folder: Path) -> None:
-    """Deletes the checkpoints of a trial that was not chosen: they are as large as the model."""
-    for point in folder.glob("step-*"):
-        shutil.rmtree(point)
+def keep_best(folder: Any, trials: Sequence[Trial]) -> None:
+    """Deletes from a method's folder, if it has one, the checkpoints of all trials but the best so far: they are as
+    large as the model."""
+    best = best_trial(trials)
+    for trial in trials if folder is not None and best else ():
+        if trial is not best:
+            for point in place(folder, trial.lr).glob("step-*"):
+                shutil.rmtree(point)

@@ -38,6 +38,15 @@ class TimeLeft:
         if seconds is not None:
             self.taken[kind].append(seconds)
 
+    @contextmanager
+    def timed(self, kind: str) -> Iterator[None]:
+        """The block does one job."""
+        started = time.monotonic()
+        try:
+            yield
+        finally:
+            self.done(kind, time.monotonic() - started)
+
     @property
     def seconds(self) -> float:
         """NaN while no job has been done."""
