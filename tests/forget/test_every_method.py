@@ -9,8 +9,10 @@ import json
 from copy import deepcopy
 from dataclasses import asdict, replace
 
+import numpy as np
 import pytest
 import torch
+from tests.forget.two_processes import launch, outcome
 from torch import nn
 
 from palimpsest.errors import UserError
@@ -46,6 +48,8 @@ NOT_BY_ROWS = {
 }
 # Whose loss is not a function of the rows alone.
 DRAWN = {"random_label": "a random label for every position of the batch"}
+# What two processes, of which each has its share of a batch's rows, do not train as one does.
+NOT_SHARED = {**NOT_BY_ROWS, **DRAWN, "uld": "the dropout of its assistant is drawn in every process"}
 # Whose gradient is on purpose not that of the value: what is held fixed.
 HELD_FIXED = {"booster": "the curvature of the simulated step is left out, as in the paper"}
 
@@ -261,6 +265,23 @@ def test_two_half_batches_make_a_whole_one(name):
         torch.testing.assert_close(accumulated, whole)
 
 
+@pytest.fixture(scope="module")
+def of_two_processes(tmp_path_factory):
+    return launch(tmp_path_factory.mktemp("two") / "processes")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", METHOD)
+def test_two_processes_do_what_one_does(name, of_two_processes):
+    first, second = (found[name] for found in of_two_processes)
+    assert np.isfinite(first).all()
+    assert np.array_equal(first, second)
+    if name in NOT_SHARED:
+        assert not np.array_equal(first, outcome(name))
+    else:
+        np.testing.assert_allclose(first, outcome(name), rtol=0, atol=1e-7)
+
+
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_half_precision_is_near_float32(name):
     base = model()
@@ -279,3 +300,4 @@ def test_the_table_of_rows_has_what_every_method_reads():
     assert isinstance(data().forget, Encoded)
     assert set(QUICK) <= set(METHODS)
     assert {*NOT_BY_ROWS, *HELD_FIXED, *DRAWN} <= set(OBJECTIVES)
+    assert set(NOT_SHARED) <= set(METHODS)
