@@ -5,10 +5,31 @@ import pytest
 import torch
 from sklearn import datasets
 from sklearn.linear_model import LogisticRegression, Ridge
+from statsmodels import datasets as statsmodels_datasets
 
-from palimpsest.tasks.tabular import TABLES, facts, feature_mask, masked, masked_batches, masked_views, tabular
+from palimpsest.tasks.tabular import (
+    TABLES,
+    cross_validated,
+    digest,
+    facts,
+    feature_mask,
+    masked,
+    masked_batches,
+    masked_views,
+    one_hot,
+    tabular,
+)
 
-SHAPES = {"iris": (149, 4), "wine": (178, 13), "breast_cancer": (569, 30), "diabetes": (442, 10)}
+SHAPES = {
+    "iris": (149, 4),
+    "wine": (178, 13),
+    "breast_cancer": (569, 30),
+    "diabetes": (442, 10),
+    "modechoice": (210, 17),
+    "randhie": (20190, 7),
+    "randhie_visits": (20190, 7),
+}
+SCIKIT_LEARNS = TABLES[:4]
 
 
 def gen(seed=0):
@@ -23,11 +44,12 @@ def test_every_row_is_in_one_split(name):
     rows, features = SHAPES[name]
     assert len(index) == len(index.unique()) == rows
     assert all(part.x.shape == (len(part), features) and part.x.dtype == torch.float32 for part in parts)
-    assert len(task.test) == round(0.3 * rows)
-    assert len(facts(name).features) == features
+    assert len(task.test) == pytest.approx(0.3 * rows, abs=60 if name.startswith("randhie") else 0.5)
+    assert len(facts(name).features) == len(facts(name).kinds) == features
+    assert task.train.y.dtype == (torch.int64 if facts(name).classes else torch.float32)
 
 
-@pytest.mark.parametrize("name", TABLES)
+@pytest.mark.parametrize("name", SCIKIT_LEARNS)
 def test_the_values_are_scikit_learns_standardised_by_the_training_rows(name):
     load = getattr(datasets, f"load_{name}")
     table = load(scaled=False) if name == "diabetes" else load()
@@ -50,12 +72,100 @@ def test_the_raw_table_is_in_its_units():
     np.testing.assert_allclose(task.train.y.numpy(), table.target[task.train.index.numpy()])
 
 
-@pytest.mark.parametrize("name", TABLES[:3])
+@pytest.mark.parametrize("name", [*TABLES[:3], "modechoice", "randhie"])
 def test_splits_are_stratified(name):
     task = tabular(name, 5)
     shares = [part.y.bincount(minlength=len(facts(name).classes)) / len(part) for part in vars(task).values()]
     for share in shares[1:]:
         assert (share - shares[0]).abs().max() < 0.05
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_twenty_seeds_are_tested_on_every_row_once(name):
+    tasks = [cross_validated(name, seed) for seed in range(100, 120)]
+    rows = SHAPES[name][0]
+    tested = torch.cat([task.test.index for task in tasks])
+    assert len(tested) == len(tested.unique()) == rows
+    for task in tasks[:3]:
+        assert len(task.test) == pytest.approx(rows / 20, abs=125 if name.startswith("randhie") else 1)
+        index = torch.cat([part.index for part in vars(task).values()])
+        assert len(index) == len(index.unique()) == rows
+    assert torch.equal(cross_validated(name, 120).test.index, tasks[0].test.index)
+    assert not torch.equal(cross_validated(name, 120).train.index, tasks[0].train.index)
+    small = cross_validated(name, 101, train=30)
+    assert torch.equal(small.train.index, tasks[1].train.index[:30])
+    assert torch.equal(small.validation.index, tasks[1].validation.index)
+
+
+def test_parts_of_a_fold_are_stratified():
+    overall = tabular("modechoice", 0).train.y.bincount() / len(tabular("modechoice", 0).train)
+    for seed in range(20):
+        counts = cross_validated("modechoice", seed).test.y.bincount(minlength=4)
+        assert (counts - overall * counts.sum()).abs().max() < 2.5
+
+
+@pytest.mark.parametrize("split", [tabular, cross_validated])
+def test_rows_of_a_household_stay_together(split):
+    table = statsmodels_datasets.randhie.load_pandas().data
+    plan = table[["lncoins", "idp", "lpi", "fmde"]].to_numpy()
+    person = table[["physlm", "disea", "hlthg", "hlthf", "hlthp"]].to_numpy()
+    for seed in (0, 1):
+        part_of = np.empty(len(table))
+        for number, part in enumerate(vars(split("randhie", seed)).values()):
+            part_of[part.index.numpy()] = number
+        parted = np.flatnonzero(part_of[1:] != part_of[:-1])
+        assert len(parted) > 100
+        assert (plan[parted] != plan[parted + 1]).any(1).all(), "no plan, and so no family, is cut"
+        assert (person[parted] != person[parted + 1]).any(1).all(), "no person is cut"
+
+
+def test_randhie_holds_statsmodels_columns_and_health_as_a_category():
+    table = statsmodels_datasets.randhie.load_pandas().data
+    classes, numbers = (tabular(name, 0, raw=True).test for name in ("randhie", "randhie_visits"))
+    rows = table.iloc[classes.index.numpy()]
+    assert torch.equal(classes.index, tabular("randhie", 0).test.index)
+    visits = rows["mdvis"].to_numpy()
+    assert (classes.y.numpy() == np.where(visits == 0, 0, np.where(visits <= 3, 1, 2))).all()
+    rows_of_numbers = table.iloc[numbers.index.numpy()]
+    np.testing.assert_allclose(numbers.y.numpy(), np.log(1 + rows_of_numbers["mdvis"]), rtol=1e-5)
+    known = facts("randhie")
+    assert known.kinds == ("number", "binary", "number", "number", "number", "number", "category")
+    np.testing.assert_allclose(classes.x[:, :6], rows[list(known.features[:6])], rtol=1e-6)
+    wide = one_hot(classes.x, known)
+    assert torch.equal(wide[:, :6], classes.x[:, :6])
+    np.testing.assert_array_equal(wide[:, 7:], rows[["hlthg", "hlthf", "hlthp"]])
+    assert torch.equal(wide[:, 6:].sum(1), torch.ones(len(wide)))
+    standardised = tabular("randhie", 0).train.x
+    assert set(standardised[:, 6].unique().tolist()) == {0.0, 1.0, 2.0, 3.0}
+    assert standardised[:, :6].std(0).sub(1).abs().max() < 1e-3
+
+
+def test_modechoice_has_a_row_for_every_traveller():
+    table = statsmodels_datasets.modechoice.load_pandas().data
+    task = tabular("modechoice", 0, raw=True).test
+    known = facts("modechoice")
+    for x, y, traveller in zip(task.x[:20], task.y[:20], task.index[:20], strict=True):
+        rows = table[table["individual"] == int(traveller) + 1]
+        assert rows[rows["choice"] == 1]["mode"].item() == int(y) + 1
+        values = dict(zip(known.features, x.tolist(), strict=True))
+        for place, mode in enumerate(known.classes):
+            row = rows[rows["mode"] == place + 1].iloc[0]
+            for column in ("invc", "invt", "gc", *(("ttme",) if mode != "car" else ())):
+                assert values[f"{mode} {column}"] == row[column]
+        assert values["hinc"] == rows["hinc"].iloc[0]
+        assert values["psize"] == rows["psize"].iloc[0]
+
+
+def test_facts_and_digests_are_of_their_table():
+    kinds = dict(zip(facts("diabetes").features, facts("diabetes").kinds, strict=True))
+    assert {name for name, kind in kinds.items() if kind == "binary"} == {"sex"}
+    assert facts("diabetes").classes == facts("randhie_visits").classes == ()
+    assert facts("wine").target == "cultivar"
+    digests = {digest(name) for name in TABLES}
+    assert len(digests) == len(TABLES)
+    assert {len(each) for each in digests} == {64}
+    with pytest.raises(ValueError, match=r"x must be \[rows, 7\], got \[3, 4\]"):
+        one_hot(torch.ones(3, 4), facts("randhie"))
 
 
 def test_numbers_are_stratified_by_size():
@@ -86,6 +196,8 @@ def test_the_tables_can_be_learned(seed):
         task = tabular(name, seed)
         score = LogisticRegression(max_iter=500).fit(task.train.x, task.train.y).score(task.test.x, task.test.y)
         assert score > floor
+    task = tabular("modechoice", seed)
+    assert 0.6 < LogisticRegression(max_iter=500).fit(task.train.x, task.train.y).score(task.test.x, task.test.y) < 0.95
     task = tabular("diabetes", seed)
     assert 0.2 < Ridge().fit(task.train.x, task.train.y).score(task.test.x, task.test.y) < 0.8
 
@@ -136,9 +248,12 @@ def test_rows_as_a_batch():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: tabular("titanic", 0), "one of iris, wine, breast_cancer, diabetes, got 'titanic'"),
+        (lambda: tabular("titanic", 0), "one of iris, wine, breast_cancer, diabetes, modechoice, .* got 'titanic'"),
         (lambda: tabular("iris", 0, test=1.0), r"test must be a share in \[0, 1\), got 1.0"),
         (lambda: tabular("iris", 0, test=0.6, validation=0.4), "must leave rows to train on"),
+        (lambda: cross_validated("iris", 0, folds=1), "folds must be from 2 to the 149 rows, got 1"),
+        (lambda: cross_validated("iris", 0, validation=1.0), r"share in \[0, 1\), got 1.0"),
+        (lambda: cross_validated("iris", 0, validation=0.99), "must leave rows to train on"),
         (lambda: tabular("iris", 0, train=100), "from 1 to the 82 rows that remain, got 100"),
         (lambda: feature_mask(2, 3, 1.5, gen()), "rate must be from 0 to 1, got 1.5"),
         (lambda: masked(torch.ones(2, 3), torch.ones(3, 2).bool()), "x and mask must be"),

@@ -1,8 +1,8 @@
 """MNIST-1D: ten noisy, shifted and stretched shapes of 40 values, fresh for every seed, by the package `mnist1d`.
 
-A task that tells architectures and methods apart at a thousandth of MNIST's cost. With 4,000 rows to train on,
-logistic regression reaches 0.33, an MLP 0.62 and a convolutional network 0.94; chance is 0.1. The package's templates
-and transformation make every row here; its data set, which is a pickle to download, is never read.
+A task that tells architectures and methods apart at a small part of MNIST's cost. With 4,000 rows to train on, logistic
+regression reaches 0.32, an MLP 0.63 and a convolutional network of three layers 0.92; chance is 0.1. The package's
+templates and transformation make every row here; its data set, which is a pickle to download, is never read.
 
 A series is an image of one row, [1, 1, 40], so that all that acts on images (noise in labels, streams, permutations,
 networks with 3 x 3 filters) takes it; `x[:, :, 0]` is [n, 1, 40], for `Conv1d`.
