@@ -36,7 +36,7 @@ _ROOMS = {
     "moco_dualview": ("dual_view_loss", "hard_mask"),
     "momentum": ("KeyQueue", "MomentumPair"),
     "nonneg_cl": ("ncl_loss", "nonneg"),
-    "pretrain": ("Momentum", "SentencePairs", "Views"),
+    "pretrain": ("Captioned", "Momentum", "SentencePairs", "Views"),
     "sentences": ("SentenceLoss",),
     "siglip": ("SigmoidLoss", "chunked_sigmoid_loss"),
     "sigmoid": ("reference_sigmoid_nce", "sigmoid_nce"),

@@ -1,4 +1,5 @@
-"""What `palimpsest.train.fit` trains encoders on: several views of a row, a momentum encoder with its queue, pairs."""
+"""What `palimpsest.train.fit` trains encoders on: several views of a row, a momentum encoder with its queue, pairs
+of texts or of images and captions."""
 
 from __future__ import annotations
 
@@ -112,6 +113,23 @@ class SentencePairs(Objective):
 
     def loss(self, state: None, model: nn.Module, batch: dict[str, Any]) -> dict[str, Tensor]:
         return {"contrast": self.compare(model(batch["query"]), model(batch["key"]))}
+
+
+@dataclass(frozen=True)
+class Captioned(Objective):
+    """Two towers (`palimpsest.models.towers`): images and captions of a batch, row by row a pair.
+
+    Attributes:
+        compare: called with the embeddings of images and captions [batch, dim], unit-norm; its value is the term
+            "contrast".
+
+    A batch has "images" and "tokens", which are what the towers take.
+    """
+
+    compare: Callable[..., Tensor]
+
+    def loss(self, state: None, model: nn.Module, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {"contrast": self.compare(*model(batch["images"], batch["tokens"]))}
 
 
 def _views(batch: dict[str, Tensor]) -> Tensor:
