@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from palimpsest.tasks.mnist import CLASSES, PART, PARTS, TRAIN, mnist
+from palimpsest.tasks.mnist import CLASSES, PART, PARTS, TRAIN, _table, digest, mnist
 
 
 def test_twenty_seeds_are_tested_on_twenty_disjoint_parts():
@@ -36,6 +36,13 @@ def test_images_are_what_they_are_at_any_size():
     assert 0 <= task.train.x.min() < task.train.x.max() <= 1
     small = mnist(0, train=10).train.x
     torch.testing.assert_close(small.mean((1, 2, 3)), task.train.x.mean((1, 2, 3)), rtol=0.05, atol=0.01)
+
+
+def test_the_digest_is_that_of_the_images_and_their_labels(monkeypatch):
+    x, y = _table()
+    assert digest() == digest.__wrapped__()
+    monkeypatch.setattr("palimpsest.tasks.mnist._table", lambda: (x, y.roll(1)))
+    assert digest() != digest.__wrapped__()
 
 
 @pytest.mark.parametrize("train", [0, TRAIN + 1])

@@ -34,6 +34,8 @@ def test_seeds_and_splits_share_no_row_and_smaller_splits_begin_larger_ones():
     rows = torch.cat([part.x for task in (large, other) for part in vars(task).values()]).flatten(1)
     assert len(rows.unique(dim=0)) == len(rows) == 60 + 30 + 100
     assert small.train.x.shape == (30, 1, 1, LENGTH)
+    assert small.train.x.dtype == torch.float32
+    assert small.train.index.unique().tolist() == [-1]
     assert small.train.y.tolist() == list(range(CLASSES)) * 3
 
 

@@ -13,6 +13,7 @@ Source: LeCun, Bottou, Bengio and Haffner (1998), Gradient-based learning applie
 
 from __future__ import annotations
 
+import hashlib
 from functools import cache
 
 import numpy as np
@@ -20,7 +21,7 @@ import torch
 from torch import Tensor
 
 from palimpsest.tasks.digits_images import resize
-from palimpsest.tasks.fresh import split_seed, stratified_order
+from palimpsest.tasks.fresh import row_keys, split_seed, stratified_order
 from palimpsest.tasks.splits import Split, Splits
 
 CLASSES, SIDE = 10, 28
@@ -64,6 +65,13 @@ def mnist(seed: int, *, train: int = TRAIN, size: int = 14) -> Splits[Split]:
         return Split(resize(x[picked], size), y[picked], picked)
 
     return Splits(split("train"), split("validation"), split("test"))
+
+
+@cache
+def digest() -> str:
+    """SHA-256 over all images and labels in their order: equal where the images are."""
+    x, y = _table()
+    return hashlib.sha256("".join(row_keys(x) + row_keys(y[:, None])).encode()).hexdigest()
 
 
 @cache

@@ -33,6 +33,7 @@ from torch.nn import functional as F
 from palimpsest.tasks.digits import digits
 from palimpsest.tasks.digits_images import warp
 from palimpsest.tasks.fresh import SPLITS, generator, row_keys, split_seed, stratified_order
+from palimpsest.tasks.mnist import digest as scanned_digest
 from palimpsest.tasks.mnist import mnist
 from palimpsest.tasks.splits import Split, Splits
 
@@ -93,13 +94,18 @@ def real_domains(seed: int, *, train: int = 500) -> dict[str, Splits[Split]]:
 
 @cache
 def digest() -> str:
-    """SHA-256 over all rows of seed 0 in their order, to four digits: equal where the domains are."""
-    parts = [part.x for task in real_domains(0, train=TRAIN).values() for part in vars(task).values()]
-    return hashlib.sha256("".join(row_keys(torch.cat(parts).round(decimals=4))).encode()).hexdigest()
+    """SHA-256 over the images that the domains are made from, in their order: equal where these are."""
+    drawn = [*row_keys(_tablet().x), scanned_digest(), *row_keys(_glyphs())]
+    return hashlib.sha256("".join(drawn).encode()).hexdigest()
+
+
+def _tablet() -> Split:
+    """All images of "uci"."""
+    return digits(0, validation=0, test=0).train
 
 
 def _uci(seed: int, train: int) -> Splits[Split]:
-    pool = digits(0, validation=0, test=0).train
+    pool = _tablet()
     order = stratified_order(pool.y.numpy(), np.random.default_rng(0))
     tests, validation, rest = np.split(order, [PARTS * PART, PARTS * PART + VALIDATION])
     drawn = stratified_order(pool.y[rest].numpy(), np.random.default_rng(split_seed(seed, "train", UCI)))
@@ -133,7 +139,9 @@ def _glyphs() -> Float[np.ndarray, "glyphs 1 64 64"]:
 
     drawn = []
     for face in FACES:
-        font = ImageFont.truetype(Path(get_data_path(), "fonts", "ttf", f"{face}.ttf"), HEIGHT)
+        file = Path(get_data_path(), "fonts", "ttf", f"{face}.ttf")
+        # The other layout is there or not, as the machine has its library.
+        font = ImageFont.truetype(file, HEIGHT, layout_engine=ImageFont.Layout.BASIC)
         for digit in range(CLASSES):
             image = Image.new("L", (FINE, FINE))
             ImageDraw.Draw(image).text((FINE / 2, FINE / 2), str(digit), fill=255, font=font, anchor="mm")
