@@ -113,6 +113,8 @@ def test_rows_of_a_household_stay_together(split):
         part_of = np.empty(len(table))
         for number, part in enumerate(vars(split("randhie", seed)).values()):
             part_of[part.index.numpy()] = number
+        train = split("randhie", seed, train=100).train
+        assert len(train.index.div(100, rounding_mode="floor").unique()) > 60, "few rows are of many households"
         parted = np.flatnonzero(part_of[1:] != part_of[:-1])
         assert len(parted) > 100
         assert (plan[parted] != plan[parted + 1]).any(1).all(), "no plan, and so no family, is cut"

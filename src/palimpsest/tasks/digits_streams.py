@@ -51,7 +51,7 @@ class Task:
 
     def mapped(self, change: Callable[[Tensor], Tensor]) -> Task:
         """The same task with `change` applied to all its images (noise, a permutation, another size)."""
-        validation = self.validation and self.validation.mapped(change)
+        validation = self.validation and self.validation.mapped(change)  # one without rows stays as it is
         return dataclasses.replace(
             self, train=self.train.mapped(change), test=self.test.mapped(change), validation=validation
         )

@@ -54,7 +54,8 @@ class Table(Rows):
     """Rows with what is predicted from them.
 
     Attributes:
-        x: features, float32; a category is its place in `TableFacts.categories`, see `one_hot`.
+        x: features, float32; a category is its place in `TableFacts.categories`, see `one_hot` (and hide it behind
+            other rows: 0 is one of its values).
         y: classes from 0, or standardised numbers (float32).
         index: which row of the table it is, as it ships; for modechoice, which traveller.
     """
@@ -389,15 +390,19 @@ def _whole(
 
 
 def _cut(table: _Whole, rows: np.ndarray, seed: int, at: Sequence[int]) -> list[np.ndarray]:
-    """Rows in a random order, stratified and each group in one piece, cut after about so many of them."""
+    """Rows in a random order, stratified, cut after about so many of them and through no group."""
     _, group, sizes = np.unique(table.group[rows], return_inverse=True, return_counts=True)
-    strata = np.rint(np.bincount(group, _strata(table.y)[rows]) / sizes)
-    order = stratified_order(strata, np.random.default_rng(seed))
+    strata, rng = _strata(table.y), np.random.default_rng(seed)
+    order = stratified_order(np.rint(np.bincount(group, strata[rows]) / sizes), rng)
     place = np.empty_like(order)
     place[order] = np.arange(len(order))
     ends = np.concatenate([[0], sizes[order].cumsum()])
     cuts = ends[np.searchsorted(ends, at, side="right") - 1]
-    return np.split(rows[np.argsort(place[group], kind="stable")], cuts)
+    pieces = np.split(rows[np.argsort(place[group], kind="stable")], cuts)
+    if len(sizes) == len(rows):
+        return pieces
+    # The beginning of a piece is of many groups.
+    return [piece[stratified_order(strata[piece], rng)] for piece in pieces]
 
 
 def _splits(
