@@ -76,7 +76,11 @@ def rerun_of(record: Mapping[str, Any]) -> dict[str, Any] | None:
 
 def registration(record: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of the registration (`palimpsest.audit.hark.Prereg`), of which a record writes none down twice."""
-    own = {name: value for name, value in record["registration"].items() if name not in ("digest", "code", "time")}
+    own = {
+        name: value
+        for name, value in record["registration"].items()
+        if name not in ("digest", "code", "modules", "time")
+    }
     arms = list(record["values"])
     return {"hypothesis": record["question"], "task": record["paper"], "arms": arms, "seeds": record["seeds"], **own}
 

@@ -492,7 +492,7 @@ def test_verify_runs_one_seed_of_every_arm_and_marks_the_record(capsys, monkeypa
     assert err == "palimpsest: there is nothing on record to verify: palimpsest run npo --export\n"
     main(["run", "npo", "--export", "--workers", "1"])
     monkeypatch.setattr("palimpsest.catalogue.papers.code_digest", lambda module: "another")
-    monkeypatch.setattr("palimpsest.evidence.verification.code_digest", lambda module: "another")
+    monkeypatch.setattr("palimpsest.evidence.registration.code_digest", lambda module: "another")
     before = (results / "forget" / "npo.json").read_text()
     capsys.readouterr()
     code, out, _ = called(capsys, "run", "npo", "--verify", "--workers", "1")

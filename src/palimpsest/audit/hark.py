@@ -37,9 +37,15 @@ from palimpsest.audit.ledger import (  # noqa: F401 - the ledger is this room's,
     verify_chain,
 )
 
-Word = Literal["held", "refuted", "open", "void"]
-WORDS: tuple[Word, ...] = ("held", "refuted", "open", "void")
-PAPER_WORDS = {"held": "supported", "refuted": "refuted", "open": "inconclusive", "void": "failed precondition"}
+Word = Literal["held", "weak", "refuted", "open", "void"]
+WORDS: tuple[Word, ...] = ("held", "weak", "refuted", "open", "void")
+PAPER_WORDS: dict[Word, str] = {
+    "held": "supported",
+    "weak": "supported, but smaller than asked",
+    "refuted": "refuted",
+    "open": "inconclusive",
+    "void": "says nothing",
+}
 
 TUNING_SEEDS = range(100)
 VERDICT_SEEDS = (100, 101, 102, 103, 104)

@@ -190,7 +190,7 @@ def record(entry: Entry) -> dict[str, Any] | None:
     file = record_file(entry)
     if not file.is_file():
         return None
-    counts = dict.fromkeys(("held", "refuted", "open", "void"), 0)
+    counts = dict.fromkeys(("held", "weak", "refuted", "open", "void"), 0)
     try:
         found = read(file)
         promised = found["registration"]["plan"]["expectations"]
@@ -209,7 +209,8 @@ def record(entry: Entry) -> dict[str, Any] | None:
 
 
 def _age(entry: Entry, found: dict[str, Any]) -> str:
-    now, rerun = code_digest(entry.claim), rerun_of(found)
+    modules = found["registration"].get("modules")
+    now, rerun = digest_of(modules) if modules else code_digest(entry.claim), rerun_of(found)
     if rerun and rerun["code"] == now:
         return "differs" if rerun["differ"] else "verified"
     return "recorded" if found["registration"]["code"] == now else "changed"

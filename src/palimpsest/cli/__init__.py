@@ -24,6 +24,7 @@ COMMANDS = {
     "search": "find methods for a problem, with their verdicts",
     "show": "what a method is, how to import it, what the evidence says",
     "run": "put a paper's claim to the test, and write the report",
+    "bench": "what comparisons are made on: floor, tuned baselines, ceiling",
     "forget": "make your own model forget, and audit the result",
     "audit": "ask your own model what it remembers",
     "pretrained": "the folder of a small chat model to try the others on",

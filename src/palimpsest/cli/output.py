@@ -18,7 +18,7 @@ from palimpsest.catalogue import Entry, record
 
 WIDEST = 100  # prose in longer lines is hard to read
 
-WORDS = {"held": "green", "refuted": "red", "open": "yellow", "void": "magenta"}
+WORDS = {"held": "green", "weak": "cyan", "refuted": "red", "open": "yellow", "void": "magenta"}
 STYLES = {**WORDS, "withdrawn": "bright_black"}
 
 

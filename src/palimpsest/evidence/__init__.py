@@ -20,7 +20,8 @@ _ROOMS = {
     "recording": ("export",),
     "report": ("write_report",),
     "store": ("Job", "Store"),
-    "verdict": ("Verdict", "judge"),
+    "looks": ("judge",),
+    "verdict": ("Verdict",),
     "verification": ("verify",),
 }
 

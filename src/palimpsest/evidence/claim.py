@@ -27,7 +27,7 @@ from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from palimpsest.audit.hark import VERDICT_SEEDS, canonical_json, check_verdict_seeds
 from palimpsest.errors import UserError
@@ -54,6 +54,9 @@ class Expectation:
     times: float = 1.0
     precondition: bool = False
     seeds_needed: int = 0
+
+    sequential: ClassVar[bool] = False
+    """whether it is judged by looks at 5, 10 and 20 seeds: `palimpsest.evidence.sentences`"""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "by", float(self.by))
@@ -228,6 +231,8 @@ class Claim:
                 raise TypeError(f"not a whole sentence: {expectation!r}; it needs .above, .at_least or the like")
         if all(expectation.precondition for expectation in self.expects):
             raise ValueError("there is no expectation besides preconditions: say what should happen")
+        if len({expectation.sequential for expectation in self.expects}) > 1:
+            raise ValueError("sentences of a bench and other expectations are judged by different rules: not together")
         if len(set(self.expects)) != len(self.expects):
             raise ValueError("the same expectation is listed twice")
         for expectation in self.expects:
@@ -244,6 +249,11 @@ class Claim:
         """The family whose folder of claims holds this one; empty for a claim declared elsewhere."""
         parts = self.module.split(".")
         return parts[2] if parts[:2] == ["palimpsest", "claims"] and len(parts) > 3 else ""
+
+    @property
+    def sequential(self) -> bool:
+        """Whether its sentences are judged by looks at 5, 10 and 20 of its seeds."""
+        return self.expects[0].sequential
 
     @property
     def primary(self) -> Expectation:

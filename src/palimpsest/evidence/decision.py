@@ -30,7 +30,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from scipy import stats
+from scipy import optimize, stats
 
 from palimpsest.audit.significance import holm
 
@@ -98,8 +98,7 @@ def weigh(
         return Evidence("open", 1.0, mean, (math.nan, math.nan), of_room, "not finite on some seeds")
     if len(gains) < 2:
         return Evidence("open", 1.0, mean, (math.nan, math.nan), of_room, "one seed decides nothing")
-    constant = math.isclose(np.ptp(gains), 0, abs_tol=1e-12 * np.abs(gains).max())
-    if constant and not exact:
+    if _constant(gains) and not exact:
         return Evidence("open", 1.0, mean, (mean, mean), of_room, "equal on every seed: no estimate of a spread")
     least = min(0.0, margin)  # where less than nothing is asked, a loss within it is no refutation
     above = {"held": _above(beyond), "gain": _above(gains - least)}
@@ -109,6 +108,31 @@ def weigh(
         words["weak"] = max(above["gain"], below["weak"])
     leaning = min(words, key=words.__getitem__)
     return Evidence(leaning, min(1.0, 2 * words[leaning]), mean, _interval(gains), of_room)
+
+
+def weigh_within(difference: Sequence[float], margin: Sequence[float], *, exact: bool = False) -> Evidence:
+    """The evidence that two arms differ by no more than the margin: two one-sided tests (TOST), or that they differ by
+    more in one direction.
+
+    Args:
+        difference: method minus baseline, seed by seed.
+        margin: at least 0, seed by seed: the same everywhere, or a share of every seed's room.
+
+    >>> weigh_within([0.01, -0.01, 0.02, 0.0, -0.02], [0.1] * 5).leaning
+    'held'
+    """
+    differences, margins = np.asarray(difference, float), np.asarray(margin, float)
+    mean = float(differences.mean()) if len(differences) else math.nan
+    if not (np.isfinite(differences).all() and np.isfinite(margins).all()):
+        return Evidence("open", 1.0, mean, (math.nan, math.nan), note="not finite on some seeds")
+    if len(differences) < 2:
+        return Evidence("open", 1.0, mean, (math.nan, math.nan), note="one seed decides nothing")
+    if _constant(differences) and not exact:
+        return Evidence("open", 1.0, mean, (mean, mean), note="equal on every seed: no estimate of a spread")
+    inside = max(_above(differences + margins), _above(margins - differences))
+    outside = min(_above(differences - margins), _above(-margins - differences))
+    leaning: Decision = "held" if inside <= outside else "refuted"
+    return Evidence(leaning, min(1.0, 2 * min(inside, outside)), mean, _interval(differences))
 
 
 def decide(sentences: Sequence[Evidence], seeds: int) -> list[tuple[Decision, float]]:
@@ -123,6 +147,27 @@ def decide(sentences: Sequence[Evidence], seeds: int) -> list[tuple[Decision, fl
     adjusted = [float(p) for p in holm([each.p for each in sentences])]
     level = LOOKS.get(look_at(seeds), 0.0)
     return [(each.leaning if p <= level else "open", p) for each, p in zip(sentences, adjusted, strict=True)]
+
+
+def detectable(spread: float, seeds: int, *, power: float = 0.8) -> float:
+    """The true gain above what was asked that a look finds *held* with this probability.
+
+    Args:
+        spread: the standard deviation of the gains over seeds.
+        seeds: of the look, 5, 10 or 20.
+
+    >>> [round(detectable(1.0, seeds), 2) for seeds in (5, 10, 20)]
+    [4.77, 1.87, 0.67]
+    """
+    if not spread > 0:
+        return 0.0 if spread == 0 else math.nan
+    freedom, needed = seeds - 1, float(stats.t.isf(LOOKS[seeds] / 2, seeds - 1))
+    shift = optimize.brentq(lambda shift: stats.nct.sf(needed, freedom, shift) - power, 0.0, 100.0)
+    return spread * float(shift) / math.sqrt(seeds)
+
+
+def _constant(numbers: np.ndarray) -> bool:
+    return math.isclose(np.ptp(numbers), 0, abs_tol=1e-12 * np.abs(numbers).max())
 
 
 def _above(numbers: np.ndarray) -> float:

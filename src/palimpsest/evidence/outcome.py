@@ -17,11 +17,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from palimpsest.audit.hark import TUNING_SEEDS, WORDS, Prereg, TamperedLedger, canonical_json, digest
 from palimpsest.errors import UserError
 from palimpsest.evidence.claim import Budget, Claim, Curve, load_claim
-from palimpsest.evidence.registration import Standing, enter, history, keep_verdict, preregister
+from palimpsest.evidence.decision import LOOKS
+from palimpsest.evidence.looks import judge, next_look
+from palimpsest.evidence.registration import Standing, code_of, enter, history, keep_verdict, preregister
 from palimpsest.evidence.runner import alone, run_jobs
-from palimpsest.evidence.source import code_digest
 from palimpsest.evidence.store import Job, Store
-from palimpsest.evidence.verdict import Cell, Verdict, cell, judge, omnibus
+from palimpsest.evidence.verdict import Cell, Verdict, cell, omnibus
 from palimpsest.locks import held
 
 MOST_SEEDS = 1000
@@ -123,7 +124,7 @@ class Outcome:
             "family": self.claim.family,
             "question": self.claim.question,
             "notes": self.claim.notes,
-            "settings": self.claim.settings,
+            "settings": self.prereg.plan["settings"],
             "standing": self.standing,
             "seeds": self.seeds,
             "budget": self.budget,
@@ -160,7 +161,8 @@ def run_claim(
 
     Args:
         claim: a claim, or the name of a paper.
-        seeds: how many of the verdict's seeds, or which; by default the claim's own. Seeds under 100 make a pilot.
+        seeds: how many of the verdict's seeds, or which; by default the claim's own, of a claim on a bench as many as
+            its looks ask for: 5, then 10, then 20, until its central sentence is decided. Seeds under 100 make a pilot.
         workers: processes; by default one for every processor, 1 runs in this process.
         ray: run on a Ray cluster: True, or its address.
         budget: "smoke" runs every arm for a few steps on one seed in this process, stores nothing and lets errors out.
@@ -188,7 +190,11 @@ def run_claim(
         held(kept.path / claim.paper, f"runs the claim {claim.paper} with {kept.path}"),
     ):
         _check(kept)
-        return _run(claim, chosen, kept, workers, ray, progress, amend, fresh)
+        outcome = _run(claim, chosen, kept, workers, ray, progress, amend, fresh)
+        while seeds is None and claim.sequential and (more := next_look(outcome.verdicts, len(chosen))):
+            chosen = claim.seeds[:more]
+            outcome = _run(claim, chosen, kept, workers, ray, progress, "", False)
+        return outcome
 
 
 def _run(
@@ -202,18 +208,24 @@ def _run(
     fresh: bool,
 ) -> Outcome:
     prereg, standing = enter(store, claim, seeds, reason)
-    key = (claim.paper, digest(prereg), code_digest(claim.module), "full")
-    kept = {} if fresh else {pair: job for pair, job in store.jobs(*key).items() if job.error is None}
+    own = (claim.paper, digest(prereg), code_of(claim))
+    places = {name: getattr(arm, "stored", (*own, name)) for name, arm in claim.arms.items()}
+    kept = {}
+    for name, (*key, title) in places.items():
+        for (arm, seed), job in ({} if fresh else store.jobs(*key, "full")).items():
+            if arm == title and job.error is None:
+                kept[name, seed] = replace(job, paper=own[0], digest=own[1], code=own[2], arm=name)
     # The first arm of every seed, then seed by seed: what the arms of a seed share (its worlds) is prepared by the
     # first of them, and no worker waits for another's while there are seeds that are ready.
     pairs = [(arm, seed) for arm in claim.arms for seed in seeds]
     first = next(iter(claim.arms))
     order = sorted(pairs, key=lambda pair: (pair[0] != first, pair[1] if pair[0] != first else 0))
-    todo = [Job(*key, arm, seed) for arm, seed in order if (arm, seed) not in kept]
+    todo = [Job(*own, "full", arm, seed) for arm, seed in order if (arm, seed) not in kept]
     # Closed at once where a key is pressed or the store fails: else the exit of Python waits for the jobs under way.
     with closing(run_jobs(claim.arms, todo, workers=workers, ray=ray)) as finished:
         for job in watched(finished, claim.paper, len(pairs), len(todo), progress):
-            store.add(job)
+            paper, promised, code, title = places[job.arm]
+            store.add(replace(job, paper=paper, digest=promised, code=code, arm=title))
             kept[job.arm, job.seed] = job
     jobs = tuple(kept[pair] for pair in pairs)
     outcome = Outcome(claim, prereg, standing, seeds, jobs, ())
@@ -250,7 +262,7 @@ def _smoke(claim: Claim, seed: int) -> Outcome:
 
 def _chosen(claim: Claim, seeds: int | Sequence[int] | None) -> tuple[int, ...]:
     if seeds is None:
-        return tuple(claim.seeds)
+        return claim.seeds[: min(LOOKS)] if claim.sequential else tuple(claim.seeds)
     if isinstance(seeds, int):
         if not 1 <= seeds <= MOST_SEEDS:
             raise UserError(f"seeds must be at least 1 and at most {MOST_SEEDS}, got {seeds}")

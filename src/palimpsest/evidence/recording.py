@@ -10,9 +10,10 @@ from typing import Any
 
 from palimpsest.audit.ledger import canonical_json
 from palimpsest.errors import UserError
+from palimpsest.evidence.looks import judge
 from palimpsest.evidence.outcome import Outcome, last_line
-from palimpsest.evidence.registration import STANDINGS
-from palimpsest.evidence.verdict import Verdict, judge
+from palimpsest.evidence.registration import STANDINGS, arm_modules
+from palimpsest.evidence.verdict import Verdict
 from palimpsest.paths import records
 from palimpsest.records import numbers, sealed, write, write_history
 
@@ -42,8 +43,10 @@ def export(outcome: Outcome, folder: Path | str | None = None) -> Path:
 
 def _record(outcome: Outcome, entries: Sequence[dict[str, Any]]) -> dict[str, Any]:
     claim, prereg = outcome.claim, json.loads(canonical_json(vars(outcome.prereg)))
-    for elsewhere in ("hypothesis", "task", "arms", "seeds"):
+    for elsewhere in ("hypothesis", "task", "arms"):
         del prereg[elsewhere]
+    if prereg["seeds"] == list(outcome.seeds):
+        del prereg["seeds"]
     promises = [entry for entry in entries if entry["kind"] in ("registration", "amendment")]
     values, verdicts = _values(outcome)
     record = {
@@ -67,6 +70,7 @@ def _record(outcome: Outcome, entries: Sequence[dict[str, Any]]) -> dict[str, An
         "registration": {
             "digest": outcome.digest,
             "code": outcome.jobs[0].code,
+            **({"modules": modules} if (modules := arm_modules(claim)) else {}),
             "time": promises[-1]["time"] if promises else "",
             **prereg,
         },
@@ -100,6 +104,8 @@ def _line(verdict: Verdict) -> dict[str, Any]:
     }
     if verdict.expectation.precondition:
         line["precondition"] = True
+    if verdict.look:
+        line |= {"look": verdict.look} | ({} if math.isnan(verdict.share) else {"share": _short(verdict.share)})
     return {**line, "note": verdict.note} if verdict.note else line
 
 

@@ -15,7 +15,7 @@ import json
 import os
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
@@ -55,7 +55,7 @@ def _tree(source: str) -> ast.Module:
 
 def source_digest(module: str) -> str:
     """SHA-256 of a module's normalised source; of nothing where the module has no source (a prompt)."""
-    if module not in sys.modules and (file := _file(module)):
+    if (file := _file(module)) and file.is_file():
         return _facts(file).digest
     try:
         source = inspect.getsource(sys.modules[module])
@@ -67,6 +67,11 @@ def source_digest(module: str) -> str:
 def code_digest(module: str) -> str:
     """SHA-256 over the normalised sources of a module and of all it imports from its own package and ours."""
     return sha256(_json(reached(module)).encode()).hexdigest()
+
+
+def digest_of(modules: Iterable[str]) -> str:
+    """SHA-256 over the normalised sources of the modules that are named, and of no others."""
+    return sha256(_json({name: source_digest(name) for name in modules}).encode()).hexdigest()
 
 
 def reach_digest(module: str) -> str:

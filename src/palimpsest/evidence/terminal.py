@@ -14,7 +14,13 @@ from palimpsest.evidence.outcome import Outcome
 from palimpsest.evidence.registration import STANDINGS
 from palimpsest.evidence.verdict import Cell, Verdict
 
-_STYLES = {"held": "bold green", "refuted": "bold red", "open": "bold yellow", "void": "bold magenta"}
+_STYLES = {
+    "held": "bold green",
+    "weak": "bold cyan",
+    "refuted": "bold red",
+    "open": "bold yellow",
+    "void": "bold magenta",
+}
 
 
 def show(outcome: Outcome, console: Console | None = None) -> None:

@@ -73,6 +73,10 @@ class Verdict:
     adjusted: float = math.nan
     """p after Holm's correction over the claim's expectations; NaN for preconditions and counts"""
     note: str = ""
+    share: float = math.nan
+    """the mean gain over the mean room, where the margin is a share of it"""
+    look: int = 0
+    """how many seeds the look had that this stands at; 0 where the rule has no looks"""
 
     @property
     def n(self) -> int:
@@ -92,27 +96,27 @@ class Cell:
     interval: tuple[float, float]
 
 
-def judge(claim: Claim, values: Values, seeds: Sequence[int]) -> tuple[Verdict, ...]:
+def judge_by_intervals(claim: Claim, values: Values, seeds: Sequence[int]) -> tuple[Verdict, ...]:
     """The verdicts of a claim, in the order of its expectations.
 
     >>> from palimpsest.evidence import expect
     >>> claim = Claim("c", "?", {"a": int, "b": int}, [expect("b").above("a", on="m", by=0.1)])
     >>> values = {"a": {"m": dict(enumerate([0.1, 0.2, 0.1]))}, "b": {"m": dict(enumerate([0.5, 0.7, 0.6]))}}
-    >>> [verdict.word for verdict in judge(claim, values, [0, 1, 2])]
+    >>> [verdict.word for verdict in judge_by_intervals(claim, values, [0, 1, 2])]
     ['held']
     """
-    alone = [_alone(expectation, values, seeds, len(claim.seeds)) for expectation in claim.expects]
-    family = [i for i, verdict in enumerate(alone) if not (verdict.expectation.precondition or _is_count(verdict))]
+    found = [alone(expectation, values, seeds, len(claim.seeds)) for expectation in claim.expects]
+    family = [i for i, verdict in enumerate(found) if not (verdict.expectation.precondition or _is_count(verdict))]
     # An expectation without a p still counts in the family: it was promised.
     if family:
-        adjusted = holm([1.0 if math.isnan(alone[i].p) else alone[i].p for i in family])
+        adjusted = holm([1.0 if math.isnan(found[i].p) else found[i].p for i in family])
         for i, p in zip(family, adjusted, strict=True):
-            alone[i] = _after_holm(alone[i], float(p))
-    failed = [verdict for verdict in alone if verdict.expectation.precondition and verdict.word != "held"]
+            found[i] = _after_holm(found[i], float(p))
+    failed = [verdict for verdict in found if verdict.expectation.precondition and verdict.word != "held"]
     if failed:
         why = "precondition not held: " + "; ".join(str(verdict.expectation) for verdict in failed)
-        alone = [v if v.expectation.precondition else replace(v, word="void", note=_and(why, v.note)) for v in alone]
-    return tuple(alone)
+        found = [v if v.expectation.precondition else replace(v, word="void", note=_and(why, v.note)) for v in found]
+    return tuple(found)
 
 
 def cell(values: Mapping[int, float]) -> Cell:
@@ -133,7 +137,7 @@ def omnibus(values: Values, metric: str) -> float:
     return friedman(table).p if np.isfinite(table).all() else math.nan
 
 
-def _alone(expectation: Expectation, values: Values, seeds: Sequence[int], registered: int) -> Verdict:
+def alone(expectation: Expectation, values: Values, seeds: Sequence[int], registered: int) -> Verdict:
     """The verdict of one expectation before Holm and preconditions."""
     region = _region(expectation)
     found = [values.get(arm, {}).get(expectation.on, {}) for arm in expectation.arms]
@@ -160,11 +164,11 @@ def _alone(expectation: Expectation, values: Values, seeds: Sequence[int], regis
         return replace(known, word="refuted", note="no difference on any seed")
     word = decide(*known.interval, *region)
     if word == "held" and expectation.kind in ("rises", "falls"):
-        return _stepped(known, found)
+        return stepped(known, found)
     return replace(known, word=word)
 
 
-def _stepped(verdict: Verdict, found: Sequence[Mapping[int, float]]) -> Verdict:
+def stepped(verdict: Verdict, found: Sequence[Mapping[int, float]]) -> Verdict:
     """The verdict of a trend whose line is as it should be, from the steps between its arms."""
     expectation = verdict.expectation
     word, notes = "held", []

@@ -16,8 +16,8 @@ from joblib.externals.loky import get_reusable_executor
 
 from palimpsest.evidence.claim import Claim
 from palimpsest.evidence.outcome import last_line, watched
+from palimpsest.evidence.registration import code_of
 from palimpsest.evidence.runner import run_jobs
-from palimpsest.evidence.source import code_digest
 from palimpsest.evidence.store import Job, now
 from palimpsest.paths import home
 from palimpsest.records import numbers
@@ -104,7 +104,7 @@ def verify(claim: Claim, record: Mapping[str, Any], *, workers: int | None = Non
         workers: processes; by default one for every processor, 1 runs in this process.
         progress: show a live bar on stderr.
     """
-    seed, code = record["seeds"][0], code_digest(claim.module)
+    seed, code = record["seeds"][0], code_of(claim)
     jobs = [Job(claim.paper, record["registration"]["digest"], code, "full", arm, seed) for arm in claim.arms]
     again: dict[str, Job] = {}
     with _empty_home(), closing(run_jobs(claim.arms, jobs, workers=workers)) as finished:

@@ -1,0 +1,31 @@
+"""Which benches there are, and a bench by its name."""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+from importlib import import_module
+
+from palimpsest.benches.bench import Bench
+from palimpsest.errors import UserError
+
+BENCHES: dict[str, tuple[str, ...]] = {}
+"""module of this package -> the benches in it, each an attribute of its name in capitals"""
+
+
+def benches() -> list[Bench]:
+    """All of them, in the order of the table."""
+    return [bench(name) for names in BENCHES.values() for name in names]
+
+
+def bench(name: str) -> Bench:
+    """The bench of a name; only its module is imported.
+
+    Raises:
+        UserError: for an unknown name, with the nearest known ones.
+    """
+    for module, names in BENCHES.items():
+        if name in names:
+            return getattr(import_module(f"palimpsest.benches.{module}"), name.upper())
+    known = [known for names in BENCHES.values() for known in names]
+    near = get_close_matches(name, known, n=3, cutoff=0.5)
+    raise UserError(f"no bench {name!r}: " + (f"did you mean {' or '.join(near)}?" if near else f"there are {known}"))

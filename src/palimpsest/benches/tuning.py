@@ -1,0 +1,201 @@
+"""Tuning as data: every point that an arm tried, what it gave on the validation rows of pilot seeds, and the best.
+
+`tuned/<bench>/<name>.json` beside this file is one arm's ledger: the recipe that was tuned, a line for each point of
+its grid with its values, and the point that was chosen. An arm whose recipe has changed since is not tuned. Baselines
+are tuned once for all claims of a bench; a claim's method is tuned under the paper's id, over as many points.
+
+`tuned/<bench>/bench.json` holds what the floor, the baselines and the ceiling give on pilot seeds, and what the first
+baseline gives when it is trained again with other draws: the spread of a comparison with nothing to find.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from palimpsest.benches.bench import Arm, Bench, Metrics, Recipe, plain
+from palimpsest.errors import UserError
+from palimpsest.evidence.decision import LOOKS, detectable
+from palimpsest.evidence.outcome import last_line, watched
+from palimpsest.evidence.runner import run_jobs
+from palimpsest.evidence.store import Job
+
+FOLDER = Path(__file__).parent / "tuned"
+MEASURED = (0, 1, 2, 3, 4)
+"""pilot seeds on which a bench's own arms are measured"""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """An arm whose validation is what it gives."""
+
+    arm: Arm
+
+    def __call__(self, seed: int, budget: str = "full") -> Metrics:
+        return self.arm.validated(seed, budget)
+
+
+def tune(
+    bench: Bench, name: str, recipe: Recipe, *, workers: int | None = None, progress: bool = True
+) -> dict[str, Any]:
+    """Try every point of a recipe's grid on the bench's pilot seeds, and file what came of it.
+
+    Raises:
+        UserError: no point gave a number.
+    """
+    trials = {_label(point): Trial(Arm(bench, name, recipe.at(point))) for point in recipe.points}
+    found = _run(f"{bench.name}: {name}", trials, bench.pilots, workers, progress)
+    lines = [
+        {"point": plain(point), "validation": [_short(found[_label(point)][s]["validation"]) for s in bench.pilots]}
+        for point in recipe.points
+    ]
+    means = [float(np.mean(line["validation"])) for line in lines]
+    if not np.isfinite(means).any():
+        raise UserError(f"{name} on {bench.name}: no point of the grid gave a number")
+    best = int(np.nanargmax([mean if math.isfinite(mean) else math.nan for mean in means]))
+    seconds = [found[trial][seed]["seconds"] for trial in trials for seed in bench.pilots]
+    ledger = {
+        "bench": bench.name,
+        "name": name,
+        "recipe": _recipe(bench, recipe),
+        "seeds": list(bench.pilots),
+        "seconds": _short(float(np.mean(seconds)), 3),
+        "trials": lines,
+        "chosen": lines[best]["point"],
+    }
+    _write(_file(bench.name, name), ledger)
+    return ledger
+
+
+def ledger(bench: Bench, name: str) -> dict[str, Any] | None:
+    """What is filed for a name; None where nothing is.
+
+    Raises:
+        UserError: for a file that is damaged.
+    """
+    file = _file(bench.name, name)
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file} is damaged: {error}; palimpsest bench {bench.name} --tune {name}") from None
+
+
+def chosen(bench: Bench, name: str, recipe: Recipe) -> dict[str, Any] | None:
+    """The point that tuning chose for a recipe; None where it was not tuned, or the recipe was another."""
+    found = ledger(bench, name)
+    if found is None or found["recipe"] != _recipe(bench, recipe):
+        return None
+    return next(point for point in recipe.points if plain(point) == found["chosen"])
+
+
+def measure(bench: Bench, *, workers: int | None = None, progress: bool = True) -> dict[str, Any]:
+    """Run the bench's own arms on pilot seeds, and the first baseline once more with other draws; file the values."""
+    arms = {name: bench.arm(name) for name in bench.recipes}
+    first = next(iter(bench.baselines))
+    again = f"{first}, again"
+    arms[again] = replace(arms[first], again=1)
+    found = _run(bench.name, arms, MEASURED, workers, progress)
+    values = {
+        arm: {
+            name: [_short(by_seed[seed][name], 5) for seed in MEASURED]
+            for name in [*bench.read, "seconds", "steps"]
+            if all(name in by_seed[seed] for seed in MEASURED)
+        }
+        for arm, by_seed in found.items()
+    }
+    result = {"bench": bench.name, "seeds": list(MEASURED), "again": again, "values": values}
+    _write(_file(bench.name, "bench"), result)
+    return result
+
+
+@dataclass(frozen=True)
+class Room:
+    """What a bench leaves to gain on one measure.
+
+    Attributes:
+        values: arm -> mean over the pilot seeds, floor first and ceiling last.
+        spread: the standard deviation of the difference of the first baseline with itself, trained again.
+        decides: look -> the true gain above a margin that 80% of runs find held, for a method whose differences spread
+            like that; a method that helps some seeds more than others needs more.
+    """
+
+    measure: str
+    values: Mapping[str, float]
+    spread: float
+    decides: Mapping[int, float]
+
+
+def room(bench: Bench) -> list[Room]:
+    """The room of every measure of a bench that was measured."""
+    found = ledger(bench, "bench")
+    if found is None:
+        return []
+    values, again = found["values"], found["again"]
+    first = again.removesuffix(", again")
+    rooms = []
+    for name in bench.read:
+        if not all(name in values.get(arm, {}) for arm in (first, again)):
+            continue
+        spread = float(np.std(np.subtract(values[first][name], values[again][name]), ddof=1))
+        means = {arm: float(np.mean(row[name])) for arm, row in values.items() if name in row and arm != again}
+        rooms.append(Room(name, means, spread, {look: detectable(spread, look) for look in LOOKS}))
+    return rooms
+
+
+def _run(
+    title: str, arms: Mapping[str, Any], seeds: Sequence[int], workers: int | None, progress: bool
+) -> dict[str, dict[int, Any]]:
+    """arm -> seed -> metrics; the first job that fails is the user's error."""
+    jobs = [Job(title, "", "", "full", arm, seed) for seed in seeds for arm in arms]
+    found: dict[str, dict[int, Any]] = {arm: {} for arm in arms}
+    with closing(run_jobs(arms, jobs, workers=workers)) as finished:
+        for job in _checked(watched(finished, title, len(jobs), len(jobs), progress)):
+            found[job.arm][job.seed] = job.metrics
+    return found
+
+
+def _checked(jobs: Iterator[Job]) -> Iterator[Job]:
+    for job in jobs:
+        if job.error:
+            raise UserError(f"{job.arm} failed on seed {job.seed}: {last_line(job.error)}")
+        yield job
+
+
+def _recipe(bench: Bench, recipe: Recipe) -> Any:
+    """What a ledger is of, as JSON gives it back."""
+    return json.loads(json.dumps(plain({"training": bench.training, "start": bench.start, **vars(recipe)})))
+
+
+def _label(point: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in point.items()) or "as it is"
+
+
+def _file(bench: str, name: str) -> Path:
+    return FOLDER / bench / f"{name}.json"
+
+
+def _short(value: float, digits: int = 6) -> float:
+    return float(f"{value:.{digits}g}")
+
+
+def _write(file: Path, content: Mapping[str, Any]) -> None:
+    """Written beside and renamed, with a line for every trial."""
+    text = json.dumps(content, indent=1, ensure_ascii=False)
+    if "trials" in content:
+        lines = ",\n".join(f"  {json.dumps(line)}" for line in content["trials"])
+        shown = json.dumps({**content, "trials": "HERE"}, indent=1, ensure_ascii=False)
+        text = shown.replace('"HERE"', f"[\n{lines}\n ]")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    beside = file.with_suffix(f".{os.getpid()}.tmp")
+    beside.write_text(f"{text}\n", encoding="utf-8")
+    beside.replace(file)

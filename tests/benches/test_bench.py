@@ -1,0 +1,185 @@
+"""Arms are data, tuned alike, shared between claims; a claim on a bench gets its preconditions and looks by itself."""
+
+import json
+from dataclasses import replace
+from functools import partial
+
+import pytest
+from tests.benches.toy import BENCH, METHOD, Ridge, measures
+
+from palimpsest.benches import Level, Recipe, tuning
+from palimpsest.benches.bench import plain
+from palimpsest.errors import UserError
+from palimpsest.evidence import Store, run_claim
+from palimpsest.evidence.runner import run_jobs
+from palimpsest.evidence.sentences import at_most, beats, cost, mechanism
+
+
+@pytest.fixture(autouse=True)
+def filed(tmp_path, monkeypatch):
+    monkeypatch.setattr(tuning, "FOLDER", tmp_path / "tuned")
+
+
+def tuned(*names):
+    for name in names:
+        tuning.tune(BENCH, name, {**BENCH.baselines, "ridge": METHOD}[name], workers=1, progress=False)
+
+
+def claim(**changes):
+    settings = {
+        "paper": "ridge",
+        "question": "Do more steps fit better?",
+        "method": METHOD,
+        "central": beats("few steps", on="error", share_of_room=0.1),
+        "also": [mechanism(beats("no steps", on="error", by=0.5)), cost(at_most(60, on="steps"))],
+        "arms": {"no steps": {"steps": 1}},
+        "differs": "There is no paper.",
+    }
+    return BENCH.claim(**{**settings, **changes})
+
+
+def test_every_point_of_the_grid_is_tried_on_pilot_seeds_and_the_best_is_taken():
+    found = tuning.tune(BENCH, "few steps", BENCH.baselines["few steps"], workers=1, progress=False)
+    assert [trial["point"] for trial in found["trials"]] == [{"lr": 0.01}, {"lr": 0.02}]
+    assert found["chosen"] == {"lr": 0.02}
+    assert found["seeds"] == [0, 1]
+    assert json.loads((tuning.FOLDER / "toy" / "few steps.json").read_text()) == found
+    arm = BENCH.arm("few steps")
+    world, applied, _ = replace(arm, recipe=arm.recipe.at({"lr": 0.02})).trained(0)
+    assert found["trials"][1]["validation"][0] == pytest.approx(BENCH.validate(world, applied.model, {}), rel=1e-5)
+
+
+def test_an_arm_is_not_tuned_after_its_recipe_has_changed():
+    tuned("few steps")
+    recipe = BENCH.baselines["few steps"]
+    assert BENCH.arm("few steps").point() == {"lr": 0.02}
+    other = BENCH.arm("few steps", replace(recipe, settings={"steps": 5}))
+    with pytest.raises(UserError, match="few steps is not tuned as it is now: palimpsest bench toy --tune few steps"):
+        other(200)
+    assert other(200, "smoke")["steps"] == 2  # that it runs can be seen before
+
+
+def test_a_grid_larger_than_the_baselines_is_refused():
+    with pytest.raises(ValueError, match="ridge tries 3 points where the arms of toy try 2 each"):
+        claim(method=replace(METHOD, grid={"lr": [0.1, 0.2, 0.3]}))
+
+
+def test_fields_of_the_method_and_of_its_parts_are_set_by_name():
+    assert Recipe(Ridge()).at({"penalty": 0.5, "lr": 0.1}) == Recipe(Ridge(0.5), settings={"lr": 0.1})
+    nested = Recipe(partial(measures, model=None)).at({"model": 1, "lr": 0.1})
+    assert nested.method.keywords == {"model": 1}
+    assert nested.settings == {"lr": 0.1}
+
+
+def test_an_arm_stops_at_its_level_and_says_whether_it_got_there():
+    tuned("until")
+    found = BENCH.arm("until")(200)
+    assert found["level reached"] == 1.0
+    assert 0 < found["steps"] < 60
+    assert found["steps"] % 4 == 0
+    early = replace(BENCH.arm("until"), recipe=BENCH.baselines["until"].at({"lr": 1e-4}))
+    assert early(200)["level reached"] == 0.0
+    assert early(200)["steps"] == 60
+
+
+def test_an_arm_that_diverges_is_measured_before_it_did():
+    recipe = Recipe(Ridge(), settings={"lr": 1e30, "steps": 9})
+    found = BENCH.arm("wild", recipe)(200)
+    assert found["diverged"] == 1.0
+    assert found["steps"] < 9
+
+
+def test_what_an_arm_is_is_said_in_plain_data_and_decides_where_it_is_stored():
+    tuned("few steps")
+    arm = BENCH.arm("few steps")
+    shown = arm.described()
+    assert shown["method"] == {"is": "tests.benches.toy.Ridge", "penalty": 0.0}
+    assert shown["training"] == {"steps": 4, "optimizer": "sgd", "lr": 0.02}
+    assert shown["chosen"] == {"lr": 0.02}
+    assert shown["grid"] == {"lr": [0.01, 0.02]}
+    assert arm.stored == BENCH.arm("few steps").stored
+    assert arm.stored[1] != replace(arm, changes={"steps": 5}).stored[1]
+    assert "tests.benches.toy" in arm.modules
+    assert "palimpsest.train.loop" in arm.modules
+    assert plain({"a": (1, {"b"}), "f": measures}) == {"a": [1, ["b"]], "f": "tests.benches.toy.measures"}
+
+
+def test_a_claim_gets_floor_ceiling_preconditions_and_seeds_by_itself():
+    made = claim()
+    assert list(made.arms) == ["untrained", "few steps", "truth", "ridge", "no steps"]
+    assert [str(sentence) for sentence in made.expects] == [
+        "few steps below untrained on error",
+        "truth below few steps on error",
+        "ridge below few steps by at least 10% of the room up to truth on error",
+        "ridge below no steps by at least 0.5 on error",
+        "ridge at most 60 on steps",
+    ]
+    assert [sentence.role for sentence in made.expects] == ["given", "given", "central", "mechanism", "cost"]
+    assert made.seeds == tuple(range(200, 220))
+    assert made.module == __name__
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"central": beats("nobody", on="error")}, "no arm 'nobody'"),
+        ({"also": [beats("few steps", on="error")]}, "one central sentence"),
+        ({"central": mechanism(beats("few steps", on="error"))}, "one central sentence"),
+        ({"also": [cost(at_most(i, on="steps")) for i in range(4)]}, "at most three sentences"),
+        ({"central": beats("few steps", on="nothing")}, "does not say how 'nothing' is read"),
+        ({"arms": {"other": METHOD}}, "'other' has a grid"),
+        (
+            {"method": replace(METHOD, level=Level("error", 0.1))},
+            "'error' is where training stops, and no result",
+        ),
+    ],
+)
+def test_a_claim_that_cannot_be_judged_is_refused(changes, why):
+    with pytest.raises(ValueError, match=why):
+        claim(**{"arms": {}, "also": [], **changes})
+
+
+def test_a_claim_runs_to_its_first_look_and_what_its_baselines_gave_is_shared(tmp_path, monkeypatch):
+    tuned("few steps", "ridge")
+    first = claim()
+    with Store(tmp_path / "s.sqlite") as store:
+        outcome = run_claim(first, workers=1, store=store, progress=False)
+        assert outcome.seeds == (200, 201, 202, 203, 204)
+        assert outcome.standing == "of record"
+        words = {v.expectation.role: v.word for v in outcome.verdicts}
+        assert words == {"given": "held", "central": "held", "mechanism": "held", "cost": "open"}
+        central = next(v for v in outcome.verdicts if v.expectation.role == "central")
+        assert central.look == 5
+        assert 0.9 < central.share < 1.1
+        # Another claim of the same bench finds the baselines' results in the store.
+        second = claim(paper="other", question="The same?", method=Recipe(Ridge(), settings={"lr": 0.1}), also=[])
+        monkeypatch.setattr("palimpsest.evidence.outcome.run_jobs", partial(only, {"other", "no steps"}))
+        found = run_claim(second, workers=1, store=store, progress=False)
+        assert found.values["few steps"] == outcome.values["few steps"]
+
+
+def only(expected, arms, todo, **options):
+    assert {job.arm for job in todo} == expected
+    return run_jobs(arms, todo, **options)
+
+
+def test_looks_go_on_until_the_central_sentence_is_decided(tmp_path):
+    tuned("few steps", "ridge")
+    same = claim(central=beats("twin", on="error", by=0.0), also=[], arms={"twin": {"penalty": 1e-4}})
+    outcome = run_claim(same, workers=1, store=tmp_path / "s.sqlite", progress=False)
+    assert len(outcome.seeds) in (10, 20)
+    two = run_claim(same, seeds=2, workers=1, store=tmp_path / "s.sqlite", progress=False)
+    assert two.standing == "preliminary"
+    assert {v.word for v in two.verdicts if not v.expectation.precondition} == {"open"}
+    assert "2 seeds: the first look is at 5" in two.verdicts[-1].note
+
+
+def test_a_bench_knows_its_room_and_the_spread_of_an_arm_with_itself():
+    tuned("few steps", "until")
+    tuning.measure(BENCH, workers=1, progress=False)
+    error, size = tuning.room(BENCH)
+    assert list(error.values) == ["untrained", "few steps", "until", "truth"]
+    assert error.values["untrained"] > error.values["few steps"] > error.values["truth"]
+    assert error.spread == 0.0
+    assert error.decides == {5: 0.0, 10: 0.0, 20: 0.0}
+    assert size.measure == "size"
