@@ -2,7 +2,7 @@
 
 Every user's interactions are put in a random order of their own, the same for all seeds, and dealt to 21 parts: seed s
 is tested on part s mod 20, settings are chosen on the last part. So twenty consecutive seeds are tested on twenty
-disjoint sets of interactions, at most one or two of a user in each, and an interval over them counts none twice. All
+disjoint sets of interactions, a 21st of every user's in each, and an interval over them counts none twice. All
 else is trained on, and so is the first interaction of every user, always: nobody is new to the model.
 
 A held-out item is ranked among all items that its user did not take in training (`known`), or among the row's own
