@@ -6,13 +6,15 @@ from functools import partial
 
 import pytest
 from tests.benches.toy import BENCH, METHOD, Ridge, measures
+from tests.evidence.test_records import faults, faults_beside
 
 from palimpsest.benches import Level, Recipe, tuning
 from palimpsest.benches.bench import plain
 from palimpsest.errors import UserError
-from palimpsest.evidence import Store, run_claim
+from palimpsest.evidence import Store, export, run_claim
 from palimpsest.evidence.runner import run_jobs
 from palimpsest.evidence.sentences import at_most, beats, cost, mechanism
+from palimpsest.records import read, read_history
 
 
 @pytest.fixture(autouse=True)
@@ -156,6 +158,22 @@ def test_a_claim_runs_to_its_first_look_and_what_its_baselines_gave_is_shared(tm
         monkeypatch.setattr("palimpsest.evidence.outcome.run_jobs", partial(only, {"other", "no steps"}))
         found = run_claim(second, workers=1, store=store, progress=False)
         assert found.values["few steps"] == outcome.values["few steps"]
+
+
+def test_the_record_of_a_claim_at_a_look_follows_from_its_values_and_its_registration(tmp_path):
+    tuned("few steps", "ridge")
+    made = replace(claim(), module="palimpsest.claims.toy.ridge")
+    outcome = run_claim(made, workers=1, store=tmp_path / "s.sqlite", progress=False)
+    file = export(outcome, tmp_path / "results")
+    found = read(file)
+    assert list(faults(found)) == []
+    assert list(faults_beside(found, read_history(file, found))) == []
+    assert found["seeds"] == [200, 201, 202, 203, 204]
+    assert found["registration"]["seeds"] == list(range(200, 220))
+    assert "tests.benches.toy" in found["registration"]["modules"]
+    central = next(v for v in found["verdicts"] if v["expectation"].startswith("ridge below few steps"))
+    assert central["look"] == 5
+    assert 0.9 < central["share"] < 1.1
 
 
 def only(expected, arms, todo, **options):

@@ -308,7 +308,7 @@ def test_show_gives_question_verdicts_and_numbers_of_the_record(capsys, claims, 
     assert code == 0
     assert "Does it keep more than gradient ascent?" in flat
     assert "given: ascent at least 0.9 on memorisation 0.95 [0.95, 0.95]" in flat
-    assert "held better above ascent by at least 0.15 on utility (primary) 0.503 [" in flat
+    assert "held primary: better above ascent by at least 0.15 on utility 0.503 [" in flat
     assert "refuted better within 0.1 of ascent on utility 0.503 [" in flat
     assert "held 1 · refuted 1 · open 0 · void 0" in flat
     assert "5 seeds" in flat
@@ -356,7 +356,7 @@ def test_withdrawn_verdicts_are_shown_as_such_and_lists_count_them_apart(capsys,
     monkeypatch.setattr("palimpsest.cli.show.entry", lambda name: marked)
     monkeypatch.setattr("palimpsest.cli.show.entries", lambda: [marked])
     flat = " ".join(called(capsys, "show", "npo")[1].split())
-    assert f"withdrawn {sentence} (primary) 0.503 [" in flat
+    assert f"withdrawn primary: {sentence} 0.503 [" in flat
     assert "withdrawn, see the next version: The baseline was not tuned." in flat
     assert "held 0 · refuted 1 · open 0 · void 0 · withdrawn 1" in flat
     assert "on these rows: every seed splits the same 9 rows anew" in flat

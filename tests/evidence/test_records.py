@@ -9,7 +9,8 @@ import pytest
 
 from palimpsest.audit.hark import Prereg, digest
 from palimpsest.errors import UserError
-from palimpsest.evidence import Claim, Expectation, judge
+from palimpsest.evidence import Claim, judge
+from palimpsest.evidence.sentences import registered
 from palimpsest.paths import records
 from palimpsest.records import broken, numbers, read, read_history, registration, rerun_of, sealed, write_history
 
@@ -38,7 +39,7 @@ def faults(found):
     if digest(prereg) != found["registration"]["digest"]:
         yield "the registration is not the one of its digest"
     promised = prereg.plan["expectations"]
-    expects = [Expectation(**{**promise, "arms": tuple(promise["arms"])}) for promise in promised]
+    expects = [registered(promise) for promise in promised]
     claim = Claim(found["paper"], found["question"], dict.fromkeys(prereg.arms, int), expects, seeds=prereg.seeds)
     if (prereg.metric, prereg.direction, prereg.margin) != (claim.primary.on, claim.primary.kind, claim.primary.by):
         yield "the primary expectation"

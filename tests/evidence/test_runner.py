@@ -396,7 +396,7 @@ def test_stored_jobs_are_not_run_again_while_the_code_is_the_same(store, calls, 
     assert set(calls().values()) == {1}
     run(claim, store, fresh=True)
     assert set(calls().values()) == {2}
-    monkeypatch.setattr(outcome, "code_digest", lambda module: "another")
+    monkeypatch.setattr(outcome, "code_of", lambda claim: "another")
     run(claim, store)
     assert set(calls().values()) == {3}
     store.verify_chain()

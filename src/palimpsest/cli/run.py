@@ -33,7 +33,7 @@ class Arguments:
     all: bool = False
     """all claims there are"""
     seeds: int | None = None
-    """how many seeds; with others than all of a claim's own, its verdicts are preliminary"""
+    """how many seeds; with others than all of a claim's own, or those of a look (5, 10, 20), verdicts are preliminary"""
     workers: int | None = None
     """processes at the same time; one for every processor unless told otherwise"""
     ray: bool = False
@@ -63,7 +63,8 @@ def main(args: Arguments) -> int:
     if args.verify:
         return _verify(args, papers, several)
 
-    from palimpsest.evidence import export, run_claim
+    from palimpsest.evidence import export, load_claim, run_claim
+    from palimpsest.evidence.registration import is_of_record
     from palimpsest.evidence.report import check_report, write_report
     from palimpsest.evidence.terminal import show
 
@@ -72,6 +73,10 @@ def main(args: Arguments) -> int:
         try:
             if broken := (record(entry(paper)) or {}).get("broken"):
                 print(f"palimpsest: {broken}", file=sys.stderr)
+            if args.export and args.seeds is not None:
+                claim = load_claim(paper)
+                if not is_of_record(claim, claim.seeds[: args.seeds]):
+                    raise UserError(f"--export writes results of record, which {paper} has on all its seeds only")
             if report := _report(args, paper, several):
                 report = check_report(report)
             outcome = run_claim(
@@ -125,8 +130,8 @@ def chosen(args: Arguments) -> list[str]:
         if not e.is_paper:
             measured = f": it is an arm in the claims of {', '.join(e.arm_of)}" if e.arm_of else ""
             raise UserError(f"{e.id} is a baseline and has no claim of its own{measured}")
-    if args.export and (args.seeds is not None or args.budget == "smoke"):
-        raise UserError("--export writes results of record: leave out --seeds and --budget smoke")
+    if args.export and (args.seeds not in (None, 5, 10, 20) or args.budget == "smoke"):
+        raise UserError("--export writes results of record: leave out --seeds, but for a look's, and --budget smoke")
     others = args.export or args.amend or args.fresh or args.ray or args.report or args.seeds is not None
     if args.verify and (others or args.budget == "smoke"):
         raise UserError(

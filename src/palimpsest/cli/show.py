@@ -3,6 +3,8 @@
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from itertools import groupby
+from math import isfinite, nan
+from statistics import stdev
 from typing import Any
 
 from rich.console import Console, Group, RenderableType
@@ -124,16 +126,17 @@ def _evidence(e: Entry, result: dict[str, Any] | None) -> RenderableType | None:
     table = Table.grid(padding=(0, 2))
     primary = next(verdict for verdict in result["verdicts"] if not verdict["precondition"])
     for verdict in result["verdicts"]:
-        given = "given: " if verdict["precondition"] else ""
-        mark = " (primary)" if verdict is primary else ""
+        role = "given" if verdict["precondition"] else verdict.get("role") or "primary" * (verdict is primary)
         numbers = f"{number(verdict['estimate'])} [{', '.join(map(number, verdict['interval']))}]"
-        said = Text.assemble(given, verdict["expectation"], mark, (f"\n{numbers}", "bright_black"))
+        if "share" in verdict and verdict.get("ceiling"):
+            numbers += f", {verdict['share']:.0%} of the room"
+        said = Text.assemble(f"{role}: " if role else "", verdict["expectation"], (f"\n{numbers}", "bright_black"))
         for remark in [verdict["note"], *verdict["remarks"]]:
             if remark:
                 said.append(f"\n{remark}", style="bright_black italic")
         word = "withdrawn" if verdict["withdrawn"] else verdict["word"]
         table.add_row(Text(word, style=STYLES[word]), said)
-    made = f"{len(result['seeds'])} seeds, {result['time'][:10]}; means with 95% intervals"
+    made = f"{_seeds(result)}, {result['time'][:10]}; means with 95% intervals"
     if e.pool:
         made += (
             f"\non these rows: every seed splits the same {e.pool} anew, so that an interval tells how much the "
@@ -146,9 +149,58 @@ def _evidence(e: Entry, result: dict[str, Any] | None) -> RenderableType | None:
         *(Text(warning, style="red") for warning in warnings),
         *age,
         Text(result["question"]),
+        *([Text(said, style="bold")] if (said := in_short(result)) else []),
         Padding(table, (1, 0)),
+        Padding(_arms(result), (0, 0, 1, 0)),
         counted(result["counts"], zeros=True),
         Text("\n".join([made, *amended]), style="bright_black"),
         *([Text(f"\n{result['notes']}\n")] if result["notes"] else []),
         rerun,
     )
+
+
+def in_short(result: dict[str, Any]) -> str:
+    """What a claim on a bench found, for who has to decide: both arms, floor and ceiling, seeds and cost."""
+    central = next((v for v in result["verdicts"] if v.get("role") == "central"), None)
+    if central is None or len(central["arms"]) != 2:
+        return ""
+    method, baseline = central["arms"]
+    means = {arm: mean(metrics[central["on"]]) for arm, metrics in result["values"].items() if central["on"] in metrics}
+    if not {method, baseline} <= means.keys():
+        return ""
+    ends = [f"{arm} {number(means[arm])}" for arm in (central["floor"], central["ceiling"]) if arm in means]
+    said = f"{central['word']}: {method} {number(means[method])} against {baseline} {number(means[baseline])}"
+    said += f" on {central['on']}" + (f" ({', '.join(ends)})" if ends else "") + f", {_seeds(result)}"
+    seconds = [mean(result["values"][arm].get("seconds", [])) for arm in central["arms"]]
+    if all(second > 0 for second in seconds):
+        said += f"; it costs {seconds[0] / seconds[1]:.2g} times the baseline's training"
+    return said
+
+
+def _seeds(result: dict[str, Any]) -> str:
+    """How many seeds there were; of a claim that is looked at three times, how many there could be."""
+    made, promised = len(result["seeds"]), len(result["registration"].get("seeds", result["seeds"]))
+    return f"{made} seeds" if made == promised else f"{made} of at most {promised} seeds"
+
+
+def _arms(result: dict[str, Any]) -> Table:
+    """The arms' own values of what the expectations are about."""
+    metrics = list(dict.fromkeys(verdict["on"] for verdict in result["verdicts"]))
+    table = Table.grid(padding=(0, 2))
+    table.add_row(Text("mean ± standard deviation", style="bright_black"), *(Text(m, style="italic") for m in metrics))
+    for arm, row in result["values"].items():
+        table.add_row(Text(arm), *(Text(_spread(row.get(metric, [])), justify="right") for metric in metrics))
+    return table
+
+
+def _spread(values: list[Any]) -> str:
+    known = [float(value) for value in values if value is not None]
+    if not known:
+        return "–"
+    return number(mean(known)) + (f" ± {number(stdev(known))}" if len(known) > 1 and all(map(isfinite, known)) else "")
+
+
+def mean(values: list[Any]) -> float:
+    """The mean of the values that are there; NaN of none."""
+    known = [float(value) for value in values if value is not None]
+    return sum(known) / len(known) if known else nan

@@ -10,9 +10,9 @@ of it. A claim has one central sentence, in the paper's own direction, and at mo
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 from palimpsest.evidence.claim import Expectation
 
@@ -67,6 +67,17 @@ class Sentence(Expectation):
             other = "below" if self.kind == "above" else "above"
             return f"{method} not more than {room} {other} {baseline} on {self.on}"
         return f"{method} {self.kind} {baseline} by at least {room} on {self.on}"
+
+
+def registered(promise: Mapping[str, Any]) -> Expectation:
+    """The expectation or the sentence that a registration holds as plain data.
+
+    >>> from palimpsest.evidence import expect
+    >>> registered(asdict(expect("a").above("b", on="m"))) == expect("a").above("b", on="m")
+    True
+    """
+    kind = Sentence if "role" in promise else Expectation
+    return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in promise.items()})
 
 
 @dataclass(frozen=True)

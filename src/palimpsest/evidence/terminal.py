@@ -72,9 +72,11 @@ def metric_tables(outcome: Outcome, width: int = 100) -> list[Table]:
 
 
 def sentence_of(verdict: Verdict, outcome: Outcome) -> str:
-    """The expectation in words, marked as a precondition or as the primary one."""
+    """The expectation in words, marked as a precondition, by its role, or as the primary one."""
     if verdict.expectation.precondition:
         return f"given: {verdict.expectation}"
+    if verdict.expectation.sequential:
+        return f"{verdict.expectation.role}: {verdict.expectation}"
     return f"{verdict.expectation}{' (primary)' if verdict.expectation == outcome.claim.primary else ''}"
 
 
@@ -87,7 +89,8 @@ def numbers_of(verdict: Verdict) -> str:
     )
     shown = [f"{name} {write(value)}" for name, value, write in tests if not math.isnan(value)]
     bounds = "" if math.isnan(verdict.interval[0]) else f" {interval(verdict.interval)}"
-    return " · ".join([number(verdict.estimate) + bounds, *shown])
+    of_room = [] if math.isnan(verdict.share) else [f"{verdict.share:.0%} of the room"]
+    return " · ".join([number(verdict.estimate) + bounds, *of_room, *shown])
 
 
 def seeds_of(outcome: Outcome) -> str:
