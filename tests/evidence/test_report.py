@@ -90,7 +90,7 @@ def test_the_page_says_it_all(make_outcome):
     page = Page(text)
     assert "forget / zz" in page.text
     assert "Does a beat b?" in page.text
-    assert "Of record: the registered claim on all of its seeds, or on those of a look. Seeds 100–104, full budget." in page.text
+    assert "Of record: the registered claim on all of its seeds, or on those of a look. Seeds 100–104" in page.text
     assert "given: a at least 0.5 on m" in page.text
     assert "a above b by at least 0.1 on m (primary) 0.184 [0.131, 0.237] · p 0.012" in page.text
     assert "0.902 [0.878, 0.926]" in page.text, "a cell of the table"

@@ -33,7 +33,7 @@ class Arguments:
     all: bool = False
     """all claims there are"""
     seeds: int | None = None
-    """how many seeds; with others than all of a claim's own, or those of a look (5, 10, 20), verdicts are preliminary"""
+    """how many seeds; with others than all of a claim's own, or a look's (5, 10, 20), verdicts are preliminary"""
     workers: int | None = None
     """processes at the same time; one for every processor unless told otherwise"""
     ray: bool = False
