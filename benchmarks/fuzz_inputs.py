@@ -44,7 +44,8 @@ from palimpsest.models import causal_lm, save, word_tokenizer
 from palimpsest.seals import broken
 
 LIMIT = 120  # seconds of the processor, and ten times as many of the clock: a machine may be busy
-NEVER = {"run": ("export", "ray")}  # the first writes into the checkout, the second starts a cluster
+# Those of bench and the first of run write into the checkout, the last starts a cluster.
+NEVER = {"bench": ("tune", "measure"), "run": ("export", "ray")}
 QUICK = {"forget": {"retain": "retain.jsonl", "steps": "1"}, "audit": {"relearn-steps": "1"}, "run": {"workers": "1"}}
 WHOLE = ["-1", "-1", "0", "0", "1", "3", "7", "9" * 20, "9" * 5000, "1e3", "x", ""]
 NUMBERS = ["-1", "0", "1", "1e3", "-0.0", "nan", "inf", "-inf", "1e308", "1e-320", "9" * 20, "9" * 5000, "x", ""]

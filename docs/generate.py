@@ -9,6 +9,7 @@ from pathlib import Path
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
+from palimpsest.benches import shelf, tuning
 from palimpsest.catalogue import Entry, age_of, entries, record, tiers
 
 SOURCE = Path(__file__).parents[1] / "src"
@@ -16,7 +17,7 @@ LEFT_OUT = ("cli", "claims", "catalogue")
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    for title, pages in (("Catalogue", catalogue()), ("Reference", reference())):
+    for title, pages in (("Benches", benches()), ("Catalogue", catalogue()), ("Reference", reference())):
         for name, text in pages.items():
             files.append(File.generated(config, name, content=text))
         config.nav.append({title: contents(pages)})
@@ -30,6 +31,45 @@ def contents(pages: Iterable[str]) -> list:
     for name in others:
         sections.setdefault(name.split("/")[1], []).append(name)
     return [index, *({folder: names} for folder, names in sections.items())]
+
+
+def benches() -> dict[str, str]:
+    """A page that lists what comparisons are made on, and one for each."""
+    pages, rows = {}, []
+    for bench in shelf.benches():
+        rooms = tuning.room(bench)
+        tables = [f"# {bench.name}", bench.about]
+        for room in rooms:
+            better = bench.read[room.measure].better
+            ends = {bench.floor[0]: " (floor)", bench.ceiling[0]: " (ceiling)"}
+            arms = "\n".join(f"| {arm}{ends.get(arm, '')} | {value:.3g} |" for arm, value in room.values.items())
+            gains = ", ".join(f"{gain:.2g} at {look} seeds" for look, gain in room.decides.items())
+            tables.append(f"## {room.measure}\n\n| arm | {better} is better |\n|---|---|\n{arms}")
+            tables.append(
+                f"An arm differs from itself, trained again, by {room.spread:.2g} (standard deviation over seeds). "
+                f"80% of runs find a gain above the margin of {gains}."
+            )
+        for name in bench.baselines:
+            if found := tuning.ledger(bench, name):
+                lines = [
+                    f"| {', '.join(f'{field} {value}' for field, value in trial['point'].items())}"
+                    f"{' (chosen)' if trial['point'] == found['chosen'] else ''} | {trial['validation']} |"
+                    for trial in found["trials"]
+                ]
+                head = f"## {name}\n\nTuned by the validation rows of seeds {found['seeds']}."
+                tables.append(f"{head}\n\n| point | validation |\n|---|---|\n" + "\n".join(lines))
+        pages[f"benches/all/{bench.name}.md"] = "\n\n".join(tables) + "\n"
+        if rooms:
+            first, values = rooms[0], rooms[0].values
+            best = (max if bench.read[first.measure].better == "higher" else min)(
+                values[name] for name in bench.baselines if name in values
+            )
+            seconds = tuning.seconds(bench)
+            numbers = f"{values[bench.floor[0]]:.3g} | {best:.3g} | {values[bench.ceiling[0]]:.3g} | {seconds:.2g}"
+            rows.append(f"| [{bench.name}](all/{bench.name}.md) | {first.measure} | {numbers} |")
+    head = "# Benches\n\nWhat comparisons are made on. Values are means over pilot seeds, on test rows.\n\n"
+    head += "| bench | measure | floor | best baseline | ceiling | seconds an arm |\n|---|---|---|---|---|---|\n"
+    return {"benches/index.md": head + "\n".join(rows) + "\n", **pages}
 
 
 def catalogue() -> dict[str, str]:

@@ -152,6 +152,12 @@ def room(bench: Bench) -> list[Room]:
     return rooms
 
 
+def seconds(bench: Bench) -> float:
+    """Processor seconds of the bench's dearest arm on a seed; NaN before it was measured."""
+    rows = (ledger(bench, "bench") or {"values": {}})["values"].values()
+    return max((max(row["seconds"]) for row in rows if "seconds" in row), default=math.nan)
+
+
 def _run(
     title: str, arms: Mapping[str, Any], seeds: Sequence[int], workers: int | None, progress: bool
 ) -> dict[str, dict[int, Any]]:

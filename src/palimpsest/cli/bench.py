@@ -95,7 +95,7 @@ def _list(console: Console, benches: Sequence[Any]) -> None:
             number(room.values.get(bench.floor[0], float("nan"))),
             number(_best(bench, room)),
             number(room.values.get(bench.ceiling[0], float("nan"))),
-            number(_seconds(bench)),
+            number(tuning.seconds(bench)),
         )
     console.print(table)
 
@@ -133,10 +133,3 @@ def _show(console: Console, bench: Any) -> None:
 def _best(bench: Any, room: Any) -> float:
     values = [room.values[name] for name in bench.baselines if name in room.values]
     return (max if bench.read[room.measure].better == "higher" else min)(values)
-
-
-def _seconds(bench: Any) -> float:
-    from palimpsest.benches import tuning
-
-    values = (tuning.ledger(bench, "bench") or {"values": {}})["values"]
-    return max((max(row["seconds"]) for row in values.values() if "seconds" in row), default=float("nan"))

@@ -1,0 +1,59 @@
+"""`palimpsest bench`: what a comparison is made on, and how it is tuned and measured."""
+
+import json
+
+import pytest
+from tests.benches.toy import BENCH
+
+from palimpsest.benches import shelf, tuning
+from palimpsest.cli import main
+
+
+@pytest.fixture(autouse=True)
+def toy(tmp_path, monkeypatch):
+    monkeypatch.setattr(tuning, "FOLDER", tmp_path / "tuned")
+    monkeypatch.setattr(shelf, "benches", lambda: [BENCH])
+    known = shelf.bench
+    monkeypatch.setattr(shelf, "bench", lambda name: BENCH if name == "toy" else known(name))
+
+
+def said(capsys, *argv, code=0):
+    assert main(["bench", *argv]) == code
+    return capsys.readouterr()
+
+
+def test_a_bench_that_was_not_measured_says_so(capsys):
+    assert "toy    not measured yet" in said(capsys).out
+    out = said(capsys, "toy").out
+    assert "A line through 32 points." in out
+    assert "few steps: tuned by the validation rows of seeds\n  not tuned yet" in out
+
+
+def test_tuned_and_measured_it_shows_points_room_and_what_it_can_find(capsys):
+    tune = ["--tune", "few steps", "until", "--measure", "--workers", "1"]
+    out = said(capsys, "toy", *tune).out
+    assert "lr 0.02" in out
+    assert "chosen" in out
+    assert "floor" in out
+    assert "ceiling" in out
+    assert "differences spread by 0; found in 80% of runs: 0 at 5 seeds" in " ".join(out.split())
+    listed = said(capsys).out
+    assert "error" in listed
+    found = json.loads(said(capsys, "toy", "--json").out)
+    assert found["baselines"]["few steps"]["chosen"] == {"lr": 0.02}
+    assert [room["measure"] for room in found["measures"]] == ["error", "size"]
+
+
+@pytest.mark.parametrize(
+    ("argv", "why"),
+    [
+        (["toyy"], "no bench 'toyy'"),
+        (["--tune", "few steps"], "--tune and --measure are of one bench: name it"),
+        (["toy", "--tune", "nobody"], "no claim 'nobody'"),
+    ],
+)
+def test_what_cannot_be_done_is_said_in_one_line(capsys, argv, why):
+    err = said(capsys, *argv, code=2).err
+    assert err.startswith("palimpsest: ")
+    assert why in err
+    assert err.count("\n") == 1
