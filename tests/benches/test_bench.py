@@ -9,7 +9,7 @@ from tests.benches.toy import BENCH, METHOD, Ridge, measures
 from tests.evidence.test_records import faults, faults_beside
 
 from palimpsest.benches import Level, Recipe, tuning
-from palimpsest.benches.bench import plain
+from palimpsest.benches.arm import plain
 from palimpsest.errors import UserError
 from palimpsest.evidence import Store, export, run_claim
 from palimpsest.evidence.runner import run_jobs

@@ -21,7 +21,8 @@ from typing import Any
 
 import numpy as np
 
-from palimpsest.benches.bench import Arm, Bench, Metrics, Recipe, plain
+from palimpsest.benches.arm import Arm, Metrics, Recipe, plain
+from palimpsest.benches.bench import Bench
 from palimpsest.errors import UserError
 from palimpsest.evidence.decision import LOOKS, detectable
 from palimpsest.evidence.outcome import last_line, watched

@@ -207,6 +207,8 @@ def _run(
     reason: str,
     fresh: bool,
 ) -> Outcome:
+    for arm in claim.arms.values():
+        getattr(arm, "point", dict)()  # one that is not tuned says so before anything runs or is registered
     prereg, standing = enter(store, claim, seeds, reason)
     own = (claim.paper, digest(prereg), code_of(claim))
     places = {name: getattr(arm, "stored", (*own, name)) for name, arm in claim.arms.items()}
