@@ -31,9 +31,9 @@ from palimpsest.errors import UserError
 from palimpsest.evidence.figures import ARMS, FAINT, INK, MUTED, STYLE, canvas, svg
 from palimpsest.forget.compare import pairs
 from palimpsest.forget.evaluation import subsample
+from palimpsest.forget.forgotten_and_kept import balance, left
 from palimpsest.forget.methods import METHODS
 from palimpsest.forget.procedure import ForgetData, prepare
-from palimpsest.forget.shares import balance, left
 from palimpsest.forget.tofu import tofu_score
 from palimpsest.models import causal_lm, load, save, train_tokenizer
 from palimpsest.models.score import score

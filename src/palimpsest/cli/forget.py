@@ -32,10 +32,10 @@ from palimpsest.evidence.report import check_report
 from palimpsest.forget import intervention
 from palimpsest.forget.compare import Comparison, Result, compare
 from palimpsest.forget.evaluation import subsample
+from palimpsest.forget.forgotten_and_kept import FORGOTTEN_BY, LEAST, measurable
 from palimpsest.forget.looks import LOOK_ROWS
 from palimpsest.forget.methods import METHODS
 from palimpsest.forget.rates import MOST_RATES, place
-from palimpsest.forget.shares import FORGOTTEN_BY, LEAST, measurable
 from palimpsest.locks import held
 from palimpsest.models.adapters import add_lora, sources
 from palimpsest.models.files import copy, load, save

@@ -1,9 +1,9 @@
 """Several methods on one model: each forgets on its own copy, all are scored alike, and a stated rule names the best.
 
-The best method has the highest balance of what is forgotten and what is kept (`palimpsest.forget.shares`): one that
-forgets by destroying the model keeps nothing, one that does nothing forgets nothing, and both have balance 0. Where
-training ends at a level of forgetting, how much is forgotten is no longer a result: the best is then the method that
-kept most of those that reached the level.
+The best method has the highest balance of what is forgotten and what is kept (`palimpsest.forget.forgotten_and_kept`):
+one that forgets by destroying the model keeps nothing, one that does nothing forgets nothing, and both have balance 0.
+Where training ends at a level of forgetting, how much is forgotten is no longer a result: the best is then the method
+that kept most of those that reached the level.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from torch import nn
 
 from palimpsest.errors import UserError, out_of_memory
 from palimpsest.forget.evaluation import perplexity, settle_end, subsample
+from palimpsest.forget.forgotten_and_kept import FORGOTTEN_BY, KEPT_BY, balance, left, measurable, share_kept
 from palimpsest.forget.looks import LOOK_ROWS, Looks, at, reached
 from palimpsest.forget.procedure import ForgetData, encode_pairs, prepare
 from palimpsest.forget.rates import (
@@ -38,7 +39,6 @@ from palimpsest.forget.rates import (
     split_text,
     trains_at_rate,
 )
-from palimpsest.forget.shares import FORGOTTEN_BY, KEPT_BY, balance, left, measurable, share_kept
 from palimpsest.forget.tofu import RowScores, tofu_score
 from palimpsest.models.score import context_length, prompt_template
 from palimpsest.tasks.rows import Row
@@ -57,7 +57,7 @@ class Result:
     Attributes:
         forget, retain: the scores of every row afterwards; `retain` is None without retain rows, both where it failed.
         perplexity: of the general text afterwards; NaN without one.
-        forgotten, kept, balance: see `palimpsest.forget.shares`; NaN where they cannot be had.
+        forgotten, kept, balance: see `palimpsest.forget.forgotten_and_kept`; NaN where they cannot be had.
         seconds: of training, scoring and looks left out.
         loss: the loss of every step; none of a method that is no objective.
         reached: whether it reached the level of forgetting at which training ends; None where none was asked for.

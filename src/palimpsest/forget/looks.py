@@ -17,7 +17,7 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from palimpsest.forget.evaluation import score_candidates
-from palimpsest.forget.shares import FORGOTTEN_BY, left
+from palimpsest.forget.forgotten_and_kept import FORGOTTEN_BY, left
 from palimpsest.forget.tofu import RowScores, answer_probability, tofu_score
 from palimpsest.tasks.rows import Row
 
@@ -36,9 +36,9 @@ def at(scores: RowScores, indices: Sequence[int]) -> RowScores:
 class Looks:
     """An `evaluate` for `palimpsest.train.fit`, at some of the forget rows.
 
-    With `answers` every look finds the share that is *forgotten*, as `palimpsest.forget.shares` defines it, at the cost
-    of an answer to each row. The first look after a sixth of the steps also warns of a learning rate that does nothing,
-    or that breaks the model; without `answers` that is all, at the cost of one pass over the rows.
+    With `answers` every look finds the share that is *forgotten* (see `palimpsest.forget.forgotten_and_kept`), at the
+    cost of an answer to each row. The first look after a sixth of the steps also warns of a learning rate that does
+    nothing, or that breaks the model; without `answers` that is all, at the cost of one pass over the rows.
 
     Args:
         tokenizer: the model's.
