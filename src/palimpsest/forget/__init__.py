@@ -9,7 +9,7 @@ Rooms, one paper each:
 Their hall: `procedure` (rows, batches, `unlearn`), `baselines` (gradient ascent and difference, KL, IDK, IdkDPO, RMU,
 LLMU), `intervention` (forgetting at inference: `save`, `load`), `retrain` (the gold standard), `methods` (all of them
 by name), `compare` (several on one model), `forgotten_and_kept` (both as shares of what was known), `looks` (training
-that ends at a level of forgetting), `rates` (the choice of a learning rate), `evaluation` and `attacks` (scoring),
+that ends at a level of forgetting), `learning_rates` (the choice of one), `evaluation` and `attacks` (scoring),
 `refusals`, and `authors_trial` (what the claims repeat). The names below can be imported from here.
 """
 

@@ -22,9 +22,7 @@ from torch import nn
 from palimpsest.errors import UserError, out_of_memory
 from palimpsest.forget.evaluation import perplexity, settle_end, subsample
 from palimpsest.forget.forgotten_and_kept import FORGOTTEN_BY, KEPT_BY, balance, left, measurable, share_kept
-from palimpsest.forget.looks import LOOK_ROWS, Looks, at, reached
-from palimpsest.forget.procedure import ForgetData, encode_pairs, prepare
-from palimpsest.forget.rates import (
+from palimpsest.forget.learning_rates import (
     MOST_RATES,
     Trial,
     best_trial,
@@ -39,6 +37,8 @@ from palimpsest.forget.rates import (
     split_text,
     trains_at_rate,
 )
+from palimpsest.forget.looks import LOOK_ROWS, Looks, at, reached
+from palimpsest.forget.procedure import ForgetData, encode_pairs, prepare
 from palimpsest.forget.tofu import RowScores, tofu_score
 from palimpsest.models.score import context_length, prompt_template
 from palimpsest.tasks.rows import Row
