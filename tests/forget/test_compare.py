@@ -16,11 +16,11 @@ from palimpsest.forget.baselines import IDK, RMU, GradAscent
 from palimpsest.forget.compare import Comparison, Result, compare, pairs, shorten
 from palimpsest.forget.forgotten_and_kept import balance, left
 from palimpsest.forget.learning_rates import Trial, best_trial, hold_out, split_text, trains_at_rate
-from palimpsest.forget.looks import at, doubtful
 from palimpsest.forget.methods import METHODS
 from palimpsest.forget.npo import NPO
 from palimpsest.forget.procedure import prepare
 from palimpsest.forget.refusals import REFUSALS
+from palimpsest.forget.stop_at_level import at, doubtful
 from palimpsest.forget.tofu import RowScores
 from palimpsest.models.language import causal_lm
 from palimpsest.models.tokenizers import train_tokenizer, word_tokenizer

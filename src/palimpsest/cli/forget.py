@@ -34,8 +34,8 @@ from palimpsest.forget.compare import Comparison, Result, compare
 from palimpsest.forget.evaluation import subsample
 from palimpsest.forget.forgotten_and_kept import FORGOTTEN_BY, LEAST, measurable
 from palimpsest.forget.learning_rates import MOST_RATES, place
-from palimpsest.forget.looks import LOOK_ROWS
 from palimpsest.forget.methods import METHODS
+from palimpsest.forget.stop_at_level import LOOK_ROWS
 from palimpsest.locks import held
 from palimpsest.models.adapters import add_lora, sources
 from palimpsest.models.files import copy, load, save

@@ -8,9 +8,9 @@ Rooms, one paper each:
 
 Their hall: `procedure` (rows, batches, `unlearn`), `baselines` (gradient ascent and difference, KL, IDK, IdkDPO, RMU,
 LLMU), `intervention` (forgetting at inference: `save`, `load`), `retrain` (the gold standard), `methods` (all of them
-by name), `compare` (several on one model), `forgotten_and_kept` (both as shares of what was known), `looks` (training
-that ends at a level of forgetting), `learning_rates` (the choice of one), `evaluation` and `attacks` (scoring),
-`refusals`, and `authors_trial` (what the claims repeat). The names below can be imported from here.
+by name), `compare` (several on one model), `forgotten_and_kept` (both as shares of what was known), `stop_at_level`
+(looks that end training at a level of forgetting), `learning_rates` (the choice of one), `evaluation` and `attacks`
+(scoring), `refusals`, and `authors_trial` (what the claims repeat). The names below can be imported from here.
 """
 
 from __future__ import annotations

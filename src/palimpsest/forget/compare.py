@@ -37,8 +37,8 @@ from palimpsest.forget.learning_rates import (
     split_text,
     trains_at_rate,
 )
-from palimpsest.forget.looks import LOOK_ROWS, Looks, at, reached
 from palimpsest.forget.procedure import ForgetData, encode_pairs, prepare
+from palimpsest.forget.stop_at_level import LOOK_ROWS, Looks, at, reached
 from palimpsest.forget.tofu import RowScores, tofu_score
 from palimpsest.models.score import context_length, prompt_template
 from palimpsest.tasks.rows import Row
