@@ -22,9 +22,9 @@ from palimpsest.contrast import (
     sigmoid_nce,
     spherical_kmeans,
 )
-from palimpsest.contrast.checks import check_embeddings, check_pairs, check_unit
 from palimpsest.contrast.digits_trial import DigitsTrial
 from palimpsest.contrast.groco import groco_loss
+from palimpsest.contrast.input_checks import check_embeddings, check_pairs, check_unit
 from palimpsest.contrast.llave import hardness_nce
 from palimpsest.contrast.siglip import SigmoidLoss
 from palimpsest.train import fit

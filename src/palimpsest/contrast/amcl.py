@@ -30,8 +30,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from palimpsest.contrast.checks import Blaming, check_embeddings, check_finite, check_pairs, check_positive, look
 from palimpsest.contrast.heads import projection_head
+from palimpsest.contrast.input_checks import Blaming, check_embeddings, check_finite, check_pairs, check_positive, look
 from palimpsest.contrast.precision import widened, without_autocast
 from palimpsest.contrast.streaming import Pairs, logsumexp, of_strips
 from palimpsest.renamed import renamed

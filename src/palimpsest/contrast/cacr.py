@@ -31,7 +31,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
-from palimpsest.contrast.checks import Blaming, check_embeddings, look
+from palimpsest.contrast.input_checks import Blaming, check_embeddings, look
 from palimpsest.contrast.precision import widened, without_autocast
 from palimpsest.contrast.streaming import Pairs, of_strips, strip_rows, weighted_logsumexp
 from palimpsest.renamed import renamed

@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
-from palimpsest.contrast.checks import check_embeddings
+from palimpsest.contrast.input_checks import check_embeddings
 
 
 class Clusters(NamedTuple):

@@ -19,7 +19,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from palimpsest.contrast import streaming
-from palimpsest.contrast.checks import check_embeddings, check_finite, check_labels, check_of_pairs, check_positive
+from palimpsest.contrast.input_checks import (
+    check_embeddings,
+    check_finite,
+    check_labels,
+    check_of_pairs,
+    check_positive,
+)
 from palimpsest.contrast.precision import wide_dtype
 from palimpsest.contrast.streaming import OfPairs, Pairs
 

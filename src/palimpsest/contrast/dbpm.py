@@ -27,9 +27,9 @@ import torch.distributed as dist
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from palimpsest.contrast.checks import check_finite, check_pairs, check_positive
 from palimpsest.contrast.distributed import gather_rows
 from palimpsest.contrast.info_nce import nt_xent
+from palimpsest.contrast.input_checks import check_finite, check_pairs, check_positive
 from palimpsest.contrast.precision import widened
 from palimpsest.renamed import renamed
 from palimpsest.train.method import Objective

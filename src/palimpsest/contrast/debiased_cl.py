@@ -28,8 +28,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from palimpsest.contrast import streaming
-from palimpsest.contrast.checks import check_labels, check_pairs, check_positive, look, one_number
 from palimpsest.contrast.info_nce import nt_xent
+from palimpsest.contrast.input_checks import check_labels, check_pairs, check_positive, look, one_number
 from palimpsest.contrast.precision import wide_dtype
 from palimpsest.contrast.streaming import Pairs
 from palimpsest.renamed import renamed

@@ -19,8 +19,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from palimpsest.contrast.checks import Blaming, check_embeddings, check_pairs, check_positive, look, one_number
 from palimpsest.contrast.info_nce import info_nce, nt_xent
+from palimpsest.contrast.input_checks import Blaming, check_embeddings, check_pairs, check_positive, look, one_number
 from palimpsest.contrast.precision import widened
 from palimpsest.renamed import renamed
 

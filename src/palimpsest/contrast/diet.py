@@ -24,7 +24,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from palimpsest.contrast.checks import check_embeddings, look
+from palimpsest.contrast.input_checks import check_embeddings, look
 from palimpsest.contrast.precision import wide_dtype, without_autocast
 from palimpsest.models.last_layer import linear_logprobs
 from palimpsest.train.method import Objective

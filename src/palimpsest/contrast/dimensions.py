@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
-from palimpsest.contrast.checks import check_embeddings, check_labels
+from palimpsest.contrast.input_checks import check_embeddings, check_labels
 from palimpsest.contrast.precision import widened, without_autocast
 from palimpsest.metrics.probes import linear_probe
 

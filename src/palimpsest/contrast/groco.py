@@ -27,8 +27,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from palimpsest.contrast.checks import Blaming, check_embeddings, look
 from palimpsest.contrast.info_nce import info_nce
+from palimpsest.contrast.input_checks import Blaming, check_embeddings, look
 from palimpsest.contrast.precision import widened, without_autocast
 from palimpsest.renamed import renamed
 

@@ -23,7 +23,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from palimpsest.contrast.checks import check_embeddings, check_labels, check_positive
+from palimpsest.contrast.input_checks import check_embeddings, check_labels, check_positive
 from palimpsest.contrast.precision import widened, without_autocast
 
 

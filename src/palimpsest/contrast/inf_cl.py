@@ -24,8 +24,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from palimpsest.contrast.checks import check_finite, check_pairs, check_positive, look, one_scale
 from palimpsest.contrast.distributed import OneProcess, Processes, visits
+from palimpsest.contrast.input_checks import check_finite, check_pairs, check_positive, look, one_scale
 from palimpsest.contrast.precision import wide_dtype, widened, without_autocast
 from palimpsest.contrast.streaming import Pairs, logsumexp
 from palimpsest.renamed import renamed

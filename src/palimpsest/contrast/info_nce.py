@@ -20,9 +20,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from palimpsest.contrast import streaming
-from palimpsest.contrast.checks import Blaming, check_finite, check_labels, check_pairs, look
 from palimpsest.contrast.comparison import Comparison, Labels, Problem, inverse_temperature
 from palimpsest.contrast.distributed import gather_rows, position
+from palimpsest.contrast.input_checks import Blaming, check_finite, check_labels, check_pairs, look
 from palimpsest.contrast.precision import wide_dtype, without_autocast
 from palimpsest.contrast.streaming import OfPairs
 from palimpsest.renamed import renamed

@@ -23,7 +23,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from palimpsest.contrast.checks import (
+from palimpsest.contrast.distributed import gather_rows
+from palimpsest.contrast.info_nce import info_nce
+from palimpsest.contrast.input_checks import (
     Blaming,
     check_finite,
     check_pairs,
@@ -33,8 +35,6 @@ from palimpsest.contrast.checks import (
     one_scale,
     unit_rows,
 )
-from palimpsest.contrast.distributed import gather_rows
-from palimpsest.contrast.info_nce import info_nce
 from palimpsest.contrast.precision import widened, without_autocast
 from palimpsest.renamed import renamed
 

@@ -23,8 +23,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
-from palimpsest.contrast.checks import Blaming, check_embeddings, check_pairs, check_positive, look
 from palimpsest.contrast.info_nce import nt_xent
+from palimpsest.contrast.input_checks import Blaming, check_embeddings, check_pairs, check_positive, look
 from palimpsest.contrast.precision import widened
 from palimpsest.metrics.probes import tolerance, uniformity
 from palimpsest.renamed import renamed

@@ -24,8 +24,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from palimpsest.contrast.checks import Blaming, check_embeddings, check_pairs, check_positive, check_unit
 from palimpsest.contrast.info_nce import info_nce
+from palimpsest.contrast.input_checks import Blaming, check_embeddings, check_pairs, check_positive, check_unit
 from palimpsest.contrast.precision import widened, without_autocast
 from palimpsest.contrast.streaming import OfPairs
 from palimpsest.renamed import renamed

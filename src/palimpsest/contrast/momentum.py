@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from palimpsest.contrast.checks import check_embeddings
+from palimpsest.contrast.input_checks import check_embeddings
 
 
 class MomentumPair(nn.Module):

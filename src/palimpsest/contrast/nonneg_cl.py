@@ -24,8 +24,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from palimpsest.contrast.checks import Blaming, check_embeddings, check_finite, check_labels, check_pairs, look
 from palimpsest.contrast.info_nce import nt_xent
+from palimpsest.contrast.input_checks import Blaming, check_embeddings, check_finite, check_labels, check_pairs, look
 from palimpsest.contrast.precision import widened, without_autocast
 from palimpsest.renamed import renamed
 

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from palimpsest.contrast.checks import NotFiniteError
 from palimpsest.contrast.gradcache import GradCache
+from palimpsest.contrast.input_checks import NotFiniteError
 
 
 class SentenceLoss(nn.Module):

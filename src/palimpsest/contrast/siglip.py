@@ -21,9 +21,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from palimpsest.contrast.checks import Blaming, check_finite, check_pairs, one_number, unit_rows
 from palimpsest.contrast.distributed import OneProcess, Processes, visits
 from palimpsest.contrast.info_nce import info_nce
+from palimpsest.contrast.input_checks import Blaming, check_finite, check_pairs, one_number, unit_rows
 from palimpsest.contrast.precision import wide_dtype, widened
 from palimpsest.contrast.sigmoid import sigmoid_nce
 from palimpsest.contrast.streaming import OfPairs

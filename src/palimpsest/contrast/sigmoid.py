@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from palimpsest.contrast.checks import check_embeddings, check_finite, check_of_pairs, look, one_number
+from palimpsest.contrast.input_checks import check_embeddings, check_finite, check_of_pairs, look, one_number
 from palimpsest.contrast.precision import widened
 from palimpsest.contrast.streaming import OfPairs, of_pairs, of_strips, strip_rows
 

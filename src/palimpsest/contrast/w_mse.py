@@ -23,7 +23,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from palimpsest.contrast.checks import Blaming, check_pairs, look
+from palimpsest.contrast.input_checks import Blaming, check_pairs, look
 from palimpsest.contrast.precision import widened, without_autocast
 
 # The share of a dimension's variance that earlier ones do not explain must be above this. Of dependent dimensions, rows

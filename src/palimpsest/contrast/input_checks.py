@@ -26,7 +26,7 @@ class Blaming:
     >>> with Blaming(mine=torch.tensor([1.0, torch.inf])):
     ...     check_finite(torch.tensor([0.0, torch.nan]), "theirs")
     Traceback (most recent call last):
-    palimpsest.contrast.checks.NotFiniteError: mine must be finite, got inf at [1]
+    palimpsest.contrast.input_checks.NotFiniteError: mine must be finite, got inf at [1]
     """
 
     def __init__(self, **tensors: Any) -> None:
@@ -54,7 +54,7 @@ def look(*results: Tensor, **tensors: Tensor) -> bool:
     False
     >>> look(torch.tensor(1.0), z=torch.tensor([1.0, torch.inf]))
     Traceback (most recent call last):
-    palimpsest.contrast.checks.NotFiniteError: z must be finite, got inf at [1]
+    palimpsest.contrast.input_checks.NotFiniteError: z must be finite, got inf at [1]
     """
     if torch.compiler.is_compiling():
         return True
