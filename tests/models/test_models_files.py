@@ -201,7 +201,7 @@ def test_missing_tokenizer(folder):
 
 @pytest.mark.parametrize("name", ["tokenizer.model", "spiece.model"])
 def test_a_tokenizer_of_sentencepiece_alone_names_the_library(folder, monkeypatch, name):
-    monkeypatch.setattr("palimpsest.models.checks.find_spec", lambda library: None)
+    monkeypatch.setattr("palimpsest.models.loading_checks.find_spec", lambda library: None)
     (folder / "tokenizer.json").unlink()
     (folder / name).write_bytes(b"\n\x0e\n\x05<unk>\x15\0\0\0\0\x18\2")
     with pytest.raises(UserError, match=f"its tokenizer as {name} alone, .* pip install sentencepiece"):
@@ -514,7 +514,7 @@ def test_json_that_python_cannot_read_is_named(folder, content):
 
 
 def test_a_chat_template_without_an_end_is_stopped(tmp_path, monkeypatch):
-    monkeypatch.setattr("palimpsest.models.checks.PATIENCE", 0.5)
+    monkeypatch.setattr("palimpsest.models.loading_checks.PATIENCE", 0.5)
     many = "{% for i in range(99999) %}"
     tokenizer = word_tokenizer(["sky", "is", "blue"])
     tokenizer.chat_template = f"{many}{many}{{% endfor %}}{{% endfor %}}"

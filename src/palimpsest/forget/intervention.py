@@ -24,7 +24,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from palimpsest.errors import UserError
 from palimpsest.forget.procedure import ForgetData
 from palimpsest.models import files
-from palimpsest.models.checks import explained
+from palimpsest.models.loading_checks import explained
 from palimpsest.train.method import Intervention, apply
 
 SETTINGS, TENSORS = "intervention.json", "intervention.safetensors"

@@ -10,8 +10,8 @@ from safetensors import safe_open
 from transformers import PreTrainedModel
 
 from palimpsest.errors import UserError
-from palimpsest.models.checks import check_finite, explained, quiet, read_json
 from palimpsest.models.language import seeded
+from palimpsest.models.loading_checks import check_finite, explained, quiet, read_json
 from palimpsest.paths import resolved
 
 ADAPTER = "adapter_config.json"

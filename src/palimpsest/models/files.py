@@ -22,7 +22,8 @@ from transformers import (
 
 from palimpsest.errors import UserError
 from palimpsest.models.adapters import ADAPTER, attach, sources
-from palimpsest.models.checks import (
+from palimpsest.models.folders import write_folder
+from palimpsest.models.loading_checks import (
     SENTENCEPIECE,
     check_causal,
     check_files,
@@ -33,7 +34,6 @@ from palimpsest.models.checks import (
     explained,
     quiet,
 )
-from palimpsest.models.folders import write_folder
 from palimpsest.models.vision import ViTForImageClassification
 
 TASKS = {

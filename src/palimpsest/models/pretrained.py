@@ -19,8 +19,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 
 from palimpsest import seals
 from palimpsest.errors import UserError
-from palimpsest.models.checks import explained, quiet
 from palimpsest.models.files import load, save
+from palimpsest.models.loading_checks import explained, quiet
 from palimpsest.paths import home
 
 
