@@ -331,7 +331,7 @@ def test_a_disk_that_is_too_small_is_named_before_anything_is_computed(trained, 
     monkeypatch.setattr("palimpsest.cli.forget.compare", lambda *a, **k: pytest.fail("computed"))
     size = (trained / "model" / "model.safetensors").stat().st_size
     free = SimpleNamespace(free=0)
-    monkeypatch.setattr("palimpsest.models.folders.shutil.disk_usage", lambda place: free)
+    monkeypatch.setattr("palimpsest.models.output_folders.shutil.disk_usage", lambda place: free)
     # A copy in the output folder; in the work folder a checkpoint, that of the best rate, and what has no checkpoint.
     for copies, method, more in ((2, "npo", []), (3, "npo eco_prompts", []), (3, "npo", ["--tune", "2"])):
         free.free = copies * size - 1

@@ -20,8 +20,8 @@ from transformers.utils import logging
 from palimpsest.errors import UserError
 from palimpsest.models.adapters import add_lora
 from palimpsest.models.files import load, save
-from palimpsest.models.folders import check_out, tidy
 from palimpsest.models.language import causal_lm, encoder_decoder_lm, masked_lm, seeded
+from palimpsest.models.output_folders import check_out, tidy
 from palimpsest.models.tokenizers import word_tokenizer
 from palimpsest.models.vision import cnn, mlp, vit
 

@@ -39,7 +39,7 @@ from palimpsest.forget.stop_at_level import LOOK_ROWS
 from palimpsest.locks import held
 from palimpsest.models.adapters import add_lora, sources
 from palimpsest.models.files import copy, load, save
-from palimpsest.models.folders import check_out, check_space, tidy
+from palimpsest.models.output_folders import check_out, check_space, tidy
 from palimpsest.models.template import Verbatim
 from palimpsest.paths import home, resolved
 from palimpsest.tasks.rows import Row, check_overlap, read_rows

@@ -4,8 +4,8 @@ The function `score` is imported from its module, `palimpsest.models.score`, who
 """
 
 from palimpsest.models.files import load, save
-from palimpsest.models.folders import check_out
 from palimpsest.models.language import causal_lm, encoder_decoder_lm, masked_lm
+from palimpsest.models.output_folders import check_out
 from palimpsest.models.pretrained import pretrained, pretrained_folder
 from palimpsest.models.score import (
     Encoded,

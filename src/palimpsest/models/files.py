@@ -22,7 +22,6 @@ from transformers import (
 
 from palimpsest.errors import UserError
 from palimpsest.models.adapters import ADAPTER, attach, sources
-from palimpsest.models.folders import write_folder
 from palimpsest.models.loading_checks import (
     SENTENCEPIECE,
     check_causal,
@@ -34,6 +33,7 @@ from palimpsest.models.loading_checks import (
     explained,
     quiet,
 )
+from palimpsest.models.output_folders import write_folder
 from palimpsest.models.vision import ViTForImageClassification
 
 TASKS = {
