@@ -27,7 +27,19 @@ ENTRIES = entries()
 PAPERS = [e for e in ENTRIES if e.is_paper]
 BASELINES = [e for e in ENTRIES if not e.is_paper]
 FAMILIES = sorted({e.family for e in ENTRIES})
-HOUSE = {"catalogue", "claims", "cli", "evidence", "losses", "metrics", "models", "tasks", "train", "results"}
+HOUSE = {
+    "benches",
+    "catalogue",
+    "claims",
+    "cli",
+    "evidence",
+    "losses",
+    "metrics",
+    "models",
+    "tasks",
+    "train",
+    "results",
+}
 KINDS = {"method", "benchmark", "study", "survey", "theory", "application", "baseline"}
 
 
@@ -169,7 +181,7 @@ def test_the_record_of_a_paper_is_what_was_exported(kept):
     assert record(entry("npo")) is None
     kept(verdict("a above b on m"), verdict("a above c on m", "open"), verdict("d", "held", precondition=True))
     found = record(entry("npo"))
-    assert found["counts"] == {"held": 1, "refuted": 0, "open": 1, "void": 0}
+    assert found["counts"] == {"held": 1, "weak": 0, "refuted": 0, "open": 1, "void": 0}
     assert found["broken"] == ""
     assert [v["remarks"] for v in found["verdicts"]] == [[], [], []]
 
@@ -186,7 +198,7 @@ def test_withdrawn_verdicts_and_checks_of_definitions_are_marked_and_not_counted
     e = replace(entry("npo"), withdrawn=(Withdrawal(("first", "second"), "floors."),), definitions=("third",))
     kept(verdict("first"), verdict("second", "refuted"), verdict("third"), verdict("fourth"))
     found = record(e)
-    assert found["counts"] == {"held": 1, "refuted": 0, "open": 0, "void": 0, "withdrawn": 2}
+    assert found["counts"] == {"held": 1, "weak": 0, "refuted": 0, "open": 0, "void": 0, "withdrawn": 2}
     assert [v["word"] for v in found["verdicts"]] == ["held", "refuted", "held", "held"]
     assert [v["counted"] for v in found["verdicts"]] == [False, False, False, True]
     assert found["verdicts"][0]["remarks"] == ["withdrawn, see the next version: floors."]

@@ -98,7 +98,8 @@ def test_version(capsys):
 
 
 @pytest.mark.parametrize(
-    ("name", "hint"), [("serch", "did you mean search"), ("shwo", "show"), ("qqqq", "search, show, run, forget, audit")]
+    ("name", "hint"),
+    [("serch", "did you mean search"), ("shwo", "show"), ("qqqq", "search, show, run, bench, forget, audit")],
 )
 def test_an_unknown_command_is_answered_with_the_nearest(name, hint, capsys):
     code, out, err = called(capsys, name)
@@ -310,7 +311,7 @@ def test_show_gives_question_verdicts_and_numbers_of_the_record(capsys, claims, 
     assert "given: ascent at least 0.9 on memorisation 0.95 [0.95, 0.95]" in flat
     assert "held primary: better above ascent by at least 0.15 on utility 0.503 [" in flat
     assert "refuted better within 0.1 of ascent on utility 0.503 [" in flat
-    assert "held 1 · refuted 1 · open 0 · void 0" in flat
+    assert "held 1 · weak 0 · refuted 1 · open 0 · void 0" in flat
     assert "5 seeds" in flat
     assert "Two numbers instead of a model." in flat
     assert max(map(len, out.splitlines())) <= 80
@@ -323,7 +324,7 @@ def test_show_as_json(capsys, claims, results):
     main(["run", "npo", "--export", "--workers", "1"])
     capsys.readouterr()
     shown = json.loads(called(capsys, "show", "npo", "--json")[1])
-    assert shown["record"]["counts"] == {"held": 1, "refuted": 1, "open": 0, "void": 0}
+    assert shown["record"]["counts"] == {"held": 1, "weak": 0, "refuted": 1, "open": 0, "void": 0}
     assert "claim" not in json.loads(called(capsys, "show", "grad_ascent", "--json")[1])
 
 
@@ -358,7 +359,7 @@ def test_withdrawn_verdicts_are_shown_as_such_and_lists_count_them_apart(capsys,
     flat = " ".join(called(capsys, "show", "npo")[1].split())
     assert f"withdrawn primary: {sentence} 0.503 [" in flat
     assert "withdrawn, see the next version: The baseline was not tuned." in flat
-    assert "held 0 · refuted 1 · open 0 · void 0 · withdrawn 1" in flat
+    assert "held 0 · weak 0 · refuted 1 · open 0 · void 0 · withdrawn 1" in flat
     assert "on these rows: every seed splits the same 9 rows anew" in flat
     assert "refuted 1 · withdrawn 1" in called(capsys, "show")[1]
     assert json.loads(called(capsys, "show", "npo", "--json")[1])["record"]["counts"]["withdrawn"] == 1
@@ -431,7 +432,7 @@ def test_run_prints_verdicts_table_and_report_and_goes_on_from_what_is_kept(caps
     flat = " ".join(out.split())
     assert code == 0
     assert "better above ascent by at least 0.15 on utility (primary)" in flat
-    assert "held 1 · refuted 1 · open 0 · void 0" in flat
+    assert "held 1 · weak 0 · refuted 1 · open 0 · void 0" in flat
     assert "ascent" in flat
     assert "10/10" in err
     report = tmp_path / "home" / "reports" / "npo.html"
@@ -445,7 +446,7 @@ def test_run_as_json_is_one_claim_or_a_list(capsys, claims):
     code, out, _ = called(capsys, "run", "npo", "--json", "--workers", "1", "--seeds", "3")
     found = json.loads(out)
     assert code == 0
-    assert found["counts"] == {"held": 1, "refuted": 1, "open": 0, "void": 0}
+    assert found["counts"] == {"held": 1, "weak": 0, "refuted": 1, "open": 0, "void": 0}
     assert found["seeds"] == [100, 101, 102]
     assert found["standing"] == "preliminary"
     code, out, _ = called(capsys, "run", "--json", "--workers", "1", "--seeds", "1", "npo", "tofu", "npo")
@@ -458,7 +459,7 @@ def test_a_family_ends_in_a_summary_and_fills_a_folder_of_reports(capsys, claims
     assert code == 0
     summary = out.rstrip().splitlines()[-len(papers) :]
     assert [line.split()[0] for line in summary] == papers
-    assert all("held 1 · refuted 1 · open 0 · void 0" in line and "of record" in line for line in summary)
+    assert all("held 1 · weak 0 · refuted 1 · open 0 · void 0" in line and "of record" in line for line in summary)
     assert {file.name for file in (tmp_path / "pages").iterdir()} == {f"{paper}.html" for paper in papers}
 
 
@@ -563,7 +564,7 @@ def test_one_claim_that_cannot_run_leaves_the_others(capsys, monkeypatch):
     code, out, err = called(capsys, "run", "tofu", "npo", "--workers", "1")
     assert code == 2
     assert "palimpsest: tofu: no such data\n" in err
-    assert "held 1 · refuted 1" in out
+    assert "held 1 · weak 0 · refuted 1" in out
     assert out.rstrip().splitlines()[-1].split() == ["tofu", "not", "run", "no", "such", "data"]
 
 

@@ -19,7 +19,7 @@ from palimpsest.records import numbers, read, read_history, registration
 
 A = [0.91, 0.88, 0.93, 0.90, 0.89]
 B = [0.70, 0.75, 0.69, 0.74, 0.71]
-WORDS = ("held", "refuted", "open", "void")
+WORDS = ("held", "weak", "refuted", "open", "void")
 BLOCKS = {"p", "div", "li", "dt", "dd", "th", "td", "small", "pre", "br", "h2", "h3"}
 
 
@@ -242,7 +242,7 @@ def test_drawings_take_their_colours_from_the_page(make_outcome):
         (None, "void"),
     ],
 )
-def test_all_four_words_stand_on_every_page_alike(make_outcome, expectation, word):
+def test_all_words_stand_on_every_page_alike(make_outcome, expectation, word):
     table = {"a": {"m": A}, "b": {"m": B}}
     expects = [expectation] if expectation else [given("a").at_least(2, on="m"), expect("a").above("b", on="m")]
     text = render(make_outcome(make(table, *expects), table))

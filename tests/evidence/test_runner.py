@@ -431,7 +431,7 @@ def test_progress_goes_to_stderr(store, capfd):
     ("options", "match"),
     [
         ({"workers": 0}, "workers must be at least 1, got 0"),
-        ({"seeds": 0}, "seeds must be at least 1, got 0"),
+        ({"seeds": 0}, "seeds must be at least 1 and at most 1000, got 0"),
         ({"seeds": []}, "distinct and not negative"),
         ({"seeds": [100, 100]}, "distinct"),
         ({"seeds": [-1]}, "not negative"),

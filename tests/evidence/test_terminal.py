@@ -58,7 +58,9 @@ def test_everything_is_said(outcome, width):
     assert "held a above b by at least 0.1 on accuracy (primary) 0.184 [0.131, 0.237] · p " in text
     assert "refuted b above a on accuracy −0.184" in text
     assert "open broken above a on accuracy – broken has no 'accuracy'" in text
-    assert "held 1 · refuted 1 · open 1 · void 0" in text, "preconditions are not counted, void is named with none"
+    assert "held 1 · weak 0 · refuted 1 · open 1 · void 0" in text, (
+        "preconditions are not counted, void is named with none"
+    )
     assert "of record: the registered claim on all of its seeds" in text
     assert "0.902 ± 0.024" in text
     assert "seeds 100–104" in text
@@ -73,7 +75,7 @@ def test_words_void(make_outcome):
         "zz", "?", {"a": arm, "b": arm}, [given("a").at_least(2, on="m"), expect("a").above("b", on="m", by=0.1)]
     )
     text = words(shown(make_outcome(claim, {"a": {"m": A}, "b": {"m": B}})))
-    assert "held 0 · refuted 0 · open 0 · void 1" in text
+    assert "held 0 · weak 0 · refuted 0 · open 0 · void 1" in text
     assert "void a above b by at least 0.1 on m (primary) 0.184" in text, "its numbers stay in sight"
     assert "precondition not held: a at least 2 on m" in text
 
