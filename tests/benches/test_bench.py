@@ -14,7 +14,7 @@ from palimpsest.errors import UserError
 from palimpsest.evidence import Store, export, run_claim
 from palimpsest.evidence.runner import run_jobs
 from palimpsest.evidence.sentences import at_most, beats, cost, mechanism
-from palimpsest.records import read, read_history
+from palimpsest.record_files import read, read_history
 
 
 @pytest.fixture(autouse=True)

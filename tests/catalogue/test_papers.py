@@ -19,7 +19,7 @@ from palimpsest.errors import UserError
 from palimpsest.evidence import load_claim
 from palimpsest.evidence.source import code_digest, reached
 from palimpsest.paths import records
-from palimpsest.records import broken, marked, read, sealed, write
+from palimpsest.record_files import broken, marked, read, sealed, write
 
 PACKAGE = Path(palimpsest.__file__).parent
 TESTS = Path(__file__).parents[1]

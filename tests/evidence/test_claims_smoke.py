@@ -10,7 +10,7 @@ from palimpsest.audit.hark import digest
 from palimpsest.evidence import claim_names, load_claim, run_claim
 from palimpsest.evidence.registration import preregister
 from palimpsest.paths import records
-from palimpsest.records import read
+from palimpsest.record_files import read
 
 LIMIT = 3.0  # seconds that a smoke run may take
 NOISE = 3  # times as much on a busy machine

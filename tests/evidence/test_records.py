@@ -12,7 +12,7 @@ from palimpsest.errors import UserError
 from palimpsest.evidence import Claim, judge
 from palimpsest.evidence.sentences import registered
 from palimpsest.paths import records
-from palimpsest.records import broken, numbers, read, read_history, registration, rerun_of, sealed, write_history
+from palimpsest.record_files import broken, numbers, read, read_history, registration, rerun_of, sealed, write_history
 
 FILES = sorted(records().glob("*/*.json"))
 

@@ -15,7 +15,7 @@ from palimpsest.errors import UserError
 from palimpsest.evidence import Claim, Store, expect, export, figures, given, judge, recording, run_claim, write_report
 from palimpsest.evidence.figures import mean_curve
 from palimpsest.evidence.report import render
-from palimpsest.records import numbers, read, read_history, registration
+from palimpsest.record_files import numbers, read, read_history, registration
 
 A = [0.91, 0.88, 0.93, 0.90, 0.89]
 B = [0.70, 0.75, 0.69, 0.74, 0.71]

@@ -11,7 +11,7 @@ from typing import Any
 from palimpsest.catalogue.papers import Entry, entries, record, record_file
 from palimpsest.evidence.source import keep_facts
 from palimpsest.paths import records
-from palimpsest.records import marked, read, write
+from palimpsest.record_files import marked, read, write
 
 HEAD = """# Results of record
 

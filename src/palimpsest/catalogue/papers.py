@@ -14,7 +14,7 @@ from typing import Any
 from palimpsest.errors import UserError
 from palimpsest.evidence.source import code_digest
 from palimpsest.paths import records
-from palimpsest.records import broken, read, rerun_of
+from palimpsest.record_files import broken, read, rerun_of
 
 if sys.version_info >= (3, 11):
     import tomllib

@@ -16,7 +16,7 @@ from palimpsest.catalogue.index import write_index
 from palimpsest.cli.output import counted, page, print_json
 from palimpsest.errors import UserError
 from palimpsest.paths import home
-from palimpsest.records import marked, read, write
+from palimpsest.record_files import marked, read, write
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from palimpsest.evidence.outcome import Outcome, last_line
 from palimpsest.evidence.registration import STANDINGS, arm_modules
 from palimpsest.evidence.verdict import Verdict
 from palimpsest.paths import records
-from palimpsest.records import numbers, sealed, write, write_history
+from palimpsest.record_files import numbers, sealed, write, write_history
 
 DIGITS, EXACT = 7, 17
 

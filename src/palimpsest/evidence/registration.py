@@ -22,7 +22,7 @@ from palimpsest.evidence.decision import LOOKS
 from palimpsest.evidence.source import code_digest, digest_of, reach_digest, source_digest
 from palimpsest.evidence.store import Store, now
 from palimpsest.paths import records
-from palimpsest.records import broken, read, read_history
+from palimpsest.record_files import broken, read, read_history
 
 Standing = Literal["of record", "preliminary", "exploratory", "pilot", "smoke"]
 STANDINGS: dict[Standing, str] = {

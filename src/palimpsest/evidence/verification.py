@@ -20,7 +20,7 @@ from palimpsest.evidence.registration import code_of
 from palimpsest.evidence.runner import run_jobs
 from palimpsest.evidence.store import Job, now
 from palimpsest.paths import home
-from palimpsest.records import numbers
+from palimpsest.record_files import numbers
 
 RELATIVE, ABSOLUTE = 1e-6, 1e-12
 """two values are the same where they differ by at most this: a record holds seven significant digits"""
