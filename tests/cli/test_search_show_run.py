@@ -68,7 +68,7 @@ def few(monkeypatch):
 @pytest.fixture(autouse=True)
 def results(monkeypatch, tmp_path):
     """The folder of the results of record, empty at first."""
-    for module in ("catalogue.papers", "catalogue.index", "evidence.recording", "evidence.registration"):
+    for module in ("catalogue.papers", "catalogue.index", "evidence.outcome_record", "evidence.registration"):
         monkeypatch.setattr(f"palimpsest.{module}.records", lambda: tmp_path / "results")
     return tmp_path / "results"
 

@@ -12,7 +12,18 @@ import pytest
 
 from palimpsest.audit.hark import Prereg, digest
 from palimpsest.errors import UserError
-from palimpsest.evidence import Claim, Store, expect, export, figures, given, judge, recording, run_claim, write_report
+from palimpsest.evidence import (
+    Claim,
+    Store,
+    expect,
+    export,
+    figures,
+    given,
+    judge,
+    outcome_record,
+    run_claim,
+    write_report,
+)
 from palimpsest.evidence.figures import mean_curve
 from palimpsest.evidence.report import render
 from palimpsest.record_files import numbers, read, read_history, registration
@@ -443,7 +454,7 @@ def test_export_is_plain_json_without_this_machine(of_record, tmp_path, monkeypa
 
     before = path.read_bytes()
     assert export(of_record, tmp_path).read_bytes() == before
-    monkeypatch.setattr(recording, "records", lambda: tmp_path / "elsewhere")
+    monkeypatch.setattr(outcome_record, "records", lambda: tmp_path / "elsewhere")
     assert export(of_record) == tmp_path / "elsewhere" / "forget" / "zz.json"
 
 

@@ -17,7 +17,7 @@ from palimpsest.lazy import front_door
 _ROOMS = {
     "claim": ("Claim", "Expectation", "claim_names", "expect", "given", "load_claim"),
     "outcome": ("Outcome", "run_claim"),
-    "recording": ("export",),
+    "outcome_record": ("export",),
     "report": ("write_report",),
     "store": ("Job", "Store"),
     "looks": ("judge",),
