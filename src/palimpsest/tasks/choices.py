@@ -1,4 +1,5 @@
-"""Six small skills for one language model, each a question with two or four answers of one word.
+"""Six small skills for one language model, each a question with two or four answers of one word: the answer can be
+worked out. Facts to be known, asked with options and a letter, are in `palimpsest.tasks.multiple_choice`.
 
     parity        the parity of 4 7 3 is              even | odd
     comparison    comparing 4 7 and 5 2 we find       less | more

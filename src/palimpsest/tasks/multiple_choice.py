@@ -1,4 +1,5 @@
-"""Questions with four options and a letter to answer, on a few subjects, in many phrasings.
+"""Questions with four options and a letter to answer, on a few subjects, in many phrasings: the answer has to be known.
+Skills, which can be worked out, are in `palimpsest.tasks.choices`.
 
     How does the sefgan behave? A tame B wild C shy D bold Answer:      C
 
