@@ -13,29 +13,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 import sys
 from pathlib import Path
 
 from palimpsest.errors import UserError
-from palimpsest.models import greedy, load, pretrained_folder, prompt_template
+from palimpsest.models import load, pretrained_folder
 from palimpsest.tasks.rows import read_objects
-
-CLAUSE_END = re.compile(r"[.!?](?=\s|$)|[,;:](?=\s)|\s\(|\n")
-LONGEST = 14  # words
-
-
-def clause(said: str, key: str) -> str | None:
-    """The beginning of what was said, as far as the end of the clause that holds the key; None where none does, or the
-    beginning is longer than 14 words.
-
-    >>> clause("The capital of Egypt is Cairo, which lies on the Nile.", "Cairo")
-    'The capital of Egypt is Cairo.'
-    """
-    ends = [match.start() for match in CLAUSE_END.finditer(said)]
-    holds = (said[:end] for end in ends if re.search(rf"\b{re.escape(key)}\b", said[:end], re.IGNORECASE))
-    begin = next(holds, None)
-    return f"{begin}." if begin is not None and len(begin.split()) <= LONGEST else None
+from palimpsest.tasks.smollm2 import known
 
 
 def main(questions: Path, model: Path | None) -> None:
@@ -46,15 +30,10 @@ def main(questions: Path, model: Path | None) -> None:
                 f'{where}: expected {{"question": ..., "key": ...}}, the key being what a right answer says'
             )
     asked = [record for _, record in lines]
-    model, tokenizer = load(model or pretrained_folder("smollm2"))
-    template = prompt_template(tokenizer)
-    said = greedy(model, tokenizer, [template.prompt(record["question"]) for record in asked], max_new_tokens=24)
-    n_known = 0
-    for record, output in zip(asked, said, strict=True):
-        if answer := clause(output.strip(), record["key"]):
-            n_known += 1
-            print(json.dumps({"question": record["question"], "answer": answer}, ensure_ascii=False))
-    print(f"{n_known} of {len(asked)} known", file=sys.stderr)
+    rows = known(asked, *load(model or pretrained_folder("smollm2")))
+    for row in rows:
+        print(json.dumps({"question": row["question"], "answer": row["answer"]}, ensure_ascii=False))
+    print(f"{len(rows)} of {len(asked)} known", file=sys.stderr)
 
 
 if __name__ == "__main__":

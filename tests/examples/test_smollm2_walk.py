@@ -28,17 +28,6 @@ def test_the_rows_are_distinct_and_those_to_forget_have_other_wordings_and_wrong
         assert len({row["answer"], *row["perturbed_answer"]}) == 3
 
 
-def test_a_known_answer_ends_with_the_clause_that_holds_the_key():
-    spec = importlib.util.spec_from_file_location("known", FOLDER / "known.py")
-    known = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(known)
-    assert known.clause("It is Mount Fuji (3,776 m), in Japan.", "fuji") == "It is Mount Fuji."
-    assert known.clause("Well, it is J.R.R. Tolkien. He", "Tolkien") == "Well, it is J.R.R. Tolkien."
-    assert known.clause("It is a town", "town") is None  # the clause has not ended
-    assert known.clause("It is Townsville.", "Town") is None
-    assert known.clause(f"{'very ' * 14}far.", "far") is None
-
-
 def test_a_question_without_its_key_is_named_before_the_model_is_asked(tmp_path):
     asked = tmp_path / "questions.jsonl"
     asked.write_text('{"question": "What is the capital of Egypt?", "key": "Cairo"}\n{"question": "Who?"}\n')
