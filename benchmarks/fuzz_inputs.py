@@ -189,6 +189,8 @@ def flags(kind: type, prefix: str = "") -> list[Flag]:
 def spoil_file(argv: list[str], rng: random.Random) -> str:
     """Changes some bytes, a value, a line or a tensor of a file that a command line names, and says what it changed."""
     named = [path for path in Path.cwd().iterdir() if path.name in argv and not path.is_symlink()]
+    if not named:
+        return "file gone"
     path = rng.choice(named)
     if path.is_dir():
         path = rng.choice([*path.iterdir(), path / "none"])

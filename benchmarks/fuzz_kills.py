@@ -133,7 +133,9 @@ def trial(name: str, expected: str, seconds: float, rng: random.Random) -> tuple
                 break
         if not done:
             code, said = run(name, place)
-            if code != 0:
+            # Killed when all was done, but for the end of the process: there is nothing to go on from.
+            done = name == "forget" and code == 2 and "exists: " in said and (place / "out.html").is_file()
+            if code != 0 and not done:
                 return len(kills), f"{kills}: exit code {code}: {said[-500:]}"
         found = outcome(name, place)
         if found != expected:

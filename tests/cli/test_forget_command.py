@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -310,7 +311,7 @@ def test_rows_behind_a_circle_of_links_are_refused_in_one_line(trained, tmp_path
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
     argv = command(trained, tmp_path / "out")
     argv[argv.index("--forget") + 1] = str(tmp_path / "loop")
-    refused(capsys, argv, "loop", "cannot be the name of a file")
+    refused(capsys, argv, "loop", "no such file")
 
 
 def test_force_spares_a_project_with_a_config_json(trained, tmp_path, capsys):
@@ -533,6 +534,31 @@ def test_an_adapter_is_merged_on_demand_and_a_method_that_needs_frozen_weights_s
 def test_the_gradient_may_go_unclipped(trained, tmp_path, capsys):
     assert main(command(trained, tmp_path / "out", "--clip", "none", "--json")) == 0
     assert json.loads(capsys.readouterr().out)["settings"]["clip"] is None
+
+
+@pytest.mark.parametrize("method", ["npo", "uld"])
+def test_killed_between_the_output_and_its_report_the_same_command_goes_on_over_its_own_output(
+    trained, tmp_path, monkeypatch, method
+):
+    real = Path.replace
+
+    def killed(self, target):
+        if Path(target).name == "out.html":
+            raise KeyboardInterrupt
+        return real(self, target)
+
+    argv = command(trained, tmp_path / "out", method=method)
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "replace", killed)
+        assert main(argv) == 130
+    first = (tmp_path / "out" / "model.safetensors").read_bytes()
+    assert not (tmp_path / "out.html").exists()
+    assert main([*argv, "--seed", "7"]) == 2, "another command does not"
+    assert main(argv) == 0
+    assert (tmp_path / "out" / "model.safetensors").read_bytes() == first
+    assert (tmp_path / "out.html").is_file()
+    assert main(argv) == 2, "and what is finished is not done again"
+    assert not list((home() / "forget").iterdir())
 
 
 @pytest.mark.slow

@@ -130,6 +130,7 @@ Arguments = make_dataclass(
 REGISTRY = ConstructorRegistry()
 REGISTRY.struct_rule(with_ranges)
 TRAINING = ("steps", "lr", "optimizer", "schedule", "warmup", "clip", "accumulate", "precision", "checkpoint_every")
+PLACED = "placed"  # in the folder of unfinished work: where its output was put
 FIXED = {"weight_decay": 0.0, "momentum": 0.0}
 
 
@@ -150,9 +151,17 @@ def main(args: Any) -> None:
             raise UserError(f"{name}={getattr(args, name)}: it must be at least 1")
     if args.seed >= 2**32:
         raise UserError(f"--seed {args.seed}: it must be below 2^32, which is what random generators take")
-    out = check_out(
-        args.out, args.force, inputs := [args.forget, *filter(None, [args.retain, args.text]), *sources(args.model)]
-    )
+    forget = read_rows(args.forget)
+    retain = read_rows(args.retain) if args.retain else []
+    if not args.allow_overlap:
+        check_overlap(forget, retain)
+    text = read_text(args.text) if args.text else ""
+
+    work = home() / "forget" / digest(args, forget, retain)
+    # Killed after the output was put in place and before the report was, the same command goes on over its own output.
+    args.force = args.force or _placed(work) == str(resolved(args.out))
+    inputs = [args.forget, *filter(None, [args.retain, args.text]), *sources(args.model)]
+    out = check_out(args.out, args.force, inputs)
     weights = sum(path.stat().st_size for path in args.model.glob("*.safetensors") if path.is_file())
     # There a checkpoint, the best rate's so far beside it, and the best so far of what has no checkpoint.
     copies = 1 + (args.tune is not None) + (not all(map(is_objective, methods.values())))
@@ -165,15 +174,10 @@ def main(args: Any) -> None:
             f"{args.model} forgets by an intervention ({intervention.SETTINGS}), which training would leave behind:"
             " give the model it was made from, and all rows to forget"
         )
-    forget = read_rows(args.forget)
-    retain = read_rows(args.retain) if args.retain else []
-    if not args.allow_overlap:
-        check_overlap(forget, retain)
-    text = read_text(args.text) if args.text else ""
-
-    work = home() / "forget" / digest(args, forget, retain)
     with held(out, f"writes {out}"), held(work, "runs the same command"):
         tidy(out)
+        for finished in work.parent.glob(".*"):
+            shutil.rmtree(finished, ignore_errors=True)
         check_out(out, args.force)  # again: another process may have written it before it let go
         summary, comparison = train(args, methods, forget, retain, text, work, out, html)
 
@@ -242,14 +246,26 @@ def train(
     summary = as_json(comparison, methods, args)  # raises where every method broke down: the checkpoints stay
     into = {"force": args.force, "extra": {"palimpsest.json": json.dumps(summary, indent=2) + "\n"}}
     with written(html, report(comparison, summary, forget, args)):
+        work.mkdir(parents=True, exist_ok=True)
+        (work / PLACED).write_text(str(out), encoding="utf-8")
         if best.exists():
             copy(best, out, **into)
         else:
             tokenizer, device = kept
             folder = place(folders[comparison.best.method], comparison.best.lr)
             save(restored(args, folder, device), tokenizer, out, **into)
-    shutil.rmtree(work, ignore_errors=True)
+    finished = work.with_name(f".{work.name}")  # no longer gone on from, also where taking it away is interrupted
+    work.rename(finished)
+    shutil.rmtree(finished, ignore_errors=True)
     return summary, comparison
+
+
+def _placed(work: Path) -> str:
+    """Where the output of an unfinished command was put; empty where it did not come so far."""
+    try:
+        return (work / PLACED).read_text(encoding="utf-8")
+    except OSError:
+        return ""
 
 
 def restored(args: Any, folder: Path, device: torch.device) -> Any:
