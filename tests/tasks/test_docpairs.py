@@ -11,8 +11,9 @@ from palimpsest.tasks.docstrings import docstrings
 from palimpsest.tasks.fresh import check_disjoint
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="module", autouse=True)
 def pool():
+    """The docstrings are read and compared once, which is no test's own time."""
     return room._pairs()
 
 
