@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from transformers import AutoModelForCausalLM
 
 from palimpsest.cli import main
 from palimpsest.cli import model_report as report
-from palimpsest.cli.forget import Arguments
+from palimpsest.cli.forget import Arguments, Common
 from palimpsest.cli.forget import digest as work_digest
 from palimpsest.cli.forget import main as forget_command
 from palimpsest.forget import compare as comparison
@@ -182,7 +183,7 @@ def test_one_broken_method_leaves_the_others_their_result(trained, tmp_path, cap
             return {"refusal": super().loss(state, model, batch)["refusal"] * float("nan")}
 
     monkeypatch.setitem(METHODS, "idk", Broken())
-    args = SimpleNamespace(**vars(arguments(trained, tmp_path / "out", method="idk npo")))
+    args = arguments(trained, tmp_path / "out", method="idk npo")
     args.idk = Broken()
     forget_command(args)
     shown = capsys.readouterr().out
@@ -390,11 +391,13 @@ def test_two_commands_into_one_folder_and_two_equal_ones(trained, tmp_path, caps
         (["--accumulate", "9" * 20], "npo", ("accumulate", "must be below")),
         (["--schedule", "linaer"], "npo", ("linaer", "linear")),
         (["--batch-size", "0"], "npo", ("batch",)),
-        (["--until", "0"], "npo", ("--until 0", "above 0")),
-        (["--until", "nan"], "npo", ("--until nan", "above 0")),
+        (["--until", "0"], "npo", ("until must be above 0", "got 0")),
+        (["--until", "nan"], "npo", ("until must be above 0", "got nan")),
+        (["--lora", "0"], "npo", ("lora must be at least 1",)),
+        (["--max-rows", "-1"], "npo", ("max_rows must be at least 1",)),
         (["--look-every", "0"], "npo", ("look_every",)),
-        (["--tune", "1"], "npo", ("--tune 1", "at least 2")),
-        (["--tune", "9" * 20], "npo", ("--tune 999", "at most 25")),
+        (["--tune", "1"], "npo", ("tune must be at least 2", "got 1")),
+        (["--tune", "9" * 20], "npo", ("tune must be", "at most 25", "got 999")),
         (["--max-length", "8"], "npo", ("longer than 8",)),
     ],
 )
@@ -411,16 +414,21 @@ def test_bad_flags(trained, tmp_path, capsys, more, method, words):
     assert not (tmp_path / "out").exists()
 
 
-def test_help_says_the_range_of_every_field_of_every_method(capsys):
+def test_help_says_the_range_of_every_flag_that_has_one(capsys):
     with pytest.raises(SystemExit):
         main(["forget", "--help"])
-    words = capsys.readouterr().out.replace("│", " ").split()
-    flags = [i for i, word in enumerate(words) if word.startswith("--") and "." in word]
-    said = {words[i]: " ".join(words[i:end]) for i, end in zip(flags, [*flags[1:], None], strict=True)}
+    said = {}
+    for line in capsys.readouterr().out.splitlines():
+        words = line.strip("│|").split()
+        if re.match(r"[│|]? {1,2}--", line):  # what flags mean is indented further
+            flag = words.pop(0)
+            said[flag] = ""
+        if said:
+            said[flag] += " ".join([*words, ""])
     assert "(default: 0.1; above 0)" in said["--npo.beta"]
-    for name, method in METHODS.items():
-        for field, allowed in ranges(type(method)).items():
-            hint = said[f"--{name}.{field}".replace("_", "-")].partition("(default: ")[2].partition(")")[0]
+    for name, kind in {"": Common, **{f"{name}.": type(method) for name, method in METHODS.items()}}.items():
+        for field, allowed in ranges(kind).items():
+            hint = said[f"--{name}{field}".replace("_", "-")].partition("(default: ")[2].partition(")")[0]
             assert all(str(bound) in hint for bound in allowed.bounds)
 
 

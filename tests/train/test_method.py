@@ -159,3 +159,17 @@ def test_fields_within_their_ranges_are_taken():
         assert Ranged(**fields) == Ranged(**fields)
     assert list(ranges(Ranged)) == ["rate", "share", "layer", "kind"]
     assert str(ranges(Ranged)["layer"]) == "at least 0, or None"
+    assert 10**400 in ranges(Ranged)["layer"]  # larger than any float
+
+
+@dataclass(frozen=True)
+class Clipped(Objective):
+    clip: float | Literal["none"] = 1.0
+    norm: Literal["l1", "l2"] | None = None
+
+
+def test_a_word_beside_numbers_is_no_choice_of_words():
+    assert Clipped(0.5).clip == 0.5
+    assert list(ranges(Clipped)) == ["norm"]
+    with pytest.raises(UserError, match="norm must be 'l1' or 'l2', got 'l3'"):
+        Clipped(norm="l3")

@@ -45,6 +45,7 @@ from palimpsest.paths import home, resolved
 from palimpsest.tasks.rows import Row, check_overlap, read_rows
 from palimpsest.train import checkpoint
 from palimpsest.train.method import is_objective
+from palimpsest.train.ranges import Above, AtLeast, AtMost, check_fields
 from palimpsest.train.rounding import in_float32
 from palimpsest.train.settings import check_numbers
 
@@ -70,27 +71,27 @@ class Common:
     """JSON lines to keep; most methods need them."""
     text: Path | None = None
     """General text, a plain file: how well the model still speaks it is part of what is kept."""
-    steps: int = 60
+    steps: Annotated[int, AtLeast(1)] = 60
     """Optimizer steps."""
-    until: float | None = None
-    """Stop training a method once this share is forgotten, 0 to 1; --steps is then the most that it gets."""
-    look_every: int = 2
+    until: Annotated[float | None, Above(0), AtMost(1)] = None
+    """Stop training a method once this share is forgotten; --steps is then the most that it gets."""
+    look_every: Annotated[int, AtLeast(1)] = 2
     """Steps between looks at what is forgotten, for --until; a look costs the answers to 32 forget rows at most."""
-    tune: int | None = None
+    tune: Annotated[int | None, AtLeast(2), AtMost(MOST_RATES)] = None
     """Try so many learning rates around --lr for each method, half a decade apart; retain rows held out choose."""
-    lr: float = 1e-5
+    lr: Annotated[float, Above(0)] = 1e-5
     """Learning rate: about 1e-5 for models of billions of parameters, up to 1e-3 for very small ones."""
-    batch_size: int = 16
+    batch_size: Annotated[int, AtLeast(1)] = 16
     """Forget rows, and as many retain rows, in a batch."""
     optimizer: Literal["adamw", "adam", "sgd"] = "adamw"
     """Optimizer."""
     schedule: str = "constant"
     """Learning-rate schedule, by its name in transformers."""
-    warmup: int = 0
+    warmup: Annotated[int, AtLeast(0)] = 0
     """Steps of linear warm-up."""
     clip: float | Literal["none"] = 1.0
     """Largest gradient norm; none for no limit."""
-    accumulate: int = 1
+    accumulate: Annotated[int, AtLeast(1)] = 1
     """Batches in a step."""
     precision: Literal["no", "bf16", "fp16"] = "no"
     """Mixed precision."""
@@ -98,17 +99,17 @@ class Common:
     """Type of the weights when scored and saved, whatever it is on disk; they train in float32."""
     merge_adapter: bool = False
     """Where the model is a peft adapter: merge it into its base model, and train and save that."""
-    lora: int | None = None
+    lora: Annotated[int | None, AtLeast(1)] = None
     """Train and save LoRA adapters of this rank on all linear maps, not the weights: less memory, a small result."""
-    max_length: int = 512
+    max_length: Annotated[int, AtLeast(1)] = 512
     """Longest question with its answer, in tokens; never more than the model's context."""
     truncate: bool = False
     """Cut longer answers instead of refusing them."""
-    max_rows: int | None = None
+    max_rows: Annotated[int | None, AtLeast(1)] = None
     """Score at most so many rows of each file."""
-    checkpoint_every: int = 50
+    checkpoint_every: Annotated[int, AtLeast(1)] = 50
     """Steps between checkpoints, from which the same command goes on after an interruption."""
-    seed: int = 0
+    seed: Annotated[int, AtLeast(0)] = 0
     """Of the order of the rows, and of all else that is drawn."""
     allow_overlap: bool = False
     """Go on although rows are both to forget and to retain."""
@@ -136,19 +137,13 @@ FIXED = {"weight_decay": 0.0, "momentum": 0.0}
 
 def main(args: Any) -> None:
     methods = chosen(args)
+    check_fields(args)
     if args.clip == "none":
         args.clip = None
     try:
         check_numbers({**{name: getattr(args, name) for name in TRAINING}, **FIXED, "seed": args.seed})
     except (TypeError, ValueError) as error:
         raise UserError(f"{error}") from None
-    if args.until is not None and not 0 < args.until <= 1:
-        raise UserError(f"--until {args.until}: the share to forget must be above 0 and at most 1")
-    if args.tune is not None and not 2 <= args.tune <= MOST_RATES:
-        raise UserError(f"--tune {args.tune}: give at least 2 learning rates to choose from, and at most {MOST_RATES}")
-    for name in ("batch_size", "max_length", "max_rows", "checkpoint_every", "look_every"):
-        if getattr(args, name) is not None and getattr(args, name) < 1:
-            raise UserError(f"{name}={getattr(args, name)}: it must be at least 1")
     if args.seed >= 2**32:
         raise UserError(f"--seed {args.seed}: it must be below 2^32, which is what random generators take")
     forget = read_rows(args.forget)

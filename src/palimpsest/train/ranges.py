@@ -91,7 +91,8 @@ class Range:
             return self.optional
         if self.choices:
             return value in self.choices
-        number = isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+        number = isinstance(value, Real) and not isinstance(value, bool)
+        number = number and (isinstance(value, int) or math.isfinite(value))  # which no huge whole number is asked
         return number and (not self.whole or value == int(value)) and all(bound.holds(value) for bound in self.bounds)
 
 
@@ -113,7 +114,8 @@ def ranges(method: type) -> dict[str, Range]:
             bounds = tuple(each for each in hint.__metadata__ if isinstance(each, Bound))
             hint = hint.__origin__
         kinds = get_args(hint) if get_origin(hint) not in (None, Literal) else (hint,)
-        choices = tuple(value for kind in kinds if get_origin(kind) is Literal for value in get_args(kind))
+        named = all(get_origin(kind) is Literal or kind is NoneType for kind in kinds)  # not a word beside numbers
+        choices = tuple(value for kind in kinds for value in get_args(kind)) if named else ()
         if bounds or choices:
             found[field.name] = Range(choices, bounds, whole=int in kinds, optional=NoneType in kinds)
     return found
