@@ -8,7 +8,9 @@ from importlib import import_module
 from palimpsest.benches.bench import Bench
 from palimpsest.errors import UserError
 
-BENCHES: dict[str, tuple[str, ...]] = {}
+BENCHES: dict[str, tuple[str, ...]] = {
+    "mnist": ("mnist_few", "mnist_longtail"),
+}
 """module of this package -> the benches in it, each an attribute of its name in capitals"""
 
 

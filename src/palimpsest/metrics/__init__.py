@@ -1,5 +1,6 @@
 """The field's standard measures."""
 
+from palimpsest.metrics.calibration import expected_calibration_error
 from palimpsest.metrics.membership import (
     attacks,
     auc,
@@ -28,6 +29,7 @@ __all__ = [
     "distinct_n",
     "exact_match",
     "exact_memorization",
+    "expected_calibration_error",
     "extraction_strength",
     "loss_attack",
     "min_k_attack",
