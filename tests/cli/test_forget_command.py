@@ -18,7 +18,6 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
 from palimpsest.cli import main
-from palimpsest.cli import model_report as report
 from palimpsest.cli.forget import Arguments, Common
 from palimpsest.cli.forget import digest as work_digest
 from palimpsest.cli.forget import main as forget_command
@@ -28,6 +27,7 @@ from palimpsest.forget.methods import METHODS
 from palimpsest.forget.refusals import REFUSALS
 from palimpsest.forget.tofu import tofu_score
 from palimpsest.locks import held
+from palimpsest.models import output_folders
 from palimpsest.models.files import load, save
 from palimpsest.models.language import causal_lm, masked_lm
 from palimpsest.models.tokenizers import word_tokenizer
@@ -561,10 +561,12 @@ def test_killed_between_the_output_and_its_report_the_same_command_goes_on_over_
         assert main(argv) == 130
     first = (tmp_path / "out" / "model.safetensors").read_bytes()
     assert not (tmp_path / "out.html").exists()
+    (tmp_path / f".out.html-{'0' * 32}").write_text("half of it")  # as SIGKILL leaves it
     assert main([*argv, "--seed", "7"]) == 2, "another command does not"
     assert main(argv) == 0
     assert (tmp_path / "out" / "model.safetensors").read_bytes() == first
     assert (tmp_path / "out.html").is_file()
+    assert not list(tmp_path.glob(".*"))
     assert main(argv) == 2, "and what is finished is not done again"
     assert not list((home() / "forget").iterdir())
 
@@ -605,7 +607,7 @@ def test_the_weights_of_a_trained_method_lie_on_the_disk_once_until_they_are_sav
 
     def written(path, text):
         at_the_end.extend(file for file in home().glob("forget/**/*.safetensors") if "training" not in file.name)
-        return report.written(path, text)
+        return output_folders.written(path, text)
 
     def compare(*args, keep, **options):
         def seen(result, model, *rest):

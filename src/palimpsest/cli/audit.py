@@ -11,7 +11,7 @@ import numpy as np
 import tyro
 from rich.table import Table
 
-from palimpsest.cli.model_report import MEASURES, answers, distribution, measures, page, written
+from palimpsest.cli.model_report import MEASURES, answers, distribution, measures, page
 from palimpsest.cli.output import number, print_json, print_tables, terminal
 from palimpsest.cli.writing import Writing, read_text, settle
 from palimpsest.errors import UserError
@@ -23,6 +23,7 @@ from palimpsest.forget.tofu import RowScores, tofu_score
 from palimpsest.metrics.text import unprompted_recall
 from palimpsest.models.adapters import sources
 from palimpsest.models.files import load as load_plain
+from palimpsest.models.output_folders import written
 from palimpsest.paths import resolved
 from palimpsest.tasks.rows import Row, read_rows
 

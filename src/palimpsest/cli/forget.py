@@ -23,7 +23,6 @@ from palimpsest.cli.model_report import (
     measures,
     page,
     trade_off,
-    written,
 )
 from palimpsest.cli.output import number, print_json, print_tables, terminal
 from palimpsest.cli.writing import Writing, read_text, settle
@@ -39,7 +38,7 @@ from palimpsest.forget.stop_at_level import LOOK_ROWS
 from palimpsest.locks import held
 from palimpsest.models.adapters import add_lora, sources
 from palimpsest.models.files import copy, load, save
-from palimpsest.models.output_folders import check_out, check_space, tidy
+from palimpsest.models.output_folders import check_out, check_space, tidy, written
 from palimpsest.models.template import Verbatim
 from palimpsest.paths import home, resolved
 from palimpsest.tasks.rows import Row, check_overlap, read_rows
@@ -169,8 +168,9 @@ def main(args: Any) -> None:
             f"{args.model} forgets by an intervention ({intervention.SETTINGS}), which training would leave behind:"
             " give the model it was made from, and all rows to forget"
         )
-    with held(out, f"writes {out}"), held(work, "runs the same command"):
+    with held(out, f"writes {out}"), held(html, f"writes {html}"), held(work, "runs the same command"):
         tidy(out)
+        tidy(html)
         for finished in work.parent.glob(".*"):
             shutil.rmtree(finished, ignore_errors=True)
         check_out(out, args.force)  # again: another process may have written it before it let go

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import math
-import uuid
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib as mpl
@@ -14,7 +11,6 @@ import numpy as np
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from palimpsest import seals
 from palimpsest.evidence.figures import ARMS, FAINT, INK, MUTED, STYLE, canvas, svg
 from palimpsest.evidence.report import pages
 from palimpsest.forget.tofu import RowScores
@@ -113,20 +109,6 @@ def page(
             settings=settings,
         )
     )
-
-
-@contextmanager
-def written(path: Path, text: str) -> Iterator[None]:
-    """Writes a file beside its place, where it is put when the block, which belongs to it, has ended well."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    new = path.with_name(f".{path.name}-{uuid.uuid4().hex}")
-    try:
-        with seals.explained(path):
-            new.write_text(text, encoding="utf-8", errors="replace")
-        yield
-        new.replace(path)
-    finally:
-        new.unlink(missing_ok=True)
 
 
 def answers(

@@ -11,7 +11,6 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from palimpsest import seals
 from palimpsest.audit.hark import PAPER_WORDS, WORDS, canonical_json
 from palimpsest.errors import UserError
 from palimpsest.evidence.figures import ARMS, curve_figure, metric_figure, svg, verdict_figure
@@ -19,6 +18,7 @@ from palimpsest.evidence.outcome import Outcome
 from palimpsest.evidence.registration import STANDINGS
 from palimpsest.evidence.terminal import interval, number, numbers_of, probability, seeds_of, sentence_of
 from palimpsest.evidence.verdict import omnibus
+from palimpsest.models.output_folders import written
 from palimpsest.paths import resolved
 
 
@@ -68,15 +68,8 @@ def _is_report(path: Path) -> bool:
 def write_report(outcome: Outcome, path: Path | str) -> Path:
     """Write the page, beside and then renamed, so that a reader never sees half of it. Returns its absolute path."""
     path = Path(path).absolute()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with seals.explained(path):
-            beside.write_text(render(outcome), encoding="utf-8")
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
-    return path
+    with written(path, render(outcome)):
+        return path
 
 
 def render(outcome: Outcome) -> str:

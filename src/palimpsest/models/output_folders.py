@@ -1,4 +1,5 @@
-"""Folders that are written beside their place and renamed: never seen half-written, never put over anybody's work."""
+"""Folders and files that are written beside their place and renamed: never seen half-written, never put over anybody's
+work."""
 
 from __future__ import annotations
 
@@ -7,7 +8,8 @@ import os
 import re
 import shutil
 import uuid
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 from palimpsest import seals
@@ -107,8 +109,23 @@ def _put(new: Path, out: Path) -> None:
     shutil.rmtree(old)
 
 
+@contextmanager
+def written(path: Path, text: str) -> Iterator[None]:
+    """Writes a file beside its place, where it is put when the block, which belongs to it, has ended well."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    new = path.with_name(f".{path.name}-{uuid.uuid4().hex}")
+    try:
+        with seals.explained(path):
+            new.write_text(text, encoding="utf-8", errors="replace")
+        yield
+        new.replace(path)
+    finally:
+        new.unlink(missing_ok=True)
+
+
 def tidy(out: Path) -> None:
-    """Clear away what killed calls of `save` left beside a folder, into which nobody else may be writing.
+    """Clear away what killed calls of `save` or `written` left beside a folder or a file, into which nobody else may be
+    writing.
 
     Where one was killed between its two renamings, the model that was there comes back.
     """
@@ -116,5 +133,7 @@ def tidy(out: Path) -> None:
         if re.fullmatch(r"-[0-9a-f]{32}(\.old)?", left.name[len(out.name) + 1 :]):
             if left.suffix == ".old" and not out.exists():
                 left.rename(out)
-            else:
+            elif left.is_dir():
                 shutil.rmtree(left)
+            else:
+                left.unlink()
