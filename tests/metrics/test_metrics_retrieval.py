@@ -1,9 +1,11 @@
-"""R@1 by hand, with a naive search, and on what it cannot mean."""
+"""R@1, ranks and their discounted gain: by hand, with a naive search, and on what they cannot mean."""
+
+import math
 
 import pytest
 import torch
 
-from palimpsest.metrics.retrieval import recall_at_1
+from palimpsest.metrics.retrieval import discounted_gain, ranks, recall_at_1
 
 
 def test_recall_counts_every_key_that_fits():
@@ -40,3 +42,29 @@ def test_recall_is_that_of_a_search_one_by_one():
 def test_recall_refuses_what_is_no_pairs_of_embeddings(query, key, words):
     with pytest.raises(ValueError, match=words):
         recall_at_1(query, key)
+
+
+def test_a_rank_is_the_place_in_a_sorted_row_and_the_mean_place_of_equals():
+    scores = torch.randint(0, 5, (50, 12), generator=torch.Generator().manual_seed(0)).float()
+    right = torch.arange(50) % 12
+    for row, item, rank in zip(scores.tolist(), right.tolist(), ranks(scores, right).tolist(), strict=True):
+        places = [place for place, score in enumerate(sorted(row, reverse=True), start=1) if score == row[item]]
+        assert rank == pytest.approx(sum(places) / len(places))
+
+
+def test_an_item_that_is_left_out_has_no_place_before_the_others():
+    assert ranks(torch.tensor([[-torch.inf, 0.0, 1.0]]), torch.tensor([1])).tolist() == [2.0]
+
+
+def test_gain_falls_with_the_logarithm_of_the_rank_and_ends_at_k():
+    found = discounted_gain(torch.arange(1.0, 6.0), 4).tolist()
+    assert found == pytest.approx([1 / math.log2(1 + rank) for rank in range(1, 5)] + [0.0])
+
+
+@pytest.mark.parametrize(
+    ("scores", "right", "words"),
+    [(torch.ones(3), torch.zeros(3), "scores must be"), (torch.full((1, 2), torch.nan), torch.tensor([0]), "NaN")],
+)
+def test_ranks_refuse_what_cannot_be_ranked(scores, right, words):
+    with pytest.raises(ValueError, match=words):
+        ranks(scores, right)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 
@@ -34,3 +34,33 @@ def recall_at_1(
     scores = query @ key.T
     forth, back = fitting[rows, scores.argmax(1)], fitting[scores.argmax(0), rows]
     return forth.float().mean().item(), back.float().mean().item()
+
+
+def ranks(scores: Float[Tensor, "n items"], right: Int[Tensor, " n"]) -> Float[Tensor, " n"]:
+    """The place of the right item of each row, from 1, by falling scores; of equal ones their mean place.
+
+    Raises:
+        ValueError: the shapes do not go together, or a score is NaN.
+
+    >>> ranks(torch.tensor([[0.1, 0.9, 0.5], [0.2, 0.2, 0.0]]), torch.tensor([2, 0]))
+    tensor([2.0000, 1.5000])
+    """
+    if scores.ndim != 2 or right.shape != scores.shape[:1]:
+        raise ValueError(f"scores must be [n, items] and right [n], got {list(scores.shape)} and {list(right.shape)}")
+    if scores.isnan().any():
+        raise ValueError("scores must not be NaN")
+    own = scores.gather(1, right[:, None])
+    return (scores > own).sum(1) + ((scores == own).sum(1) + 1) / 2
+
+
+def discounted_gain(rank: Float[Tensor, " n"], k: int) -> Float[Tensor, " n"]:
+    """nDCG@k of queries with one right item each: 1 / log2(1 + rank), and 0 beyond the first k.
+
+    Source: Järvelin and Kekäläinen (2002), Cumulated gain-based evaluation of IR techniques.
+
+    >>> discounted_gain(torch.tensor([1.0, 3.0, 4.0]), k=3)
+    tensor([1.0000, 0.5000, 0.0000])
+    """
+    if k < 1:
+        raise ValueError(f"k must be at least 1, got {k}")
+    return (rank <= k) / (1 + rank).log2()
