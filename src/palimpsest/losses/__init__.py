@@ -11,10 +11,12 @@ from palimpsest.losses.classification import (
 from palimpsest.losses.divergence import kl_divergence
 from palimpsest.losses.embeddings import barlow_twins_loss, contrastive_loss, triplet_loss
 from palimpsest.losses.preference import dpo_loss
+from palimpsest.losses.ranking import bpr, sampled_softmax
 
 __all__ = [
     "average_candidate_cross_entropy",
     "barlow_twins_loss",
+    "bpr",
     "candidate_cross_entropy",
     "class_balanced_cross_entropy",
     "contrastive_loss",
@@ -22,6 +24,7 @@ __all__ = [
     "generalized_cross_entropy",
     "kl_divergence",
     "logit_adjusted_cross_entropy",
+    "sampled_softmax",
     "triplet_loss",
     "weak_negative_cross_entropy",
 ]
