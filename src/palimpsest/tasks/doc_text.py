@@ -136,18 +136,23 @@ def ngram_bits(train: Blocks, held_out: Blocks, n: Literal[1, 2], vocabulary: in
         >>> round(ngram_bits(text, text, 1, 6), 3), round(ngram_bits(text, text, 2, 6), 3)
         (1.737, 0.502)
     """
+    p = ngram(train, n, vocabulary)
+    before, after = held_out.ids[:, :-1].flatten(), held_out.ids[:, 1:].flatten()
+    return held_out.bits_per_byte(-p[before, after].log().sum())
+
+
+def ngram(train: Blocks, n: Literal[1, 2], vocabulary: int) -> Float[Tensor, "vocabulary vocabulary"]:
+    """p(b | a), or p(b) in every row where n = 1: what `ngram_bits` predicts with, in double precision."""
     if n not in (1, 2):
         raise ValueError(f"n must be 1 or 2, got {n}")
     single = train.ids[:, 1:].flatten().bincount(minlength=vocabulary).double()
     p = (single + 1) / (single.sum() + vocabulary)
-    before, after = held_out.ids[:, :-1].flatten(), held_out.ids[:, 1:].flatten()
     if n == 1:
-        return held_out.bits_per_byte(-p[after].log().sum())
+        return p.expand(vocabulary, -1)
     pairs = (train.ids[:, :-1] * vocabulary + train.ids[:, 1:]).flatten().bincount(minlength=vocabulary**2)
     pairs = pairs.view(vocabulary, vocabulary)
-    kinds, seen = (pairs > 0).sum(1).clamp(min=1), pairs.sum(1)
-    p = (pairs[before, after] + kinds[before] * p[after]) / (kinds + seen)[before]
-    return held_out.bits_per_byte(-p.log().sum())
+    kinds, seen = (pairs > 0).sum(1, keepdim=True).clamp(min=1), pairs.sum(1, keepdim=True)
+    return (pairs + kinds * p) / (kinds + seen)
 
 
 def parts() -> dict[str, list[Docstring]]:
