@@ -9,6 +9,7 @@ from palimpsest.benches.bench import Bench
 from palimpsest.errors import UserError
 
 BENCHES: dict[str, tuple[str, ...]] = {
+    "imports": ("imports",),
     "mnist": ("mnist_few", "mnist_longtail"),
 }
 """module of this package -> the benches in it, each an attribute of its name in capitals"""
