@@ -5,13 +5,14 @@ import pytest
 from palimpsest.benches import tuning
 from palimpsest.benches.shelf import BENCHES, bench, benches
 from palimpsest.errors import UserError
-from palimpsest.tasks.mnist import digest
+from palimpsest.tasks import imports, mnist
 from palimpsest.train import loop  # noqa: F401  what takes seconds to load is no test's own
 
 
 @pytest.fixture(autouse=True, scope="module")
-def images():
-    digest()
+def pools():
+    mnist.digest()
+    imports.digest()
 
 
 NAMES = [name for names in BENCHES.values() for name in names]

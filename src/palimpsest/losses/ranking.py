@@ -1,4 +1,4 @@
-"""Losses that rank what a user took above what he did not."""
+"""Losses that rank what a user took above what they did not."""
 
 from __future__ import annotations
 

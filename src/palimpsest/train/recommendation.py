@@ -45,7 +45,7 @@ class EASE(Edit):
 
         min_B |X - X B|^2 + penalty |B|^2, diag B = 0:    B = I - P / diag(P),  P = (X'X + penalty I)^-1
 
-    `data.taken` is X, [users, items]; the model that comes out is another one than goes in.
+    `data.taken` is X, [users, items].
 
     Attributes:
         penalty: of the squared weights.
@@ -56,6 +56,7 @@ class EASE(Edit):
     penalty: Annotated[float, Above(0)] = 100.0
 
     def edit(self, model: Any, data: Any, **training: Any) -> ItemWeights:
+        """The model that scores by B; the one that is given is left as it was."""
         taken = data.taken.float()
         gram = taken.T @ taken
         gram.diagonal().add_(self.penalty)
