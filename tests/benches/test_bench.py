@@ -2,13 +2,13 @@
 
 import json
 from dataclasses import replace
-from functools import partial
+from functools import partial, wraps
 
 import pytest
 from tests.benches.toy import BENCH, METHOD, Ridge, measures
 from tests.evidence.test_records import faults, faults_beside
 
-from palimpsest.benches import Level, Recipe, tuning
+from palimpsest.benches import Level, Measure, Recipe, tuning
 from palimpsest.benches.arm import plain
 from palimpsest.errors import UserError
 from palimpsest.evidence import Store, export, run_claim
@@ -71,6 +71,27 @@ def test_fields_of_the_method_and_of_its_parts_are_set_by_name():
     nested = Recipe(partial(measures, model=None)).at({"model": 1, "lr": 0.1})
     assert nested.method.keywords == {"model": 1}
     assert nested.settings == {"lr": 0.1}
+
+
+def test_a_parameter_is_known_through_a_decorator_and_a_local_variable_is_none():
+    @wraps(measures)
+    def decorated(*args, **more):
+        lr = 1.0
+        return measures(*args, **more), lr
+
+    found = Recipe(partial(decorated, model=None)).at({"model": 1, "lr": 0.1})
+    assert (found.method.keywords, found.settings) == ({"model": 1}, {"lr": 0.1})
+
+
+def test_further_measures_are_taken_where_a_sentence_needs_them_and_are_read_as_the_claim_says():
+    def then(world, applied):
+        return {"largest": float(applied.model.weight.detach().abs().max())}
+
+    made = claim(then=then, read={"largest": Measure("lower", None)}, also=[cost(beats("until", on="largest", by=0.1))])
+    assert {name for name, arm in made.arms.items() if arm.then} == {"until", "ridge", "no steps"}
+    assert str(made.expects[-1]) == "ridge below until by at least 0.1 on largest"
+    central = claim(then=then, read={"largest": Measure("lower", None)}, central=beats("until", on="largest", by=0.1))
+    assert {name for name, arm in central.arms.items() if not arm.then} == {"few steps"}
 
 
 def test_an_arm_stops_at_its_level_and_says_whether_it_got_there():

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from functools import cached_property, partial
 from hashlib import sha256
+from inspect import signature
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
@@ -282,7 +283,7 @@ def _set(method: Any, values: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
     """The method with those of the values that are fields of it or of its parts, and the values that are left."""
     if isinstance(method, partial):
         func, values = _set(method.func, values)
-        known = set(getattr(getattr(func, "__code__", None), "co_varnames", ())) & values.keys()
+        known = set(signature(func).parameters) & values.keys()
         keywords = {**method.keywords, **{name: values[name] for name in known}}
         return partial(func, *method.args, **keywords), {n: v for n, v in values.items() if n not in known}
     if not is_dataclass(method) or isinstance(method, (type, Drawn)):

@@ -133,6 +133,7 @@ class Bench:
         differs: str = "",
         name: str = "",
         then: Callable[[Any, Applied], Metrics] | None = None,
+        read: Mapping[str, Measure] | None = None,
     ) -> Claim:
         """A claim: the method beside the bench's floor and ceiling and the baselines that its sentences name.
 
@@ -151,7 +152,10 @@ class Bench:
                 recipe of their own, which is not tuned.
             differs: how the miniature differs from the paper, in five lines.
             name: of the method's arm; the paper's id where it is empty.
-            then: further measures, taken of every arm alike: (world, what became of the model) -> numbers.
+            then: further measures: (world, what became of the model) -> numbers. They are taken of the claim's own
+                arms, and of those of the bench that a sentence about such a measure needs: the others' results are
+                shared with other claims.
+            read: how further measures are read, where a sentence compares arms on them.
 
         Raises:
             ValueError: a claim that cannot be judged: an unknown arm, a grid of another size than the baselines', more
@@ -174,14 +178,20 @@ class Bench:
         wishes = [*map(given, alive), central, *also]
         floor, ceiling = self.floor[0], self.ceiling[0]
         named = {arm for wish in wishes for arm in (wish.arm, *wish.others) if arm}
+        further = {arm for wish in wishes if wish.on not in self.read for arm in (wish.arm, *wish.others)}
+        further |= set() if central.on in self.read else {floor, ceiling}
         if unknown := named - own.keys() - self.recipes.keys():
             raise ValueError(f"claim {paper}: no arm {min(unknown)!r}: there are {', '.join([*self.recipes, *own])}")
-        bench = {arm: self.arm(arm, then=then) for arm in self.recipes if arm in (*named, floor, ceiling)}
+        bench = {
+            arm: self.arm(arm, then=then if arm in further else None)
+            for arm in self.recipes
+            if arm in (*named, floor, ceiling)
+        }
         for arm in {**bench, **own}.values():
             if arm.recipe.level and arm.recipe.level.on in {wish.on for wish in (central, *also)}:
                 raise ValueError(f"claim {paper}: {arm.recipe.level.on!r} is where training stops, and no result")
         sentences = [
-            wish.sentence(name, self.read.get(wish.on), ceiling, floor)
+            wish.sentence(name, {**self.read, **(read or {})}.get(wish.on), ceiling, floor)
             for wish in [*self._preconditions(central), *self._levels(bench, name, method), *wishes]
         ]
         return Claim(
