@@ -606,12 +606,18 @@ def test_a_full_disk_leaves_no_half_of_a_report_or_a_record(monkeypatch, capsys,
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(
-        Path, "write_text", lambda path, *a, **k: (full if ".tmp" in path.name else real)(path, *a, **k)
+        Path, "write_text", lambda path, *a, **k: (full if _unfinished(path) else real)(path, *a, **k)
     )
     code, _, err = called(capsys, "run", "npo", "--workers", "1", *argv)
     assert code == 2
     assert "palimpsest: no space is left to write" in err
-    assert not [path for path in tmp_path.rglob("*.tmp") if "home" not in path.parts or "reports" in path.parts]
+    left = [path for path in tmp_path.rglob("*") if _unfinished(path)]
+    assert not [path for path in left if "home" not in path.parts or "reports" in path.parts]
+
+
+def _unfinished(path):
+    """Whether it is what a file is written to before it has its name."""
+    return path.name.endswith(".tmp") or path.name.startswith(".")
 
 
 def test_a_damaged_record_is_named(capsys, claims, results):
@@ -635,7 +641,7 @@ def test_a_home_that_is_a_file_hinders_no_look_up(capsys, monkeypatch, tmp_path)
     [
         ([], "which claims"),
         (["npo", "--all"], "which claims"),
-        (["--family", "forge"], "no family 'forge': there are audit, contrast, forget"),
+        (["--family", "forge"], "no family 'forge': there are audit, classify, contrast, forget"),
         (["nqo"], "did you mean npo"),
         (["kl"], "kl is a baseline and has no claim of its own: it is an arm in the claims of tofu"),
         (["npo", "--export", "--seeds", "3"], "--export"),

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from palimpsest.errors import UserError
-from palimpsest.evidence.source import code_digest
+from palimpsest.evidence.source import code_digest, digest_of
 from palimpsest.paths import records
 from palimpsest.record_files import broken, read, rerun_of
 
@@ -250,12 +250,11 @@ def _remarked(entry: Entry, verdict: dict[str, Any]) -> dict[str, Any]:
     if definition:
         remarks.append("a check of a definition: it cannot fail while the code is right")
     low, high = map(float, verdict["interval"])
-    if (
-        word == "refuted"
-        and verdict["by"] > 0
-        and ((verdict["kind"] == "above" and low > 0) or (verdict["kind"] == "below" and high < 0))
-    ):
-        remarks.append(f"there is a difference of that sign, but it is smaller than {verdict['by']:g}")
+    if (verdict["kind"] == "above" and low > 0) or (verdict["kind"] == "below" and high < 0):
+        if word == "refuted" and verdict["by"] > 0:
+            remarks.append(f"there is a difference of that sign, but it is smaller than {verdict['by']:g}")
+        if word == "open" and (verdict["by"] > 0 or verdict.get("share", 0) > 0):
+            remarks.append("there is a difference of that sign; whether it is as large as asked is open")
     counted = not (precondition or withdrawn or definition)
     return {**verdict, "withdrawn": withdrawn, "definition": definition, "counted": counted, "remarks": remarks}
 
