@@ -90,7 +90,12 @@ def test_further_measures_are_taken_where_a_sentence_needs_them_and_are_read_as_
     made = claim(then=then, read={"largest": Measure("lower", None)}, also=[cost(beats("until", on="largest", by=0.1))])
     assert {name for name, arm in made.arms.items() if arm.then} == {"until", "ridge", "no steps"}
     assert str(made.expects[-1]) == "ridge below until by at least 0.1 on largest"
-    central = claim(then=then, read={"largest": Measure("lower", None)}, central=beats("until", on="largest", by=0.1))
+    central = claim(
+        then=then,
+        read={"largest": Measure("lower", None)},
+        central=beats("until", on="largest", by=0.1),
+        also=[mechanism(beats("few steps", on="error", by=0.1))],
+    )
     assert {name for name, arm in central.arms.items() if not arm.then} == {"few steps"}
 
 

@@ -605,9 +605,7 @@ def test_a_full_disk_leaves_no_half_of_a_report_or_a_record(monkeypatch, capsys,
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(
-        Path, "write_text", lambda path, *a, **k: (full if _unfinished(path) else real)(path, *a, **k)
-    )
+    monkeypatch.setattr(Path, "write_text", lambda path, *a, **k: (full if _unfinished(path) else real)(path, *a, **k))
     code, _, err = called(capsys, "run", "npo", "--workers", "1", *argv)
     assert code == 2
     assert "palimpsest: no space is left to write" in err
