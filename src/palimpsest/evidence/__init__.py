@@ -3,10 +3,10 @@
     from palimpsest.evidence import load_claim, run_claim
 
     outcome = run_claim("npo", workers=4)
-    outcome.counts          # {'held': 2, 'refuted': 1, 'open': 0, 'void': 0}
+    outcome.counts          # {'held': 2, 'weak': 0, 'refuted': 1, 'open': 0, 'void': 0}
     outcome.verdicts[0]     # word, estimate, 95% interval, p, Holm's p, effect, differences by seed
 
-The rules are in `palimpsest.audit.hark` (registration, ledger) and `palimpsest.evidence.verdict` (the four words). What
+The rules are in `palimpsest.audit.hark` (registration, ledger) and `palimpsest.evidence.looks` (the words). What
 a name needs (NumPy, and for running SciPy, joblib, rich) is loaded with the first use of it.
 """
 
