@@ -1,11 +1,13 @@
-"""R@1, ranks and their discounted gain: by hand, with a naive search, and on what they cannot mean."""
+"""R@1, ranks, discounted gain and average precision: by hand, with naive versions, and on what they cannot mean."""
 
 import math
 
+import numpy as np
 import pytest
 import torch
+from sklearn.metrics import average_precision_score
 
-from palimpsest.metrics.retrieval import discounted_gain, ranks, recall_at_1
+from palimpsest.metrics.retrieval import average_precision, discounted_gain, ranks, recall_at_1
 
 
 def test_recall_counts_every_key_that_fits():
@@ -68,3 +70,16 @@ def test_gain_falls_with_the_logarithm_of_the_rank_and_ends_at_k():
 def test_ranks_refuse_what_cannot_be_ranked(scores, right, words):
     with pytest.raises(ValueError, match=words):
         ranks(scores, right)
+
+
+def test_average_precision_is_that_of_scikit_learn_and_0_without_a_right_answer():
+    generator = torch.Generator().manual_seed(0)
+    hits = torch.rand(6, 40, generator=generator) < 0.2
+    hits[0] = False
+    found = average_precision(hits)
+    assert found[0] == 0
+    scores = -np.arange(40.0)
+    for row, value in zip(hits[1:], found[1:], strict=True):
+        assert float(value) == pytest.approx(average_precision_score(row.numpy(), scores), rel=1e-5)
+    with pytest.raises(ValueError, match=r"hits must be booleans \[queries, ranks\]"):
+        average_precision(torch.ones(2, 3))

@@ -64,3 +64,20 @@ def discounted_gain(rank: Float[Tensor, " n"], k: int) -> Float[Tensor, " n"]:
     if k < 1:
         raise ValueError(f"k must be at least 1, got {k}")
     return (rank <= k) / (1 + rank).log2()
+
+
+def average_precision(hits: Bool[Tensor, "queries ranks"]) -> Float[Tensor, " queries"]:
+    """Mean precision at the ranks of the right answers: 1 where all of these come first, 0 where there is none.
+
+        AP_i = sum_k hits_ik precision_i(k) / sum_k hits_ik
+
+    Args:
+        hits: whether the answer at each rank is right, the best rank first; all answers are ranked.
+
+    >>> average_precision(torch.tensor([[True, False, True], [False, False, False]]))
+    tensor([0.8333, 0.0000])
+    """
+    if hits.ndim != 2 or hits.dtype != torch.bool:
+        raise ValueError(f"hits must be booleans [queries, ranks], got {hits.dtype} {list(hits.shape)}")
+    precision = hits.cumsum(1) / torch.arange(1, hits.shape[1] + 1, device=hits.device)
+    return (hits * precision).sum(1) / hits.sum(1).clamp(min=1)
