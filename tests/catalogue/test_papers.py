@@ -17,7 +17,7 @@ from palimpsest.catalogue.index import index, write_index
 from palimpsest.catalogue.papers import _parity, record_file
 from palimpsest.errors import UserError
 from palimpsest.evidence import load_claim
-from palimpsest.evidence.source import code_digest, reached
+from palimpsest.evidence.source import code_digest, digest_of, reached
 from palimpsest.paths import records
 from palimpsest.record_files import broken, marked, read, sealed, write
 
@@ -168,10 +168,11 @@ def kept(tmp_path, monkeypatch):
     """`kept(verdicts)` is the record of npo on disk."""
     monkeypatch.setattr("palimpsest.catalogue.papers.records", lambda: tmp_path)
 
-    def keep(*verdicts, code="", **changed):
+    def keep(*verdicts, code="", modules=(), **changed):
         shown, promised = [v for v, _ in verdicts], [p for _, p in verdicts]
         found = {"paper": "npo", "verdicts": shown, "time": ""}
-        found["registration"] = {"code": code, "plan": {"expectations": promised}}
+        named = {"modules": list(modules)} if modules else {}
+        found["registration"] = {"code": code, **named, "plan": {"expectations": promised}}
         write(tmp_path / "forget" / "npo.json", sealed(found, None) | changed)
 
     return keep
@@ -184,6 +185,14 @@ def test_the_record_of_a_paper_is_what_was_exported(kept):
     assert found["counts"] == {"held": 1, "weak": 0, "refuted": 0, "open": 1, "void": 0}
     assert found["broken"] == ""
     assert [v["remarks"] for v in found["verdicts"]] == [[], [UNSURE], []]
+
+
+def test_the_age_of_a_record_that_names_its_modules_is_theirs(kept):
+    modules = ["palimpsest.errors", "palimpsest.paths"]
+    kept(verdict("a above b on m"), code=digest_of(modules), modules=modules)
+    assert record(entry("npo"))["age"] == "recorded"
+    kept(verdict("a above b on m"), code=digest_of(modules[:1]), modules=modules)
+    assert record(entry("npo"))["age"] == "changed"
 
 
 def test_a_record_that_was_changed_is_broken_and_half_a_file_is_refused(kept, tmp_path):
