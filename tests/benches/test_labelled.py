@@ -12,14 +12,14 @@ from torch import nn
 from palimpsest.benches import labelled
 from palimpsest.benches.bench import SEEDS
 from palimpsest.benches.estimators import Fitted, logistic, ridge
-from palimpsest.benches.shelf import bench
+from palimpsest.benches.shelf import BENCHES, bench
 from palimpsest.tasks.labelled import Labelled
 from palimpsest.tasks.splits import Split
 from palimpsest.tasks.tabular import Table
 
-TASKS = ("mnist_few", "mnist_longtail")
-BENCHES = [bench(name) for name in TASKS]
-ARMS = [(one, arm) for one in BENCHES for arm in one.recipes]
+MODULES = ("mnist", "tables")
+TASKS = [bench(name) for module in MODULES for name in BENCHES[module]]
+ARMS = [(one, arm) for one in TASKS for arm in one.recipes]
 
 
 @pytest.mark.parametrize(("one", "arm"), ARMS, ids=[f"{one.name}-{arm}" for one, arm in ARMS])
@@ -32,7 +32,7 @@ def test_every_arm_runs_on_few_rows_and_gives_every_measure(one, arm):
             assert measure.bounds[0] <= found[name] <= measure.bounds[1]
 
 
-@pytest.mark.parametrize("one", [one for one in BENCHES if one.name != "mnist1d"], ids=lambda one: one.name)
+@pytest.mark.parametrize("one", [one for one in TASKS if one.name != "mnist1d"], ids=lambda one: one.name)
 def test_no_two_seeds_of_a_claim_are_tested_on_the_same_row_and_no_arm_learns_from_one(one):
     tested = []
     for seed in SEEDS:
@@ -55,6 +55,17 @@ def test_labels_are_few_wrong_or_rare_where_they_should_be():
     tail = bench("mnist_longtail").world(SEEDS[0], False)
     assert tail.data.counts.tolist() == [250, 150, 90, 54, 32, 19, 12, 7, 4, 2]
     assert len(bench("mnist_longtail").world(SEEDS[0], False, balanced=True).data.rows) == len(tail.data.rows)
+
+
+def test_average_precision_of_labels_against_a_loop():
+    generator = torch.Generator().manual_seed(4)
+    logits, y = torch.randn(40, 3, generator=generator), torch.randint(2, (40, 3), generator=generator)
+    precisions = []
+    for scores, present in zip(logits.T, y.T, strict=True):
+        ranked = present[scores.argsort(descending=True)].tolist()
+        found = [sum(ranked[: i + 1]) / (i + 1) for i in range(40) if ranked[i]]
+        precisions.append(sum(found) / len(found))
+    assert labelled.mean_average_precision(logits, y) == pytest.approx(sum(precisions) / 3)
 
 
 def test_networks_are_fresh_and_of_the_seed():
