@@ -11,7 +11,7 @@ from palimpsest.errors import UserError
 BENCHES: dict[str, tuple[str, ...]] = {
     "imports": ("imports",),
     "mnist": ("mnist_few", "mnist_longtail"),
-    "tables": ("modechoice",),
+    "tables": ("modechoice", "breast_cancer"),
 }
 """module of this package -> the benches in it, each an attribute of its name in capitals"""
 
