@@ -9,6 +9,7 @@ from palimpsest.benches.bench import Bench
 from palimpsest.errors import UserError
 
 BENCHES: dict[str, tuple[str, ...]] = {
+    "glyphs": ("glyphs",),
     "imports": ("imports",),
     "mnist": ("mnist_few", "mnist_longtail"),
     "tables": ("modechoice", "breast_cancer"),

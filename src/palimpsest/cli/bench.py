@@ -116,7 +116,7 @@ def _show(console: Console, bench: Any) -> None:
         gains = ", ".join(f"{number(gain)} at {look} seeds" for look, gain in room.decides.items())
         said = f"with nothing to find, differences spread by {number(room.spread)}; found in 80% of runs: {gains}"
         console.print(Padding(Text(said, style="bright_black"), (0, 0, 0, 2)))
-    for name in bench.baselines:
+    for name in (name for name, recipe in bench.baselines.items() if recipe.grid):
         found = tuning.ledger(bench, name)
         console.print(Padding(Text(f"{name}: tuned by the validation rows of seeds", style="italic"), (1, 0, 0, 0)))
         if found is None:
