@@ -18,7 +18,7 @@ setup: .venv/ready
 	touch $@
 
 demo: setup
-	$(BIN)/palimpsest run npo --seeds 3
+	$(BIN)/palimpsest run squentropy --seeds 5
 
 lint: setup
 	$(BIN)/ruff check .

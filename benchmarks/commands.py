@@ -4,7 +4,7 @@
 
 Every command runs in a process of its own, the way a user runs it; the runs of all commands are interleaved, so that
 a busy machine slows all of them alike. The minimum is what the command costs; the median is what a user feels.
-With --demo, also the demo, `palimpsest run npo --seeds 3`, once, from an empty cache.
+With --demo, also the demo, `palimpsest run squentropy --seeds 5`, once, from an empty cache.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def main() -> None:
     if args.demo:
         with tempfile.TemporaryDirectory() as empty:
             os.environ["PALIMPSEST_HOME"] = empty
-            print(f"{'the demo':<26}{seconds(['-c', CALL, 'run', 'npo', '--seeds', '3']):>8.1f}")
+            print(f"{'the demo':<26}{seconds(['-c', CALL, 'run', 'squentropy', '--seeds', '5']):>8.1f}")
 
 
 if __name__ == "__main__":
