@@ -567,6 +567,7 @@ def test_killed_between_the_output_and_its_report_the_same_command_goes_on_over_
     assert (tmp_path / "out" / "model.safetensors").read_bytes() == first
     assert (tmp_path / "out.html").is_file()
     assert not list(tmp_path.glob(".*"))
+    (home() / "forget" / ".0123456789abcdef" / "npo").mkdir(parents=True)  # as SIGKILL leaves it at the very end
     assert main(argv) == 2, "and what is finished is not done again"
     assert not list((home() / "forget").iterdir())
 

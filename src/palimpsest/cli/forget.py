@@ -152,6 +152,8 @@ def main(args: Any) -> None:
     text = read_text(args.text) if args.text else ""
 
     work = home() / "forget" / digest(args, forget, retain)
+    for finished in work.parent.glob(".*"):
+        shutil.rmtree(finished, ignore_errors=True)
     # Killed after the output was put in place and before the report was, the same command goes on over its own output.
     args.force = args.force or _placed(work) == str(resolved(args.out))
     inputs = [args.forget, *filter(None, [args.retain, args.text]), *sources(args.model)]
@@ -171,8 +173,6 @@ def main(args: Any) -> None:
     with held(out, f"writes {out}"), held(html, f"writes {html}"), held(work, "runs the same command"):
         tidy(out)
         tidy(html)
-        for finished in work.parent.glob(".*"):
-            shutil.rmtree(finished, ignore_errors=True)
         check_out(out, args.force)  # again: another process may have written it before it let go
         summary, comparison = train(args, methods, forget, retain, text, work, out, html)
 
