@@ -13,6 +13,7 @@ BENCHES: dict[str, tuple[str, ...]] = {
     "imports": ("imports",),
     "mnist": ("mnist_few", "mnist_longtail"),
     "tables": ("modechoice", "breast_cancer"),
+    "authors": ("authors",),
 }
 """module of this package -> the benches in it, each an attribute of its name in capitals"""
 
