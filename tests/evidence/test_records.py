@@ -43,6 +43,8 @@ def faults(found):
     claim = Claim(found["paper"], found["question"], dict.fromkeys(prereg.arms, int), expects, seeds=prereg.seeds)
     if (prereg.metric, prereg.direction, prereg.margin) != (claim.primary.on, claim.primary.kind, claim.primary.by):
         yield "the primary expectation"
+    if found["seeds"] != list(prereg.seeds[: len(found["seeds"])]):
+        yield "the seeds are not the first of those registered"
     for line, verdict in zip(found["verdicts"], judge(claim, numbers(found), found["seeds"]), strict=True):
         sentence = str(verdict.expectation)
         shown = {"precondition": False, "note": "", **line}
@@ -51,7 +53,7 @@ def faults(found):
         for name, value in expected.items():
             if shown[name] != value:
                 yield f"{name} of {sentence}"
-        for name in ("estimate", "interval"):
+        for name in ("estimate", "interval", *({"share", "look"} & line.keys())):
             if not same(line[name], getattr(verdict, name)):
                 yield f"{name} of {sentence}"
 
@@ -140,9 +142,9 @@ def changed(found, *path, to):
 @pytest.mark.parametrize(
     ("path", "to"),
     [
-        (("values", "npo-rt", "model utility", 0), 0.2),
+        (("values", "npo", "model utility", 0), 0.2),
         (("verdicts", 1, "word"), "refuted"),
-        (("verdicts", 1, "expectation"), "npo-rt above grad_diff by at least 0.05 on model utility"),
+        (("verdicts", 1, "expectation"), "gold above grad_diff by at least 0.05 on model utility"),
         (("verdicts", 1, "interval"), [0.1, 0.2]),
         (("verdicts", 1, "estimate"), 0.5),
         (("verdicts", 2, "note"), "fine"),
@@ -150,9 +152,11 @@ def changed(found, *path, to):
         (("registration", "margin"), 0.01),
         (("registration", "plan", "expectations", 1, "by"), 0.01),
         (("registration", "plan", "expectations", 1, "times"), 2.0),
-        (("registration", "plan", "settings", "AdamW (exploratory)", "lr"), 1),
+        (("registration", "plan", "settings", "npo", "start"), "gold"),
+        (("verdicts", 4, "share"), 0.5),
+        (("verdicts", 4, "look"), 20),
         (("question",), "Is it?"),
-        (("seeds", 0), 105),
+        (("seeds", 0), 230),
     ],
     ids=lambda value: "/".join(map(str, value)) if isinstance(value, tuple) else "",
 )
