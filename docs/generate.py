@@ -45,10 +45,13 @@ def benches() -> dict[str, str]:
             arms = "\n".join(f"| {arm}{ends.get(arm, '')} | {value:.3g} |" for arm, value in room.values.items())
             gains = ", ".join(f"{gain:.2g} at {look} seeds" for look, gain in room.decides.items())
             tables.append(f"## {room.measure}\n\n| arm | {better} is better |\n|---|---|\n{arms}")
-            tables.append(
-                f"An arm differs from itself, trained again, by {room.spread:.2g} (standard deviation over seeds). "
-                f"80% of runs find a gain above the margin of {gains}."
-            )
+            said = "Trained again, an arm is the same: how large a gain can be found is not known."
+            if gains:
+                said = (
+                    f"An arm differs from itself, trained again, by {room.spread:.2g} (standard deviation over seeds). "
+                    f"80% of runs find a gain above the margin of {gains}."
+                )
+            tables.append(said)
         for name in bench.baselines:
             if found := tuning.ledger(bench, name):
                 lines = [

@@ -127,7 +127,8 @@ class Room:
         values: arm -> mean over the pilot seeds, floor first and ceiling last.
         spread: the standard deviation of the difference of the first baseline with itself, trained again.
         decides: look -> the true gain above a margin that 80% of runs find held, for a method whose differences spread
-            like that; a method that helps some seeds more than others needs more.
+            like that; a method that helps some seeds more than others needs more. Empty where the arm is the same
+            again, because it draws nothing: then nothing is known of it.
     """
 
     measure: str
@@ -149,7 +150,8 @@ def room(bench: Bench) -> list[Room]:
             continue
         spread = float(np.std(np.subtract(values[first][name], values[again][name]), ddof=1))
         means = {arm: float(np.mean(row[name])) for arm, row in values.items() if name in row and arm != again}
-        rooms.append(Room(name, means, spread, {look: detectable(spread, look) for look in LOOKS}))
+        decides = {look: detectable(spread, look) for look in LOOKS if spread > 1e-9}
+        rooms.append(Room(name, means, spread, decides))
     return rooms
 
 

@@ -114,7 +114,9 @@ def _show(console: Console, bench: Any) -> None:
         console.print(Padding(Text(f"{room.measure} ({better} is better)", style="italic"), (1, 0, 0, 0)))
         console.print(Padding(table, (0, 0, 0, 2)))
         gains = ", ".join(f"{number(gain)} at {look} seeds" for look, gain in room.decides.items())
-        said = f"with nothing to find, differences spread by {number(room.spread)}; found in 80% of runs: {gains}"
+        said = "trained again, an arm is the same: how large a gain can be found is not known"
+        if gains:
+            said = f"with nothing to find, differences spread by {number(room.spread)}; found in 80% of runs: {gains}"
         console.print(Padding(Text(said, style="bright_black"), (0, 0, 0, 2)))
     for name in (name for name, recipe in bench.baselines.items() if recipe.grid):
         found = tuning.ledger(bench, name)
