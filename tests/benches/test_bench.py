@@ -61,9 +61,14 @@ def test_an_arm_is_not_tuned_after_its_recipe_has_changed():
     assert other(200, "smoke")["steps"] == 2  # that it runs can be seen before
 
 
-def test_a_grid_larger_than_the_baselines_is_refused():
-    with pytest.raises(ValueError, match="ridge tries 3 points where the arms of toy try 2 each"):
-        claim(method=replace(METHOD, grid={"lr": [0.1, 0.2, 0.3]}))
+@pytest.mark.parametrize("rates", [[0.1], [0.1, 0.2, 0.3]])
+def test_a_grid_of_another_size_is_refused_of_methods_and_of_baselines(rates):
+    other = replace(METHOD, grid={"lr": rates})
+    said = f"tries {len(rates)} points where the arms of toy try 2 each"
+    with pytest.raises(ValueError, match=f"ridge {said}"):
+        claim(method=other)
+    with pytest.raises(ValueError, match=f"few steps {said}"):
+        replace(BENCH, baselines={"few steps": other})
 
 
 def test_fields_of_the_method_and_of_its_parts_are_set_by_name():

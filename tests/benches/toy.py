@@ -78,7 +78,7 @@ BENCH = Bench(
     ceiling=("truth", Recipe(start="truth")),
     baselines={
         "few steps": Recipe(Ridge(), grid={"lr": [0.01, 0.02]}, settings={"steps": 4}),
-        "until": Recipe(Ridge(), grid={"lr": [0.05]}, level=Level("training error", 0.5)),
+        "until": Recipe(Ridge(), grid={"lr": [0.05, 0.06]}, level=Level("training error", 0.5)),
     },
     points=2,
     training={"steps": 60, "optimizer": "sgd"},

@@ -33,6 +33,13 @@ def test_not_worse_than_by_a_tenth():
     assert [word(around(mean, 0.06), margin=-0.1) for mean in (0.0, -0.1, -0.2)] == ["held", "open", "refuted"]
 
 
+def test_not_worse_than_by_a_tenth_of_the_room():
+    """A loss that is surely there and surely within the tenth is what was asked, and no refutation."""
+    room = np.full(20, 2.0)
+    found = [word(around(mean, 0.005), share=-0.1, room=room) for mean in (0.0, -0.12, -0.2, -0.3)]
+    assert found == ["held", "held", "open", "refuted"]
+
+
 def test_a_share_is_of_the_rooms_mean_and_knows_its_spread():
     gains = around(0.1, 0.01)
     assert word(gains, share=0.05, room=around(1.0, 0.01)) == "held"

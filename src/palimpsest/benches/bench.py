@@ -69,7 +69,7 @@ class Bench:
     """The comparison on one world.
 
     Attributes:
-        name: of the module that it stands in.
+        name: that of its variable, in small letters.
         about: what the world is, in a sentence or two.
         world: (seed, smoke, **what a recipe asks for) -> the world.
         measures: (world, model) -> numbers, on the world's test rows; the same for every arm.
@@ -79,7 +79,7 @@ class Bench:
         start: the kind of model that arms start from.
         floor, ceiling: name and recipe of the least and of the most.
         baselines: name -> recipe, each tuned over `points` points.
-        points: how many points of a grid a baseline and a method may try.
+        points: how many points the grid of a baseline or a method has.
         training: what all arms share; a recipe's own settings win.
         watch: measures by name, cheap, at which a `Level` may stop.
         pilots: the seeds that tuning is done on.
@@ -225,7 +225,7 @@ class Bench:
         return [given(at_least(1.0, on="level reached", arm=arm)) for arm in stopped]
 
     def _check(self, name: str, recipe: Recipe) -> None:
-        if len(recipe.points) > self.points:
+        if recipe.grid and len(recipe.points) != self.points:
             raise ValueError(
                 f"{name} tries {len(recipe.points)} points where the arms of {self.name} try {self.points} each: "
                 "tune all alike"

@@ -81,7 +81,7 @@ def weigh(
     Args:
         gain: by how much the method is better than the baseline, seed by seed.
         margin: the gain that was asked for, in the measure's own unit. A negative one says: not worse than by so much.
-        share, room: or as a share of the room, ceiling minus baseline, of every seed.
+        share, room: or as a share of the room, ceiling minus baseline, of every seed; a negative one likewise.
         exact: equal values decide, because the measure has no spread to estimate.
 
     >>> weigh([0.30, 0.31, 0.29, 0.33, 0.30], margin=0.1).leaning
@@ -100,11 +100,11 @@ def weigh(
         return Evidence("open", 1.0, mean, (math.nan, math.nan), of_room, "one seed decides nothing")
     if _constant(gains) and not exact:
         return Evidence("open", 1.0, mean, (mean, mean), of_room, "equal on every seed: no estimate of a spread")
-    least = min(0.0, margin)  # where less than nothing is asked, a loss within it is no refutation
+    least = np.minimum(0.0, asked)  # where less than nothing is asked, a loss within it is no refutation
     above = {"held": _above(beyond), "gain": _above(gains - least)}
     below = {"weak": _above(-beyond), "refuted": _above(least - gains)}
     words: dict[Decision, float] = {"held": above["held"], "refuted": below["refuted"]}
-    if least == 0 and (asked > 0).any():
+    if (least == 0).all() and (asked > 0).any():
         words["weak"] = max(above["gain"], below["weak"])
     leaning = min(words, key=words.__getitem__)
     return Evidence(leaning, min(1.0, 2 * words[leaning]), mean, _interval(gains), of_room)
