@@ -1,17 +1,16 @@
 """Run by tests of this folder, once a rank: losses and gradients of a joint batch of which each rank has its share.
 
-Called as `several_processes.py OUT`, with RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT. `launch` starts all ranks.
+Called as `python -m tests.contrast.several_processes OUT`, with RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT. `launch`
+starts all ranks.
 """
 
 import json
-import os
-import socket
-import subprocess
 import sys
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
+from tests import ranks
 from torch import nn
 from torch.nn import functional as F
 
@@ -49,23 +48,7 @@ def of_the_whole_batch():
 
 def launch(out, processes):
     """What every rank wrote."""
-    out.mkdir()
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1"}
-    environment |= {"MASTER_PORT": str(port)}
-    command = [sys.executable, __file__, str(out)]
-    running = [
-        subprocess.Popen(command, env={**environment, "RANK": str(rank)}, stderr=subprocess.PIPE, text=True)
-        for rank in range(processes)
-    ]
-    for process in running:
-        try:
-            _, errors = process.communicate(timeout=240)
-        finally:
-            process.kill()
-        assert process.returncode == 0, errors
+    ranks.launch("tests.contrast.several_processes", out, processes)
 
     def tensors(found):
         return torch.tensor(found["tensor"], dtype=torch.float64) if "tensor" in found else found

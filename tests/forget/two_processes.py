@@ -4,41 +4,17 @@ Called as `python -m tests.forget.two_processes OUT`, with RANK, WORLD_SIZE, MAS
 """
 
 import os
-import socket
-import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import torch
-
-ROOT = Path(__file__).parents[2]
+from tests import ranks
 
 
 def launch(out, processes=2):
     """What every rank wrote: name of a method -> its `outcome`."""
-    out.mkdir()
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1"}
-    environment |= {"MASTER_PORT": str(port)}
-    running = [
-        subprocess.Popen(
-            [sys.executable, "-m", "tests.forget.two_processes", str(out)],
-            env={**environment, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-            cwd=ROOT,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(processes)
-    ]
-    for process in running:
-        try:
-            _, errors = process.communicate(timeout=240)
-        finally:
-            process.kill()
-        assert process.returncode == 0, errors
+    ranks.launch("tests.forget.two_processes", out, processes)
     return [dict(np.load(out / f"{rank}.npz")) for rank in range(processes)]
 
 

@@ -106,11 +106,12 @@ def view_batches(
     n: int = 2,
     kinds: Sequence[str] = KINDS[:5],
     strength: float = 1.0,
+    draw: Callable[..., Tensor] = views,
 ) -> Callable[[int], dict[str, Tensor]]:
     """step -> {"views" [batch, n, channels, height, width], "labels" [batch], "index" [batch]}.
 
     `index` holds row numbers of the split. Order and views depend on (seed, step) alone, so that a run that resumes
-    at a step needs no replay.
+    at a step needs no replay. Another pool's `views` may `draw` them.
 
     >>> from palimpsest.tasks.digits import digits
     >>> view_batches(digits(0).train, 64)(0)["views"].shape
@@ -121,7 +122,7 @@ def view_batches(
     def batch(step: int) -> dict[str, Tensor]:
         rows = order(step)
         generator = torch.Generator().manual_seed((seed * 1_000_003 + step) % 2**63)
-        made = views(split.x[rows], generator, n=n, kinds=kinds, strength=strength)
+        made = draw(split.x[rows], generator, n=n, kinds=kinds, strength=strength)
         return {"views": made, "labels": split.y[rows], "index": rows}
 
     return batch

@@ -48,7 +48,6 @@ from palimpsest.tasks.digits_images import Images, resize
 from palimpsest.tasks.fresh import generator as stream
 from palimpsest.tasks.fresh import split_seed, stratified_order
 from palimpsest.tasks.splits import Split, Splits
-from palimpsest.train.order import shuffled
 
 FACES = (
     "DejaVuSans",
@@ -227,15 +226,7 @@ def view_batches(
     >>> view_batches(glyphs(0).train, 64)(0)["views"].shape
     torch.Size([64, 2, 1, 28, 28])
     """
-    order = shuffled(len(split), batch_size, seed)
-
-    def batch(step: int) -> dict[str, Tensor]:
-        rows = order(step)
-        generator = torch.Generator().manual_seed((seed * 1_000_003 + step) % 2**63)
-        made = views(split.x[rows], generator, n=n, kinds=kinds, strength=strength)
-        return {"views": made, "labels": split.y[rows], "index": rows}
-
-    return batch
+    return digits_views.view_batches(split, batch_size, seed=seed, n=n, kinds=kinds, strength=strength, draw=views)
 
 
 def letters() -> tuple[str, ...]:
