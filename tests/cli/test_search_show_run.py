@@ -596,6 +596,21 @@ def test_a_report_that_cannot_be_written_is_refused_before_a_job_runs(
     assert {path.name: path.lstat().st_ino for path in tmp_path.iterdir()} == before
 
 
+@pytest.mark.parametrize(
+    "mark",
+    [
+        '<meta name="generator" content="palimpsest">',
+        """<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">""",
+    ],
+)
+def test_an_earlier_report_is_replaced_one_of_an_earlier_version_too(capsys, claims, tmp_path, mark):
+    page = home() / "reports" / "npo.html"
+    page.parent.mkdir(parents=True)
+    page.write_text(f"<!doctype html>\n{mark}\n")
+    assert called(capsys, "run", "npo", "--workers", "1")[0] == 0
+    assert "Does it keep more than gradient ascent?" in page.read_text()
+
+
 @pytest.mark.parametrize("argv", [["--report", "r.html"], ["--export"]])
 def test_a_full_disk_leaves_no_half_of_a_report_or_a_record(monkeypatch, capsys, claims, tmp_path, argv):
     real = Path.write_text

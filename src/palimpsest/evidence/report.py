@@ -55,6 +55,13 @@ def check_report(path: Path, inputs: Iterable[Path] = (), replace: bool = True) 
     return path
 
 
+# What the head of a page holds: as it is written, and as it was before pages named who made them.
+_MARKS = (
+    b'<meta name="generator" content="palimpsest">',
+    b"""content="default-src 'none'; style-src 'unsafe-inline'">""",
+)
+
+
 def _is_report(path: Path) -> bool:
     """Whether a file is a page that was written here; an empty one may be replaced as well."""
     try:
@@ -62,7 +69,7 @@ def _is_report(path: Path) -> bool:
             head = file.read(1024)
     except OSError:
         return True  # whether the place can be written to is another question
-    return not head or b'<meta name="generator" content="palimpsest">' in head
+    return not head or any(mark in head for mark in _MARKS)
 
 
 def write_report(outcome: Outcome, path: Path | str) -> Path:
