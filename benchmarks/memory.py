@@ -23,7 +23,7 @@ from palimpsest.forget.compare import pairs
 from palimpsest.forget.npo import NPO
 from palimpsest.forget.procedure import prepare, unlearn
 from palimpsest.models.files import add_lora, load
-from palimpsest.models.pretrained import pretrained_folder
+from palimpsest.models.packaged import pretrained_folder
 from palimpsest.tasks.rows import read_rows
 
 ROWS = Path(__file__).parents[1] / "examples" / "smollm2"

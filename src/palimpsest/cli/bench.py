@@ -1,9 +1,10 @@
 """`palimpsest bench glyphs`."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import asdict, dataclass, field
+from typing import Annotated, Any
 
+import tyro
 from rich.console import Console
 from rich.padding import Padding
 from rich.table import Table
@@ -23,8 +24,8 @@ class Arguments:
 
     name: Positional[tuple[str, ...]]
     """benches"""
-    tune: tuple[str, ...] = ()
-    """try the grids of these baselines, or of the methods of these papers, and file the results in the package"""
+    tune: Annotated[list[str], tyro.conf.UseAppendAction] = field(default_factory=list)
+    """try the grid of this baseline, or of this paper's method, and file the results in the package; may be repeated"""
     measure: bool = False
     """run floor, baselines and ceiling on pilot seeds, and file the results in the package"""
     workers: int | None = None

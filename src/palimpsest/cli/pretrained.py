@@ -18,7 +18,7 @@ class Arguments:
 
 
 def main(args: Arguments) -> None:
-    from palimpsest.models.pretrained import pretrained_folder  # late: transformers takes seconds, help must not
+    from palimpsest.models.packaged import pretrained_folder  # late: transformers takes seconds, help must not
 
     folder = pretrained_folder(args.name)
     if args.json:

@@ -309,7 +309,7 @@ def _passages() -> list[str]:
 
 def _known() -> Path:
     """The folder of what the model knows."""
-    from palimpsest.models.pretrained import pretrained, pretrained_folder
+    from palimpsest.models.packaged import pretrained, pretrained_folder
     from palimpsest.tasks.worlds import cached
 
     source = pretrained_folder("smollm2")

@@ -9,8 +9,14 @@
 [1, 2, 3]
 """
 
-from palimpsest.train.history import History, NonFiniteLoss
-from palimpsest.train.loop import fit
-from palimpsest.train.method import Applied, Edit, Intervention, Objective, apply
+from __future__ import annotations
 
-__all__ = ["Applied", "Edit", "History", "Intervention", "NonFiniteLoss", "Objective", "apply", "fit"]
+from palimpsest.lazy import front_door
+
+_ROOMS = {
+    "history": ("History", "NonFiniteLoss"),
+    "loop": ("fit",),
+    "method": ("Applied", "Edit", "Intervention", "Objective", "apply"),
+}
+
+__getattr__, __dir__, __all__ = front_door(__name__, _ROOMS)
