@@ -247,7 +247,9 @@ def spoil_tensor(path: Path, rng: random.Random) -> None:
 
 
 def flags_of(command: str) -> list[Flag]:
-    return flags(import_module(f"palimpsest.cli.{command}").Arguments)
+    module = import_module(f"palimpsest.cli.{command}")
+    every = [f"--method={name}" for name in METHODS]
+    return flags(module.arguments(every) if hasattr(module, "arguments") else module.Arguments)
 
 
 def working(command: str, rng: random.Random) -> dict[str, str]:

@@ -1,7 +1,11 @@
-"""A package's front door: names that can be imported from it, each loaded from its module with its first use."""
+"""A package's front door: names that can be imported from it, each loaded from its module with its first use.
+
+And a table of values that are made like that.
+"""
 
 from __future__ import annotations
 
+from collections import UserDict
 from collections.abc import Callable, Iterable, Mapping
 from importlib import import_module
 from typing import Any
@@ -33,3 +37,25 @@ def front_door(
         return getattr(import_module(f"{package}.{homes[name]}"), name)
 
     return load, lambda: sorted(homes), sorted(homes)
+
+
+class Table(UserDict[str, Any]):
+    """name -> a value that is made when it is first asked for, of (module, function or class, keywords).
+
+    >>> table = Table("palimpsest.losses", {"sum": ("divergence", "kl_divergence", None), "two": 2})
+    >>> table["sum"].__module__, list(table), table["two"]
+    ('palimpsest.losses.divergence', ['sum', 'two'], 2)
+    """
+
+    def __init__(self, package: str, values: Mapping[str, Any]) -> None:
+        """`keywords` None: the function itself, uncalled."""
+        self.package = package
+        super().__init__(values)
+
+    def __getitem__(self, name: str) -> Any:
+        value = self.data[name]
+        if isinstance(value, tuple):
+            module, made, keywords = value
+            made = getattr(import_module(f"{self.package}.{module}"), made)
+            value = self.data[name] = made if keywords is None else made(**keywords)
+        return value

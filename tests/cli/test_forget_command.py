@@ -17,10 +17,10 @@ import tyro
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
+from palimpsest.cli import forget as forget_flags
 from palimpsest.cli import main
-from palimpsest.cli.forget import Arguments, Common
-from palimpsest.cli.forget import digest as work_digest
 from palimpsest.cli.forget import main as forget_command
+from palimpsest.cli.forgetting import digest as work_digest
 from palimpsest.forget import compare as comparison
 from palimpsest.forget.baselines import IDK, GradAscent
 from palimpsest.forget.methods import METHODS
@@ -45,7 +45,8 @@ def command(trained, out, *more, method="npo"):
 
 
 def arguments(trained, out, method):
-    return tyro.cli(Arguments, args=command(trained, out, method=method)[1:])
+    argv = command(trained, out, method=method)[1:]
+    return tyro.cli(forget_flags.arguments(argv), args=argv)
 
 
 def digest(folder):
@@ -296,7 +297,7 @@ def test_a_report_that_cannot_be_written_is_refused_before_anything_is_computed(
     rows = (trained / "forget.jsonl").read_text()
     for name in ("forget.jsonl", "file", "out.html"):
         (tmp_path / name).write_text(rows)
-    monkeypatch.setattr("palimpsest.cli.forget.compare", lambda *a, **k: pytest.fail("computed"))
+    monkeypatch.setattr("palimpsest.cli.forgetting.compare", lambda *a, **k: pytest.fail("computed"))
     argv = command(trained, tmp_path / "out", *(["--report", str(tmp_path / report)] if report else []))
     argv[argv.index("--forget") + 1] = str(tmp_path / "forget.jsonl")
     refused(capsys, argv, *words, out=tmp_path / "out")
@@ -330,7 +331,7 @@ def test_force_spares_a_project_with_a_config_json(trained, tmp_path, capsys):
 
 
 def test_a_disk_that_is_too_small_is_named_before_anything_is_computed(trained, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("palimpsest.cli.forget.compare", lambda *a, **k: pytest.fail("computed"))
+    monkeypatch.setattr("palimpsest.cli.forgetting.compare", lambda *a, **k: pytest.fail("computed"))
     size = (trained / "model" / "model.safetensors").stat().st_size
     free = SimpleNamespace(free=0)
     monkeypatch.setattr("palimpsest.models.output_folders.shutil.disk_usage", lambda place: free)
@@ -416,7 +417,7 @@ def test_bad_flags(trained, tmp_path, capsys, more, method, words):
 
 def test_help_says_the_range_of_every_flag_that_has_one(capsys):
     with pytest.raises(SystemExit):
-        main(["forget", "--help"])
+        main(["forget", *(f"--method={name}" for name in METHODS), "--help"])
     said = {}
     for line in capsys.readouterr().out.splitlines():
         words = line.strip("│|").split()
@@ -426,10 +427,28 @@ def test_help_says_the_range_of_every_flag_that_has_one(capsys):
         if said:
             said[flag] += " ".join([*words, ""])
     assert "(default: 0.1; above 0)" in said["--npo.beta"]
-    for name, kind in {"": Common, **{f"{name}.": type(method) for name, method in METHODS.items()}}.items():
+    for name, kind in {
+        "": forget_flags.Common,
+        **{f"{name}.": type(method) for name, method in METHODS.items()},
+    }.items():
         for field, allowed in ranges(kind).items():
             hint = said[f"--{name}{field}".replace("_", "-")].partition("(default: ")[2].partition(")")[0]
             assert all(str(bound) in hint for bound in allowed.bounds)
+
+
+def test_help_has_the_flags_of_the_named_methods_and_names_the_others(capsys):
+    with pytest.raises(SystemExit):
+        main(["forget", "--method", "npo", "--help"])
+    said = capsys.readouterr().out
+    assert "--npo.beta" in said
+    assert "--simnpo.beta" not in said
+    lines = [line.split() for line in said.splitlines()]
+    assert all([name] in [words[:1] for words in lines] for name in METHODS if name != "npo")
+
+
+def test_a_field_of_a_method_that_is_not_named_is_refused(trained, tmp_path, capsys):
+    argv = command(trained, tmp_path / "out", "--simnpo.beta", "2")
+    refused(capsys, argv, "--simnpo.beta is a field of a method that is not named: add --method simnpo")
 
 
 def test_methods_that_need_retain_rows_say_so(trained, tmp_path, capsys):
@@ -617,8 +636,8 @@ def test_the_weights_of_a_trained_method_lie_on_the_disk_once_until_they_are_sav
 
         return comparison.compare(*args, keep=seen, **options)
 
-    monkeypatch.setattr("palimpsest.cli.forget.written", written)
-    monkeypatch.setattr("palimpsest.cli.forget.compare", compare)
+    monkeypatch.setattr("palimpsest.cli.forgetting.written", written)
+    monkeypatch.setattr("palimpsest.cli.forgetting.compare", compare)
     argv = command(trained, tmp_path / "out", "--dtype", dtype, "--json", method=method)
     assert main(argv) == 0
     best = json.loads(capsys.readouterr().out)["best"]

@@ -91,6 +91,20 @@ def test_help_lists_every_command(argv, capsys):
     assert max(map(len, out.splitlines())) <= 80
 
 
+def test_no_help_loads_torch():
+    code = (
+        "import sys\n"
+        "from palimpsest.cli import COMMANDS, main\n"
+        "for name in COMMANDS:\n"
+        "    try:\n"
+        "        main([name, '--help'])\n"
+        "    except SystemExit as end:\n"
+        "        assert end.code == 0\n"
+        "    assert 'torch' not in sys.modules, name\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
 def test_version(capsys):
     assert called(capsys, "--version") == (0, f"palimpsest {palimpsest.__version__}\n", "")
     as_module = subprocess.run([sys.executable, "-m", "palimpsest", "--version"], capture_output=True, text=True)

@@ -72,7 +72,7 @@ def tune(
         "trials": lines,
         "chosen": lines[best]["point"],
     }
-    _write(_file(bench.name, name), ledger)
+    _write(_file(bench, name), ledger)
     return ledger
 
 
@@ -82,7 +82,7 @@ def ledger(bench: Bench, name: str) -> dict[str, Any] | None:
     Raises:
         UserError: for a file that is damaged.
     """
-    file = _file(bench.name, name)
+    file = _file(bench, name)
     try:
         return json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -115,7 +115,7 @@ def measure(bench: Bench, *, workers: int | None = None, progress: bool = True) 
         for arm, by_seed in found.items()
     }
     result = {"bench": bench.name, "seeds": list(MEASURED), "again": again, "values": values}
-    _write(_file(bench.name, "bench"), result)
+    _write(_file(bench, "bench"), result)
     return result
 
 
@@ -189,8 +189,8 @@ def _label(point: Mapping[str, Any]) -> str:
     return ", ".join(f"{name} {value}" for name, value in point.items()) or "as it is"
 
 
-def _file(bench: str, name: str) -> Path:
-    return FOLDER / bench / f"{name}.json"
+def _file(bench: Bench, name: str) -> Path:
+    return (bench.tuned or FOLDER / bench.name) / f"{name}.json"
 
 
 def _short(value: float, digits: int = 6) -> float:

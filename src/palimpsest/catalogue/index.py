@@ -5,6 +5,7 @@ The same command brings the withdrawals of the catalogue into the records.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,15 @@ def write_index() -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(index(), encoding="utf-8")
     return path
+
+
+def central_words() -> dict[str, str]:
+    """Paper -> the word of its central sentence, as the index has it: one file, where the records are hundreds."""
+    try:
+        text = (records() / "INDEX.md").read_text(encoding="utf-8")
+    except OSError:
+        return {}
+    return dict(re.findall(r"^\| \[(\w+)\]\([^|]*\| (\w+) \|", text, re.MULTILINE))
 
 
 def _line(e: Entry) -> tuple[str, ...]:

@@ -1,9 +1,11 @@
 """The command line: `palimpsest COMMAND ...`.
 
 Each command is the module of its name beside this file, with a dataclass `Arguments`, whose documented fields are
-its flags, `main(args) -> int | None`, whose value is the exit code, and a `REGISTRY` where tyro is to read the fields
-by rules of the command's own. A module is imported when its command is called, so that help is instant. A command
-prints results to stdout and progress to stderr, and raises UserError for what the user can mend.
+its flags, or `arguments(argv)`, which makes it where the flags depend on what is asked for; `main(args) -> int | None`,
+whose value is the exit code; and where wanted a `REGISTRY`, where tyro is to read the fields by rules of the command's
+own, and `after_help(argv)`, what stands below the flags. A module is imported when its command is called, and what
+takes seconds (torch) in its `main`, so that help is instant. A command prints results to stdout and progress to
+stderr, and raises UserError for what the user can mend.
 """
 
 from __future__ import annotations
@@ -138,11 +140,12 @@ def _dispatch(argv: list[str]) -> int:
     import tyro
 
     command = import_module(f"palimpsest.cli.{name}")
+    arguments = command.arguments(rest) if hasattr(command, "arguments") else command.Arguments
     said = io.StringIO()
     try:
         with redirect_stderr(said):
             args = tyro.cli(
-                command.Arguments,
+                arguments,
                 prog=f"palimpsest {name}",
                 args=rest,
                 config=(tyro.conf.FlagCreatePairsOff, tyro.conf.DisallowNone, tyro.conf.PositionalMetavarFromFieldName),
@@ -150,6 +153,8 @@ def _dispatch(argv: list[str]) -> int:
             )
     except SystemExit as end:
         if end.code != 2:
+            if not end.code and hasattr(command, "after_help"):
+                print(command.after_help(rest))
             raise
         raise UserError(f"{_unboxed(said.getvalue())}: palimpsest {name} --help explains the flags") from None
     return command.main(args) or 0

@@ -8,8 +8,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from palimpsest.errors import UserError
-from palimpsest.models.template import use_template
-from palimpsest.tasks.rows import read_bytes
 
 
 @dataclass(kw_only=True)
@@ -30,6 +28,8 @@ def settle(args: Any, tokenizer: Any, end: bool | None = None) -> None:
     Raises:
         UserError: for arguments that are no JSON object, or flags for a chat template where there is none.
     """
+    from palimpsest.models.template import use_template  # late: transformers takes seconds, help must not
+
     options = {}
     if args.template_kwargs is not None:
         try:
@@ -48,6 +48,8 @@ def read_text(path: Path) -> str:
     Raises:
         UserError: if the file is missing, empty or not UTF-8.
     """
+    from palimpsest.tasks.rows import read_bytes
+
     try:
         text = read_bytes(path).decode("utf-8-sig")
     except UnicodeDecodeError as error:

@@ -23,7 +23,6 @@ from palimpsest.errors import UserError, out_of_memory
 from palimpsest.forget.evaluation import perplexity, settle_end, subsample
 from palimpsest.forget.forgotten_and_kept import FORGOTTEN_BY, KEPT_BY, balance, left, measurable, share_kept
 from palimpsest.forget.learning_rates import (
-    MOST_RATES,
     Trial,
     best_trial,
     digest,
@@ -37,6 +36,7 @@ from palimpsest.forget.learning_rates import (
     split_text,
     trains_at_rate,
 )
+from palimpsest.forget.methods import MOST_RATES
 from palimpsest.forget.procedure import ForgetData, encode_pairs, prepare
 from palimpsest.forget.stop_at_level import LOOK_ROWS, Looks, at, reached
 from palimpsest.forget.tofu import RowScores, tofu_score

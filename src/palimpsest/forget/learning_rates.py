@@ -25,7 +25,6 @@ from palimpsest.train.method import is_objective
 
 T = TypeVar("T")
 MOST_HELD_OUT = 64
-MOST_RATES = 25  # half a decade apart, these span twelve decades
 
 
 def rates(lr: float, n: int) -> list[float]:

@@ -1,54 +1,42 @@
-"""The methods by name, each with its default fields: what `palimpsest forget --method` and the comparisons offer."""
+"""The methods by name, each with its default fields: what `palimpsest forget --method` and the comparisons offer.
 
-from typing import Any
+A method is imported when it is first asked for: the command's help names them all, and loads none.
+"""
 
-from palimpsest.forget.baselines import IDK, LLMU, RMU, GradAscent, IdkDPO
-from palimpsest.forget.booster import Booster
-from palimpsest.forget.causal_whp import WHP, CausalWHP
-from palimpsest.forget.concept_vectors import Needle
-from palimpsest.forget.eco_prompts import ECO
-from palimpsest.forget.flat import FLAT
-from palimpsest.forget.knowundo import MemFlex
-from palimpsest.forget.npo import NPO
-from palimpsest.forget.pretrained_unlearning import AdversarialLabel, RandomTokens
-from palimpsest.forget.prompt_gate import RefusalGuard
-from palimpsest.forget.relearn import ReLearn
-from palimpsest.forget.rwku import Steering
-from palimpsest.forget.sae_unlearning import SaeClamp
-from palimpsest.forget.simnpo import SimNPO
-from palimpsest.forget.skill_unlearning import KeySpaceDetection, NeuronAdjust
-from palimpsest.forget.uld import ULD
-from palimpsest.forget.unforgettable import RandomOptions
-from palimpsest.forget.unstar import UnStar
-from palimpsest.forget.wagle import Wagle
+from palimpsest.lazy import Table
 
-METHODS: dict[str, Any] = {
-    "grad_ascent": GradAscent(retain="none"),
-    "grad_diff": GradAscent(retain="ce"),
-    "kl": GradAscent(retain="kl"),
-    "idk": IDK(),
-    "idk_dpo": IdkDPO(),
-    "rmu": RMU(),
-    "llmu": LLMU(),
-    "npo": NPO(),
-    "simnpo": SimNPO(),
-    "random_label": RandomTokens(retain="none"),
-    "adversarial_label": AdversarialLabel(retain="none"),
-    "random_options": RandomOptions(),
-    "needle": Needle(),
-    "flat": FLAT(),
-    "relearn": ReLearn(),
-    "unstar": UnStar(),
-    "booster": Booster(),
-    "whp": WHP(),
-    "causal_whp": CausalWHP(),
-    "wagle": Wagle(),
-    "memflex": MemFlex(grad=None),
-    "uld": ULD(),
-    "eco_prompts": ECO(),
-    "refusal_guard": RefusalGuard(),
-    "neuron_adjust": NeuronAdjust(),
-    "key_space": KeySpaceDetection(),
-    "rwku_steering": Steering(),
-    "sae_unlearning": SaeClamp(),
-}
+METHODS = Table(
+    "palimpsest.forget",
+    {
+        "grad_ascent": ("baselines", "GradAscent", {"retain": "none"}),
+        "grad_diff": ("baselines", "GradAscent", {"retain": "ce"}),
+        "kl": ("baselines", "GradAscent", {"retain": "kl"}),
+        "idk": ("baselines", "IDK", {}),
+        "idk_dpo": ("baselines", "IdkDPO", {}),
+        "rmu": ("baselines", "RMU", {}),
+        "llmu": ("baselines", "LLMU", {}),
+        "npo": ("npo", "NPO", {}),
+        "simnpo": ("simnpo", "SimNPO", {}),
+        "random_label": ("pretrained_unlearning", "RandomTokens", {"retain": "none"}),
+        "adversarial_label": ("pretrained_unlearning", "AdversarialLabel", {"retain": "none"}),
+        "random_options": ("unforgettable", "RandomOptions", {}),
+        "needle": ("concept_vectors", "Needle", {}),
+        "flat": ("flat", "FLAT", {}),
+        "relearn": ("relearn", "ReLearn", {}),
+        "unstar": ("unstar", "UnStar", {}),
+        "booster": ("booster", "Booster", {}),
+        "whp": ("causal_whp", "WHP", {}),
+        "causal_whp": ("causal_whp", "CausalWHP", {}),
+        "wagle": ("wagle", "Wagle", {}),
+        "memflex": ("knowundo", "MemFlex", {"grad": None}),
+        "uld": ("uld", "ULD", {}),
+        "eco_prompts": ("eco_prompts", "ECO", {}),
+        "refusal_guard": ("prompt_gate", "RefusalGuard", {}),
+        "neuron_adjust": ("skill_unlearning", "NeuronAdjust", {}),
+        "key_space": ("skill_unlearning", "KeySpaceDetection", {}),
+        "rwku_steering": ("rwku", "Steering", {}),
+        "sae_unlearning": ("sae_unlearning", "SaeClamp", {}),
+    },
+)
+MOST_RATES = 25
+"""learning rates that --tune tries at most: half a decade apart, these span twelve decades"""

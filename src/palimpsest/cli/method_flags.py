@@ -1,0 +1,74 @@
+"""The flags of a command that compares methods: those of all, and the fields of each method that `--method` names."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import make_dataclass
+from difflib import get_close_matches
+from itertools import pairwise
+from textwrap import shorten
+from typing import Any
+
+from palimpsest.errors import UserError
+
+
+def with_methods(common: type, methods: Mapping[str, Any], argv: Sequence[str], *more: type) -> type:
+    """The dataclass `common` with `more` flags and a group of flags for each method that is named in `argv`.
+
+    Only these methods are imported.
+
+    Raises:
+        UserError: a method's field is set and the method is not named.
+    """
+    names = [name for name in dict.fromkeys(named(argv)) if name in methods]
+    for word in argv:
+        name = word.removeprefix("--").partition(".")[0].replace("-", "_")
+        if word.startswith("--") and "." in word.partition("=")[0] and name in methods and name not in names:
+            raise UserError(f"{word.partition('=')[0]} is a field of a method that is not named: add --method {name}")
+    own = [(name, type(methods[name]), methods[name]) for name in names]
+    return make_dataclass("Arguments", own, bases=(common, *more), namespace={"__doc__": common.__doc__})
+
+
+def named(argv: Sequence[str]) -> list[str]:
+    """What `--method` names.
+
+    >>> named(["MODEL", "--method", "npo", "--method=simnpo", "--steps", "3"])
+    ['npo', 'simnpo']
+    """
+    found = [after for word, after in pairwise(argv) if word == "--method"]
+    return found + [word.partition("=")[2] for word in argv if word.startswith("--method=")]
+
+
+def listed(family: str, methods: Iterable[str], argv: Sequence[str]) -> str:
+    """The methods that are not named, a line each: the name, the paper's title, and what its claim came to."""
+    from palimpsest.catalogue import entries
+    from palimpsest.catalogue.index import central_words
+
+    about = {name: entry for entry in entries() if entry.family == family for name in (*entry.aliases, entry.id)}
+    words, lines = central_words(), []
+    for name in methods:
+        if name not in named(argv):
+            entry = about[name]
+            word = words.get(entry.id, "not measured yet") if entry.is_paper else "baseline"
+            lines.append(f"  {name:<18} {word:<10} {shorten(entry.title, 88, placeholder=' ...')}")
+    return "\n".join(
+        ["methods, with the word of their claims; --method NAME --help has a method's flags:", "", *lines, ""]
+    )
+
+
+def chosen(args: Any, methods: Mapping[str, Any]) -> dict[str, Any]:
+    """The methods asked for, with their fields.
+
+    Raises:
+        UserError: for none, an unknown one (with the nearest names), or one given twice.
+    """
+    if not args.method:
+        raise UserError(f"give --method, once or several times: {', '.join(methods)}")
+    for name in args.method:
+        if name not in methods:
+            near = get_close_matches(name, methods, n=2, cutoff=0.4)
+            hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(methods)}"
+            raise UserError(f"unknown method {name!r}: {hint}")
+    if len(set(args.method)) < len(args.method):
+        raise UserError(f"--method names one method twice: {', '.join(args.method)}")
+    return {name: getattr(args, name) for name in args.method}
