@@ -10,23 +10,12 @@ from tokenizers import Tokenizer, decoders, models, normalizers, processors
 from transformers import PreTrainedTokenizerFast
 
 from palimpsest.errors import UserError
-from palimpsest.forget import causal_whp
-from palimpsest.forget.causal_whp import (
-    INSTRUCTION,
-    WHP,
-    CausalWHP,
-    Probe,
-    causal_whp_loss,
-    criteria,
-    fabrications,
-    hard,
-    move_mass,
-    readable,
-    teacher_distribution,
-    whp_distribution,
-    whp_loss,
-)
+from palimpsest.forget import causal_whp_measures
+from palimpsest.forget.causal_whp import INSTRUCTION, CausalWHP, move_mass, teacher_distribution
+from palimpsest.forget.causal_whp_measures import Probe, criteria, fabrications, readable
+from palimpsest.forget.distilled import causal_whp_loss
 from palimpsest.forget.procedure import ForgetData, prepare, unlearn
+from palimpsest.forget.whp import WHP, hard, whp_distribution, whp_loss
 from palimpsest.models import causal_lm, train_tokenizer, word_tokenizer
 from palimpsest.models.score import greedy
 from palimpsest.train.checkpoint import encode as checkpointed
@@ -546,9 +535,9 @@ def test_readable(text, fine):
 
 
 def test_right_answers_begin_with_the_value():
-    assert causal_whp._begins(" Cape Town. She", " Cape Town")
-    assert not causal_whp._begins("Cape", "Cape Town")
-    assert not causal_whp._begins("in Cape Town", "Cape Town")
+    assert causal_whp_measures._begins(" Cape Town. She", " Cape Town")
+    assert not causal_whp_measures._begins("Cape", "Cape Town")
+    assert not causal_whp_measures._begins("in Cape Town", "Cape Town")
 
 
 def sentence_pieces(*texts):

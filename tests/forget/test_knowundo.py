@@ -12,16 +12,8 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from palimpsest.errors import UserError
-from palimpsest.forget.knowundo import (
-    BASELINES,
-    MemFlex,
-    accuracy,
-    knowundo_score,
-    knowundo_task,
-    memflex_locate,
-    random_answers,
-    region,
-)
+from palimpsest.forget.knowundo import MemFlex, knowundo_task, memflex_locate, random_answers, region
+from palimpsest.forget.knowundo_measures import BASELINES, accuracy, knowundo_score
 from palimpsest.forget.masks import gradients
 from palimpsest.forget.procedure import encode_pairs, prepare, unlearn
 from palimpsest.metrics.text import rouge_l_recall

@@ -16,16 +16,8 @@ from palimpsest.forget.intervention import INTERVENTIONS, Intervention, interven
 from palimpsest.forget.intervention import save as save_intervention
 from palimpsest.forget.npo import npo_loss
 from palimpsest.forget.procedure import prepare, unlearn
-from palimpsest.forget.rwku import (
-    ATTACKS,
-    BARE,
-    METHODS,
-    Frames,
-    Item,
-    Steering,
-    adversarial_probe,
-    rwku_score,
-)
+from palimpsest.forget.rwku import METHODS, Steering
+from palimpsest.forget.rwku_measures import ATTACKS, BARE, Frames, Item, adversarial_probe, rwku_score
 from palimpsest.forget.zero_shot import ZeroShot, rwku_task
 from palimpsest.metrics.membership import attacks, auc, privleak
 from palimpsest.metrics.text import ngram_entropy
@@ -156,7 +148,9 @@ def test_the_in_context_text_names_the_target_and_changes_what_is_said(known):
 def test_frames_around_probes_but_no_lead_after_an_affirmative_suffix(known, monkeypatch):
     model, tokenizer = known
     seen = []
-    monkeypatch.setattr("palimpsest.forget.rwku.greedy", lambda m, t, prompts, **k: seen.extend(prompts) or [""] * 2)
+    monkeypatch.setattr(
+        "palimpsest.forget.rwku_measures.greedy", lambda m, t, prompts, **k: seen.extend(prompts) or [""] * 2
+    )
     kinds = ("role play", "affirmative suffix")
     probes = {"forget_level3": [probe("Who {x}?", "b", type=kind) for kind in kinds]}
     frames = Frames(question="<{}>", lead=" A:", before="B {subject}.")
@@ -216,7 +210,7 @@ def test_general_ability_is_the_likeliest_letter(known, monkeypatch):
         asked.append((prompt, choices))
         return torch.tensor([0.0, 2.0, 1.0][: len(choices)])
 
-    monkeypatch.setattr("palimpsest.forget.rwku.choice_logprob", letters)
+    monkeypatch.setattr("palimpsest.forget.rwku_measures.choice_logprob", letters)
     example = {"question": "E?", "choices": ["u", "v"], "answer": 1}
     rows = [
         {"question": "Q?", "choices": ["u", "v", "w"], "answer": answer, "examples": [example]} for answer in (1, 2)

@@ -21,7 +21,8 @@ _ROOMS = {
     "attacks": ("membership",),
     "baselines": ("GradAscent", "IDK", "IdkDPO", "LLMU", "RMU"),
     "booster": ("Booster", "attack"),
-    "causal_whp": ("CausalWHP", "WHP", "criteria", "teacher_distribution"),
+    "causal_whp": ("CausalWHP", "teacher_distribution"),
+    "causal_whp_measures": ("criteria",),
     "concept_vectors": (
         "Needle",
         "causal_check",
@@ -35,7 +36,8 @@ _ROOMS = {
     "eight_methods": ("Completion", "Suite", "familiarity", "robust_suite"),
     "flat": ("FLAT", "flat_loss"),
     "intervention": ("Intervention", "intervene", "load", "save"),
-    "knowundo": ("MemFlex", "knowundo_score"),
+    "knowundo": ("MemFlex",),
+    "knowundo_measures": ("knowundo_score",),
     "methods": ("METHODS",),
     "npo": ("NPO", "logistic_divergence", "npo_loss", "npo_total", "npo_weight"),
     "open_problems_unlearning": ("evaluation_gap", "report"),
@@ -44,7 +46,8 @@ _ROOMS = {
     "procedure": ("ForgetData", "prepare", "unlearn"),
     "prompt_gate": ("RefusalGuard",),
     "relearn": ("ReLearn", "augment"),
-    "rwku": ("Frames", "Steering", "rwku_score"),
+    "rwku": ("Steering",),
+    "rwku_measures": ("Frames", "rwku_score"),
     "sae_unlearning": ("SaeClamp",),
     "simnpo": ("SimNPO", "simnpo_loss", "simnpo_weight"),
     "skill_unlearning": ("KeySpaceDetection", "NeuronAdjust"),
@@ -54,6 +57,7 @@ _ROOMS = {
     "unforgettable": ("RandomOptions", "forget_matrix", "forget_ratio", "probe_recovery", "random_label_forget"),
     "unstar": ("TEXTS", "UnStar"),
     "wagle": ("Wagle", "wagle_mask", "wagle_scores"),
+    "whp": ("WHP",),
     "zero_shot": ("rwku_task",),
 }
 

@@ -25,7 +25,7 @@ METHODS = Table(
         "relearn": ("relearn", "ReLearn", {}),
         "unstar": ("unstar", "UnStar", {}),
         "booster": ("booster", "Booster", {}),
-        "whp": ("causal_whp", "WHP", {}),
+        "whp": ("whp", "WHP", {}),
         "causal_whp": ("causal_whp", "CausalWHP", {}),
         "wagle": ("wagle", "Wagle", {}),
         "memflex": ("knowundo", "MemFlex", {"grad": None}),

@@ -16,7 +16,7 @@ from difflib import SequenceMatcher
 from transformers import PreTrainedTokenizerBase
 
 from palimpsest.errors import UserError
-from palimpsest.models.score import encode
+from palimpsest.models.score import encode, prompt_template
 
 Pair = tuple[str, str]
 Mention = tuple[int, int, str]  # start, end, and the target whose name stands there
@@ -230,3 +230,87 @@ def _stretches(tokens: Tokens) -> list[list[int]]:
         else:
             mention = number + 1
     return found
+
+
+@dataclass(frozen=True)
+class Renamed:
+    """A row as it is and as it reads in one draw of replacement names, with the positions that correspond."""
+
+    original: Tokens
+    renamed: Tokens
+    pairs: dict[int, int]
+    people: list[str]  # whose mention each is, by the whole name
+    replacements: dict[str, str]  # person -> replacement
+
+    def places(self, *, whole: bool = False) -> dict[str, list[int]]:
+        """Person -> the first token of each mention in the original row; with `whole`, of those by the whole name."""
+        found: dict[str, list[int]] = {person: [] for person in self.people}
+        mentioned = zip(self.people, self.original.names, self.original.first_tokens(), strict=True)
+        for person, name, place in mentioned:
+            if name == person or not whole:
+                found[person].append(place)
+        return found
+
+
+def renamings(
+    tokenizer: PreTrainedTokenizerBase,
+    row: Pair,
+    target: str,
+    names: Sequence[str],
+    n: int,
+    instruction: str,
+    longest: int | None = None,
+) -> list[Renamed]:
+    """The row under `n` replacement names; positions beyond `longest` tokens are left out.
+
+    Several targets begin at different places in the list of names, and no one is replaced by somebody whom the row
+    names already.
+
+    Raises:
+        UserError: if the row does not mention the target, or there are fewer than `n` names for it.
+    """
+    looked_for = targets(target, row)
+    found = tuple(mentions(text, looked_for) for text in row)
+    if not any(found):
+        raise UserError(f"{' '.join(row).strip()[:60]!r} does not mention {' or '.join(looked_for)}: set target")
+    present = list(dict.fromkeys(name for part in found for *_, name in part))
+    named = [name for name in looked_for if name in present]
+    names = [name for name in names if name not in looked_for and not any(mentions(text, [name]) for text in row)]
+    if len(names) < n:
+        raise UserError(
+            f"{n} replacement names are needed that {' '.join(row).strip()[:60]!r} does not mention, got {len(names)}"
+        )
+    original = tokenize(tokenizer, row, found)
+    people = [whole_names(looked_for)[name] for name in original.names]
+    made = []
+    for draw in range(n):
+        chosen = stand_ins(looked_for, names, draw)
+        texts, spans = zip(*(rename(text, part, chosen) for text, part in zip(row, found, strict=True)), strict=True)
+        before = lead_in(tokenizer, instruction.format(name=chosen[named[0]])) if instruction else ""
+        prompt = texts[0].removeprefix(tokenizer.bos_token) if before and tokenizer.bos_token else texts[0]
+        cut = len(texts[0]) - len(prompt)
+        shifted = [(start - cut, end - cut, name) for start, end, name in spans[0]]
+        renamed = tokenize(tokenizer, (prompt, texts[1]), (shifted, spans[1]), before)
+        pairs = {a: b for a, b in align(original, renamed).items() if longest is None or b < longest}
+        made.append(Renamed(original, renamed, pairs, people, {person: chosen[person] for person in people}))
+    return made
+
+
+def lead_in(tokenizer: PreTrainedTokenizerBase, instruction: str) -> str:
+    """The instruction as it precedes a row: a turn of its own in the tokenizer's chat template, else a line."""
+    template = prompt_template(tokenizer)
+    return template.prompt(instruction) if template.tokenizer is not None else f"{instruction}\n"
+
+
+def kept_positions(made: Sequence[Renamed], length: int) -> list[int]:
+    """The positions that all renamings have, whose next token belongs to the answer and to the first `length`.
+
+    Raises:
+        UserError: if there are none.
+    """
+    common = set.intersection(*(set(draw.pairs) for draw in made))
+    tokens = made[0].original
+    kept = sorted(i for i in common if tokens.answer <= i + 1 < min(length, len(tokens.ids)))
+    if not kept:
+        raise UserError("no token of the answer is left beside the target's name: give longer rows")
+    return kept

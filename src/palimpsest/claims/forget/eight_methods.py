@@ -17,7 +17,6 @@ from transformers import PreTrainedModel
 
 from palimpsest.evidence import Claim, expect, given
 from palimpsest.forget.baselines import RMU
-from palimpsest.forget.causal_whp import WHP
 from palimpsest.forget.eight_methods import (
     PRETEND,
     TESTS,
@@ -33,6 +32,7 @@ from palimpsest.forget.npo import NPO
 from palimpsest.forget.procedure import ForgetData, Pair, prepare, unlearn
 from palimpsest.forget.prompting import AFFIRMATION, JAILBREAKS, ways
 from palimpsest.forget.refusals import REFUSALS
+from palimpsest.forget.whp import WHP
 from palimpsest.models.score import prompt_template
 from palimpsest.models.tokenizers import word_tokenizer
 from palimpsest.tasks.authors import AuthorRow, AuthorsTask, authors_task

@@ -12,7 +12,8 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from palimpsest.evidence import Claim, expect, given
-from palimpsest.forget.knowundo import BASELINES, MemFlex, accuracy, knowundo_score, knowundo_task
+from palimpsest.forget.knowundo import MemFlex, knowundo_task
+from palimpsest.forget.knowundo_measures import BASELINES, accuracy, knowundo_score
 from palimpsest.forget.procedure import encode_pairs, prepare, unlearn
 from palimpsest.forget.refusals import REFUSALS
 from palimpsest.models import word_tokenizer
