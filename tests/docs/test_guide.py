@@ -17,3 +17,13 @@ def test_the_guide_to_contrastive_learning_runs() -> None:
     for block in own:
         exec(block, known)
     assert known["features"].shape == (1024, 16)
+
+
+def test_the_guide_to_the_users_own_files_runs(tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    rows = [f"p{n // 3},{n % 11 + n / 100},{'ill' if n % 11 > 5 else 'well'}" for n in range(90)]
+    Path("patients.csv").write_text("\n".join(["patient,pressure,outcome", *rows]))
+    [block] = re.findall(r"```python\n(.*?)```", (GUIDE / "files.md").read_text(encoding="utf-8"), re.DOTALL)
+    known: dict = {}
+    exec(block, known)
+    assert (len(known["table"]), known["task"].train.x.dtype) == (90, torch.float32)
