@@ -40,6 +40,7 @@ _TIME = r"(?:[T ]+(\d{1,2}):(\d{2})(?::(\d{2})(?:[.,]\d+)?)?\s*(Z|[+-]\d{2}:?\d{
 _YEAR_FIRST = re.compile(rf"(\d{{4}})([-/.])(\d{{1,2}})\2(\d{{1,2}}){_TIME}")
 _YEAR_LAST = re.compile(rf"(\d{{1,2}})([-/.])(\d{{1,2}})\2(\d{{4}}){_TIME}")
 _NAMED = re.compile(rf"(?:(\d{{1,2}})[ -]([A-Za-z]{{3,9}})|([A-Za-z]{{3,9}}) (\d{{1,2}}))\.?,?[ -](\d{{4}}){_TIME}")
+_ZEROS = re.compile(r"[+-]?0\d")  # what begins codes, not numbers
 _COMMA = re.compile(r"[+-]?\d+(?:[.,]\d+)*")
 
 
@@ -223,7 +224,7 @@ def typed(name: str, cells: Sequence[str], where: Callable[[int], str]) -> Colum
     for value, number in numbers.items():
         if not abs(number) <= LARGEST:
             refuse(value, f": write a finite number, at most {LARGEST:g}, or leave the cell empty")
-    if present and len(numbers) == len(present) and not any(re.match(r"[+-]?0\d", value) for value in present):
+    if present and len(numbers) == len(present) and not any(map(_ZEROS.match, present)):
         return Column(name, "number", _filled(cells, {cell: numbers[value] for cell, value in known.items()}))
     if len(numbers) < len(present):
         share = sum(counts[cell] for cell, value in known.items() if value in numbers) / sum(map(counts.get, known))

@@ -90,11 +90,13 @@ class TableFile:
     def _parts(self, seed: int) -> Parts:
         return parts(self.keys, seed, labels=self.y, classes=self.classes, groups=self.groups, times=self.times)
 
-    def _encoded(self, train: np.ndarray) -> list[tuple[list[str], np.ndarray]]:
-        made = [_encoded(column, train) for column in self.columns]
-        if not any(names for names, _ in made):
+    def _check(self, train: np.ndarray) -> None:
+        if not any(_encoded(column, train)[0] for column in self.columns):
             raise UserError("every column is constant in the rows to train on: there is nothing to learn from")
-        return made
+
+    def _encoded(self, train: np.ndarray) -> list[tuple[list[str], np.ndarray]]:
+        self._check(train)
+        return [_encoded(column, train) for column in self.columns]
 
 
 def read_table(
@@ -175,6 +177,7 @@ def read_table(
     )
     with naming(path):
         divided = table._parts(0)
+        table._check(divided.train)
     seen = np.concatenate([divided.train, divided.validation])  # of every seed
     return replace(table, notes=(*notes, *duplicates_note(keys), *_gives_away(columns, asked, targets, seen)))
 
@@ -282,8 +285,9 @@ def _encoded(column: Column, train: Int[np.ndarray, " train"]) -> tuple[list[str
 
 def _standardised(values: Float[np.ndarray, " n"], train: Int[np.ndarray, " train"]) -> Float[np.ndarray, " n"]:
     """Mean 0 and standard deviation 1 over the rows to train on; no value further away than a network can read."""
-    mean, deviation = values[train].mean(), values[train].std()
-    return np.clip((values - mean) / (deviation or 1), -FURTHEST, FURTHEST)
+    centred = values - values[train].mean()
+    centred /= np.abs(centred[train]).max() or 1  # so that no square vanishes
+    return np.clip(centred / (centred[train].std() or 1), -FURTHEST, FURTHEST)
 
 
 def _keys(columns: Sequence[Column], others: Sequence[np.ndarray]) -> list[str]:
@@ -339,4 +343,5 @@ def _tells_number(column: Column, y: Float[np.ndarray, " n"]) -> bool:
     values, y = values[known], y[known]
     if len(y) < 3 or not (np.ptp(values) and np.ptp(y)):
         return False
+    values, y = ((each - each.min()) / np.ptp(each) for each in (values, y))
     return bool(abs(np.corrcoef(values, y)[0, 1]) > CORRELATION)
