@@ -10,7 +10,9 @@ from __future__ import annotations
 import re
 import warnings
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -126,25 +128,10 @@ def read_images(folder: str | Path, *, size: int | None = None, group: str | Non
     files, notes = _files(folder)
     names = [file.relative_to(folder).parts[:-1] for file in files]
     groups = None if group is None else _groups(files, folder, group)
-    sides, damaged = [], []
-    for file in files:
-        try:
-            sides.append(_shorter_side(file))
-        except Exception as error:  # whatever a decoder says of bytes that it does not like
-            damaged.append((file, error))
-    _refuse(damaged, folder, len(files))
+    sides = _each(_shorter_side, files, folder)
     side = size or int(min(LARGEST_SIDE, np.median(sides)))
-    images, animations = [], 0
-    for file in files:
-        try:
-            image, frames = _read(file, side)
-        except Exception as error:
-            damaged.append((file, error))
-            continue
-        images.append(image)
-        animations += frames > 1
-    _refuse(damaged, folder, len(files))
-    if animations:
+    images, frames = zip(*_each(partial(_read, side=side), files, folder), strict=True)
+    if animations := sum(count > 1 for count in frames):
         notes.append(f"of {animations} animation{'s'[: animations > 1]} the first picture is taken")
     channels = max(len(image) for image in images)
     x = np.stack([np.broadcast_to(image, (channels, side, side)) for image in images])
@@ -212,27 +199,40 @@ def _groups(files: list[Path], folder: Path, group: str) -> tuple[str, ...]:
     return tuple(str(match[1] if pattern.groups else match[0]) for match in matches)
 
 
-def _refuse(damaged: list[tuple[Path, Exception]], folder: Path, of: int) -> None:
+def _each(read: Callable[[Path], Any], files: list[Path], folder: Path) -> list[Any]:
+    """What is read of each image.
+
+    Raises:
+        UserError: some cannot be read; it counts them and names the first.
+    """
+    found, damaged = [], []
+    with warnings.catch_warnings():
+        # Of odd metadata; and of many pixels, of which fewer are refused here.
+        warnings.simplefilter("ignore")
+        for file in files:
+            try:
+                found.append(read(file))
+            except Exception as error:  # whatever a decoder says of bytes that it does not like
+                damaged.append((file, error))
     if damaged:
         file, error = damaged[0]
         says = "is empty" if not file.stat().st_size else str(error).split("\n")[0]
         says = "is no image, whatever its name says" if "cannot identify" in says else says
         raise UserError(
-            f"{folder}: {len(damaged)} of {of} images cannot be read, first {file.relative_to(folder)} ({says}): "
-            "mend or remove them"
+            f"{folder}: {len(damaged)} of {len(files)} images cannot be read, "
+            f"first {file.relative_to(folder)} ({says}): mend or remove them"
         )
+    return found
 
 
 def _open(file: Path) -> Any:
     from PIL import Image  # late: takes a tenth of a second
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit here is a lower one
-        try:
-            image = Image.open(file, formats=FORMATS)
-            large = image.width * image.height > PIXELS
-        except Image.DecompressionBombError:
-            large = True
+    try:
+        image = Image.open(file, formats=FORMATS)
+        large = image.width * image.height > PIXELS
+    except Image.DecompressionBombError:
+        large = True
     if large:
         raise ValueError(f"more than {PIXELS:,} pixels")
     return image
