@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -196,7 +197,7 @@ def test_parquet_says_what_csv_says(tmp_path):
             "z": pd.to_datetime(["1970-01-02 01:00+01:00"] * 3),
         }
     )
-    frame.to_parquet(tmp_path / "mine.parquet")
+    frame.set_index("n").to_parquet(tmp_path / "mine.parquet")
     frame.to_csv(tmp_path / "mine.csv", index=False)
     one, other = read_cells(tmp_path / "mine.parquet"), read_cells(tmp_path / "mine.csv")
     for name in frame.columns:
@@ -238,3 +239,9 @@ def test_any_bytes_are_a_table_or_a_user_error(tmp_path_factory, content):
     except UserError:
         return
     assert {len(column.values) for column in columns} == {len(cells)}
+
+
+def test_parquet_without_its_library_names_the_extra(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(UserError, match=r"pyarrow is not installed: run pip install 'palimpsest\[tables\]'"):
+        read_cells(write(tmp_path, b"PAR1", "mine.parquet"))

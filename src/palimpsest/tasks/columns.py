@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import csv
 import datetime
+import decimal
 import io
 import math
 import re
@@ -404,12 +405,13 @@ def _parquet(path: Path, content: bytes) -> Cells:
     except Exception as error:  # pyarrow has many of its own
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise UserError(f"{path}: not valid Parquet ({reason[0]})") from None
+    if any(frame.index.names):
+        frame = frame.reset_index()  # a column that pandas had made the index
     names = _header([str(name).strip() for name in frame.columns], path)
     if frame.empty:
         raise UserError(f"{path}: no rows")
-    where = "{}: row {}".format
     columns = [_series(name, frame.iloc[:, place], path) for place, name in enumerate(names)]
-    return Cells(path, names, columns, lambda row: where(path, row + 1))
+    return Cells(path, names, columns, lambda row: f"{path}: row {row + 1}")
 
 
 def _series(name: str, series: Any, path: Path) -> Column | list[str]:
@@ -417,7 +419,7 @@ def _series(name: str, series: Any, path: Path) -> Column | list[str]:
     import pandas as pd
 
     kinds = pd.api.types
-    if kinds.is_bool_dtype(series) or kinds.is_object_dtype(series) or not kinds.is_numeric_dtype(series):
+    if kinds.is_bool_dtype(series) or not kinds.is_numeric_dtype(series):
         if kinds.is_datetime64_any_dtype(series):
             moments = series.dt.tz_convert("UTC").dt.tz_localize(None) if series.dt.tz is not None else series
             days = moments.to_numpy(dtype="datetime64[us]")
@@ -437,8 +439,6 @@ def _series(name: str, series: Any, path: Path) -> Column | list[str]:
 
 def _plain(value: Any) -> bool:
     """Whether a value of a data frame is written as it reads: a date, a decimal, a time."""
-    import decimal
-
     return isinstance(value, (datetime.date, datetime.time, datetime.timedelta, decimal.Decimal))
 
 
