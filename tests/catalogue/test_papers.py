@@ -131,12 +131,11 @@ def test_a_baseline_is_an_arm_where_it_says_so(e):
         assert e.id in load_claim(paper).arms
 
 
-@by_id([e for e in ENTRIES if e.family == "forget" and e.command])
+@by_id([e for e in ENTRIES if e.family in ("forget", "contrast") and e.command])
 def test_commands_name_a_method_of_the_command_line(e):
-    from palimpsest.forget.methods import METHODS
-
+    METHODS = importlib.import_module(f"palimpsest.cli.{e.family}").METHODS
     words = e.command.split()
-    assert words[:3] == ["palimpsest", "forget", "MODEL"]
+    assert words[:2] == ["palimpsest", e.family]
     method = words[words.index("--method") + 1]
     assert method in (e.id, *e.aliases)
     assert method in METHODS
@@ -148,10 +147,10 @@ def test_code_and_commands_fit_a_terminal_of_80_columns(e):
         assert max(map(len, text.splitlines()), default=0) <= 76
 
 
-def test_every_method_of_the_command_line_is_in_the_catalogue():
-    from palimpsest.forget.methods import METHODS
-
-    assert set(METHODS) <= {name for e in ENTRIES if e.family == "forget" for name in (e.id, *e.aliases)}
+@pytest.mark.parametrize("family", ["forget", "contrast"])
+def test_every_method_of_the_command_line_is_in_the_catalogue(family):
+    methods = importlib.import_module(f"palimpsest.cli.{family}").METHODS
+    assert set(methods) <= {name for e in ENTRIES if e.family == family for name in (e.id, *e.aliases)}
 
 
 def verdict(sentence, word="held", **fields):

@@ -113,7 +113,7 @@ def test_version(capsys):
 
 @pytest.mark.parametrize(
     ("name", "hint"),
-    [("serch", "did you mean search"), ("shwo", "show"), ("qqqq", "search, show, run, bench, forget, audit")],
+    [("serch", "did you mean search"), ("shwo", "show"), ("qqqq", "search, show, run, bench, forget, contrast, audit")],
 )
 def test_an_unknown_command_is_answered_with_the_nearest(name, hint, capsys):
     code, out, err = called(capsys, name)
@@ -700,3 +700,56 @@ def test_the_record_that_show_reads_is_the_one_that_export_writes(results):
     found = record(entry("npo"))
     assert {"question", "counts", "verdicts", "seeds", "time"} <= found.keys()
     assert {"word", "expectation", "estimate", "interval", "note", "precondition"} <= found["verdicts"][0].keys()
+
+
+def test_search_keeps_to_papers_that_run_on_files_of_a_kind(capsys):
+    code, out, _ = called(capsys, "search", "--runs-on", "table", "--json", "my classifier is overconfident")
+    assert code == 0
+    assert [hit["id"] for hit in json.loads(out)] == ["squentropy"]
+
+
+def test_show_says_on_what_data_of_yours_a_claim_runs(capsys):
+    assert "palimpsest run squentropy --table mine.csv --target COLUMN" in called(capsys, "show", "squentropy")[1]
+    assert "On your data" not in called(capsys, "show", "model_evaluation")[1]
+
+
+@pytest.mark.parametrize(
+    ("argv", "why"),
+    [
+        (["squentropy", "--table", "TABLE"], "--table needs --target"),
+        (["squentropy", "--table", "TABLE", "--target", "ripeness"], "ripe"),
+        (["squentropy", "--table", "TABLE", "--target", "width"], "a number of each row; the claim predicts one class"),
+        (["squentropy", "--table", "TABLE", "--target", "ripe", "--images", "x"], "one kind of data"),
+        (["squentropy", "--table", "TABLE", "--target", "ripe", "--size", "9"], "--size is about --images"),
+        (["squentropy", "--table", "nowhere.csv", "--target", "ripe"], "nowhere.csv"),
+        (["squentropy", "hark", "--table", "TABLE", "--target", "ripe"], "name one paper"),
+        (["hark", "--table", "TABLE", "--target", "ripe"], "no data of yours"),
+        (
+            ["squentropy", "--table", "TABLE", "--target", "ripe", "--export"],
+            "a verdict on your data is not one of them",
+        ),
+        (["squentropy", "--target", "ripe"], "--target is about --table"),
+    ],
+)
+def test_a_claim_on_bad_files_is_refused_in_one_line(argv, why, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("PALIMPSEST_HOME", str(tmp_path / "home"))
+    file = tmp_path / "mine.csv"
+    file.write_text("width,ripe\n" + "".join(f"{i / 7:.2f},{'yes' if i % 3 else 'no'}\n" for i in range(60)))
+    code, out, err = called(capsys, "run", *(str(file) if word == "TABLE" else word for word in argv))
+    assert (code, out) == (2, "")
+    assert err.count("\n") == 1
+    assert why in err
+
+
+def test_a_claim_on_a_table_shows_the_users_verdict(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("PALIMPSEST_HOME", str(tmp_path / "home"))
+    file = tmp_path / "mine.csv"
+    file.write_text("width,ripe\n" + "".join(f"{i / 7:.2f},{'yes' if i % 3 else 'no'}\n" for i in range(60)))
+    asked = ["run", "squentropy", "--table", str(file), "--target", "ripe", "--budget", "smoke"]
+    code, out, _ = called(capsys, *asked)
+    assert code == 0
+    assert "your verdict, on your data" in " ".join(out.split())
+    assert "mine.csv, 60 rows, ripe (2 classes)" in out
+    found = json.loads(called(capsys, *asked, "--json")[1])
+    assert found["standing"] == "yours"
+    assert "asked is any gain" in found["yours"]["not asked"][0]

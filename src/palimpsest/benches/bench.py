@@ -119,7 +119,6 @@ class Bench:
         watch: measures by name, cheap, at which a `Level` may stop.
         pilots: the seeds that tuning is done on.
         seeds: of its claims, twenty in a row; others where an earlier form of the world was looked at on the usual.
-        yours: kind of a user's files ("table", "images", ...) -> (bench, **what the files are) -> the bench on them.
         tuned: where its tuning is filed; None for the package's own folder.
     """
 
@@ -138,7 +137,6 @@ class Bench:
     watch: Mapping[str, Callable[[Any, nn.Module], float]] = field(default_factory=dict)
     pilots: tuple[int, ...] = (0, 1)
     seeds: tuple[int, ...] = SEEDS
-    yours: Mapping[str, Callable[..., Bench]] = field(default_factory=dict)
     tuned: Path | None = None
 
     def __post_init__(self) -> None:

@@ -17,6 +17,20 @@ BENCHES: dict[str, tuple[str, ...]] = {
 }
 """module of this package -> the benches in it, each an attribute of its name in capitals"""
 
+_CLASSES = {"table": "labelled_yours:class_table", "images": "labelled_yours:class_images"}
+YOURS: dict[str, dict[str, str]] = {
+    "mnist_few": _CLASSES,
+    "mnist_noise": _CLASSES,
+    "mnist_longtail": _CLASSES,
+    "modechoice": _CLASSES,
+    "breast_cancer": _CLASSES,
+    "diabetes": {"table": "labelled_yours:number_table"},
+    "glyphs": {"images": "images_yours:on_images"},
+    "docpairs": {"pairs": "pairs_yours:on_pairs"},
+}
+"""bench -> kind of a user's files -> "module:function", which puts the bench on them: (bench, **what the files are) ->
+`palimpsest.benches.yours.Yours`. By name and here, so that no record depends on how a user's files are read."""
+
 
 def benches() -> list[Bench]:
     """All of them, in the order of the table."""

@@ -91,6 +91,7 @@ class Entry:
         limits: what it does not do, and what to watch for.
         withdrawn: the verdicts of its record that do not stand, and why.
         definitions: expectations that follow from what is measured and cannot fail: they check the code, not the paper.
+        runs_on: the kinds of a user's files that its claim can be put to: "table", "images", "pairs", ...
         pool: the rows that every seed of the claim splits anew, where seeds draw no rows of their own.
         parity: how it compares with the authors' own code, or a word on why it was not compared (none published).
     """
@@ -114,6 +115,7 @@ class Entry:
     limits: tuple[str, ...] = ()
     withdrawn: tuple[Withdrawal, ...] = ()
     definitions: tuple[str, ...] = ()
+    runs_on: tuple[str, ...] = ()
     pool: str = ""
     parity: Parity | str | None = None
 

@@ -76,7 +76,7 @@ def commands(query: str) -> list[str]:
     return list(dict.fromkeys(order))
 
 
-def search(query: str, k: int = 10, rerank: Rerank | None = None) -> list[Hit]:
+def search(query: str, k: int = 10, rerank: Rerank | None = None, runs_on: str | None = None) -> list[Hit]:
     """The entries nearest to `query`, best first; those less than a quarter as near as the best are left out, and all
     of them where the best is near to a syllable or a word of no weight, unless the catalogue has every word asked for.
 
@@ -89,6 +89,7 @@ def search(query: str, k: int = 10, rerank: Rerank | None = None) -> list[Hit]:
         k: at most so many hits.
         rerank: a second opinion on the 30 best: takes the query and n passages, returns n scores, higher is
             nearer. An entry gets the score of its nearest passage. See `minilm`.
+        runs_on: only entries whose claims can be put to this kind of a user's files: "table", "images", "pairs".
 
     Raises:
         UserError: if the query is empty or k is below 1.
@@ -99,7 +100,10 @@ def search(query: str, k: int = 10, rerank: Rerank | None = None) -> list[Hit]:
         raise UserError(f"k is {k}: ask for at least one hit")
     shelf = entries()
     scores = _similarity(query)
-    order = sorted(range(len(shelf)), key=lambda i: -scores[i])
+    fit = [i for i, e in enumerate(shelf) if runs_on is None or runs_on in e.runs_on]
+    if not fit:
+        return []
+    order = sorted(fit, key=lambda i: -scores[i])
     if rerank is None:
         top = scores[order[0]]
         if top == 0 or (top < _LEAST and _share(_index()[0][0], query) < 1):

@@ -28,10 +28,11 @@ COMMANDS = {
     "run": "put a paper's claim to the test, and write the report",
     "bench": "what comparisons are made on: floor, tuned baselines, ceiling",
     "forget": "make your own model forget, and audit the result",
+    "contrast": "train your own encoder by contrastive losses, side by side",
     "audit": "ask your own model what it remembers",
     "pretrained": "the folder of a small chat model to try the others on",
 }
-RESUMED = ("run", "forget")
+RESUMED = ("run", "forget", "contrast")
 LESS_MEMORY = {  # what needs less of it, by command
     "forget": "a smaller --batch-size or --max-length, or --lora",
     "audit": "a smaller --batch-size or --max-length",

@@ -2,11 +2,12 @@
 
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from math import isfinite
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
+import tyro
 from rich.table import Table
 from rich.text import Text
 from tyro.conf import Positional
@@ -17,6 +18,8 @@ from palimpsest.cli.output import counted, page, print_json
 from palimpsest.errors import UserError
 from palimpsest.paths import home
 from palimpsest.record_files import marked, read, write
+
+ON_YOURS = ("table", "target", "group", "time", "images", "size", "pairs", "model")
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,22 @@ class Arguments:
     """run one seed of every arm again and compare it with the results of record, which are then marked"""
     amend: str = ""
     """why the claim was changed since it was registered: enters the ledger"""
+    table: Path | None = None
+    """put the claim to your own table (CSV, Parquet or JSON lines), with --target; the verdict is yours"""
+    target: Annotated[list[str], tyro.conf.UseAppendAction] = field(default_factory=list)
+    """the column of --table that is predicted; several times for several labels"""
+    group: str | None = None
+    """a column of --table whose rows of one value stay in one part, such as a patient"""
+    time: str | None = None
+    """a column of --table that tells when: the latest rows are tested on"""
+    images: Path | None = None
+    """put the claim to your own images, in a folder for each class; the verdict is yours"""
+    size: int | None = None
+    """pixels that the sides of --images are brought to; about their own, and at most 64, unless told otherwise"""
+    pairs: Path | None = None
+    """put the claim to your own pairs of texts (JSON lines), with --model; the verdict is yours"""
+    model: Path | None = None
+    """folder of the sentence-transformers encoder that --pairs train"""
     json: bool = False
     """print JSON"""
 
@@ -62,6 +81,10 @@ def main(args: Arguments) -> int:
 
     if args.verify:
         return _verify(args, papers, several)
+    if any(getattr(args, name) for name in ON_YOURS):
+        from palimpsest.cli import running_yours  # late: torch takes seconds, help must not
+
+        return running_yours.main(args, papers)
 
     from palimpsest.evidence import export, load_claim, run_claim
     from palimpsest.evidence.registration import is_of_record

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from textwrap import shorten
-from typing import Annotated
+from typing import Annotated, Literal
 
 from rich.padding import Padding
 from rich.table import Table
@@ -25,8 +25,10 @@ class Arguments:
 
     words: Positional[tuple[str, ...]]
     """the problem in plain words, or a part of a name or title"""
-    k: Annotated[int, arg(aliases=["-k"])] = 10
+    k: Annotated[int, arg(aliases=["-k"], metavar="N")] = 10
     """at most so many hits"""
+    runs_on: Annotated[Literal["table", "images", "pairs"] | None, arg(metavar="K")] = None
+    """only papers whose claims can be put to files of yours: table, images or pairs"""
     rerank: bool = False
     """sort the best by meaning, with a sentence encoder: takes seconds, needs the extra `encoder`"""
     json: bool = False
@@ -35,7 +37,7 @@ class Arguments:
 
 def main(args: Arguments) -> None:
     query = " ".join(args.words)
-    hits = search(query, args.k, minilm if args.rerank else None)
+    hits = search(query, args.k, minilm if args.rerank else None, args.runs_on)
     if args.json:
         print_json([_plain(hit) for hit in hits])
         keep_facts()

@@ -2,10 +2,11 @@
 
 The hall: `info_nce` (InfoNCE and relatives, streamed; `comparison` holds what is compared with what) and `sigmoid` (the
 sigmoid loss, streamed), both on `streaming`; `distributed` (batches of several processes), `momentum` (key encoder and
-queue), `heads` (projection heads), `pretrain` (what `fit` trains encoders on), `sentences` (any loss in
-sentence-transformers), `clustering` (k-means on the sphere), `input_checks` (what losses ask of their inputs),
-`precision`, `dimensions` (what single dimensions stand for), `digits_trial` and `captions_trial` (what claims on views
-of digits, and on captions, repeat). Rooms, one paper each, are beside them. The names below can be imported from here.
+queue), `pair_losses` (what `palimpsest contrast` offers, in one form), `heads` (projection heads), `pretrain` (what
+`fit` trains encoders on), `sentences` (any loss in sentence-transformers), `clustering` (k-means on the sphere),
+`input_checks` (what losses ask of their inputs), `precision`, `dimensions` (what single dimensions stand for),
+`digits_trial` and `captions_trial` (what claims on views of digits, and on captions, repeat). Rooms, one paper each,
+are beside them. The names below can be imported from here.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ _ROOMS = {
     "moco_dualview": ("dual_view_loss", "hard_mask"),
     "momentum": ("KeyQueue", "MomentumPair"),
     "nonneg_cl": ("ncl_loss", "nonneg"),
+    "pair_losses": ("InfoNCE", "Paired"),
     "pretrain": ("Captioned", "Momentum", "SentencePairs", "Views"),
     "sentences": ("SentenceLoss",),
     "siglip": ("SigmoidLoss", "chunked_sigmoid_loss"),

@@ -24,13 +24,14 @@ from palimpsest.evidence.store import Store, now
 from palimpsest.paths import records
 from palimpsest.record_files import broken, read, read_history
 
-Standing = Literal["of record", "preliminary", "exploratory", "pilot", "smoke"]
+Standing = Literal["of record", "preliminary", "exploratory", "pilot", "smoke", "yours"]
 STANDINGS: dict[Standing, str] = {
     "of record": "the registered claim on all of its seeds, or on those of a look",
     "preliminary": "the registered claim on other seeds than all of its own",
     "exploratory": "the claim, or code that it reaches, differs from what was registered",
     "pilot": "on seeds that are open to tuning; registers nothing",
     "smoke": "a few steps on one seed, to see that it runs",
+    "yours": "your verdict, on your data and its test rows; none of it is kept as a result of the paper",
 }
 
 

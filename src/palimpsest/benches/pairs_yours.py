@@ -1,0 +1,198 @@
+"""The user's pairs of texts and their encoder, as a world: which document belongs to a query?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from palimpsest.benches.bench import Bench, Measure, Recipe
+from palimpsest.benches.yours import Yours
+from palimpsest.errors import UserError
+from palimpsest.metrics.retrieval import average_precision
+from palimpsest.models.sentence_encoders import load_encoder
+from palimpsest.tasks.docpairs import Pairs
+from palimpsest.tasks.pair_files import PairFile, read_pairs
+from palimpsest.tasks.splits import Splits
+from palimpsest.train.order import shuffled
+
+RETRIEVAL, FIRST, GAIN = "retrieval", "found first", "nDCG@10"
+READ = {GAIN: Measure(), RETRIEVAL: Measure(), FIRST: Measure()}
+SMOKE = 30  # rows of a smoke run
+
+
+@dataclass(frozen=True)
+class PairsWorld:
+    """(seed, smoke) -> pairs, and the encoder as the user has it.
+
+    Attributes:
+        path: of the pairs.
+        model: folder of the encoder.
+        digest: of the pairs' content that was read at first.
+    """
+
+    path: str
+    model: str
+    digest: str = ""
+
+    @property
+    def pairs(self) -> PairFile:
+        """What the file holds.
+
+        Raises:
+            UserError: the file has changed since.
+        """
+        read = _pairs(self.path)
+        if self.digest and read.digest != self.digest:
+            raise UserError(f"{self.path} was changed while it was in use: run the command again")
+        return read
+
+    def __call__(
+        self,
+        seed: int,
+        smoke: bool,
+        *,
+        loss: Any = None,
+        extra: Mapping[str, Callable[[int], nn.Module]] | None = None,
+    ) -> PairsOfAUser:
+        task = self.pairs.splits(seed)
+        if smoke:
+            task = task.mapped(lambda part: part[:SMOKE])
+        return PairsOfAUser(seed, smoke, task, self.model, loss, extra or {})
+
+
+@dataclass(frozen=True)
+class PairsOfAUser:
+    """A seed's pairs and encoder.
+
+    Attributes:
+        splits: the pairs.
+        folder: of the encoder.
+        loss: with `modules()`, which are trained too.
+        extra: name -> (width of the embeddings) -> such modules.
+    """
+
+    seed: int
+    smoke: bool
+    splits: Splits[Pairs]
+    folder: str
+    loss: Any = None
+    extra: Mapping[str, Callable[[int], nn.Module]] = field(default_factory=dict)
+
+    @property
+    def data(self) -> PairsOfAUser:
+        return self
+
+    @cached_property
+    def _tokenizer(self) -> Any:
+        return load_encoder(self.folder)
+
+    def batches(self, batch_size: int, seed: int) -> Callable[[int], dict[str, Any]]:
+        """step -> {"query", "key"}: what the encoder takes, row by row a pair; and the rows' "wording", "content"."""
+        train = self.splits.train
+        order = shuffled(len(train), min(batch_size, len(train)), seed)
+
+        def batch(step: int) -> dict[str, Any]:
+            part = train[order(step)]
+            query, key = (self._tokenizer.preprocess(list(texts)) for texts in (part.summary, part.body))
+            return {"query": dict(query), "key": dict(key), "wording": part.wording, "content": part.content}
+
+        return batch
+
+    def model(self, kind: str) -> nn.Module:
+        """ "encoder": as the folder has it."""
+        encoder = load_encoder(self.folder)
+        width = encoder.get_embedding_dimension()
+        modules = self.loss.modules() if self.loss is not None else {}
+        return SentenceEncoder(encoder, {**modules, **{name: build(width) for name, build in self.extra.items()}})
+
+
+class SentenceEncoder(nn.Module):
+    """An encoder of sentence-transformers: features of texts to embeddings [batch, d].
+
+    Args:
+        encoder: a SentenceTransformer.
+        extra: modules of a loss that are trained too.
+    """
+
+    def __init__(self, encoder: Any, extra: Mapping[str, nn.Module]) -> None:
+        super().__init__()
+        self.encoder, self.extra = encoder, nn.ModuleDict(extra)
+
+    def forward(self, features: Mapping[str, Tensor]) -> Tensor:
+        return self.encoder(dict(features))["sentence_embedding"]
+
+    def texts(self, texts: tuple[str, ...]) -> Tensor:
+        """Embeddings of norm 1."""
+        found = self.encoder.encode(list(texts), convert_to_tensor=True, show_progress_bar=False, batch_size=64)
+        return F.normalize(found.float(), dim=1)
+
+
+def measures(world: PairsOfAUser, model: nn.Module) -> dict[str, float]:
+    """Queries of the test part among all of its documents; an equal document, or another one of an equal query, is
+    right too."""
+    return _scores(model, world.splits.test)
+
+
+def validate(world: PairsOfAUser, model: nn.Module, cost: Mapping[str, Any]) -> float:
+    """nDCG@10 of the validation part."""
+    return _scores(model, world.splits.validation)[GAIN]
+
+
+def on_pairs(bench: Bench | None = None, *, pairs: Path, model: Path) -> Yours:
+    """The comparison of losses on a user's pairs and encoder; of a bench, where one is given."""
+    world = PairsWorld(str(Path(pairs).absolute()), str(Path(model).absolute()))
+    read = world.pairs
+    load_encoder(model)  # what is wrong with it is said before anything is trained
+    about = f"{len(read)} pairs of {Path(pairs).name}, encoder {Path(model).name}"
+    floor = ("as it is", Recipe(start="encoder"))
+    on = Bench(
+        name="pairs on your data" if bench is None else f"{bench.name} on your data",
+        about=about,
+        world=replace(world, digest=read.digest),
+        measures=measures,
+        read=READ,
+        validate=validate,
+        start="encoder",
+        floor=floor,
+        ceiling=None,
+        baselines={} if bench is None else bench.baselines,
+        points=6 if bench is None else bench.points,
+        training={} if bench is None else bench.training,
+        pilots=(0, 1) if bench is None else bench.pilots,
+    )
+    names = {"retrieval of bodies": RETRIEVAL, "bodies found first": FIRST}
+    measured = {**names, **{name: name for name in READ}}
+    return Yours(on, frozenset({"encoder"}), about, tuple(read.notes), measured, frozenset({"extra"}))
+
+
+def save_best(model: nn.Module, folder: Path) -> None:
+    """The encoder, as sentence-transformers loads it."""
+    model.encoder.save(str(folder))
+
+
+@torch.no_grad()
+def _scores(model: nn.Module, pairs: Pairs) -> dict[str, float]:
+    asked = pairs[pairs.asked]
+    query, key = model.texts(asked.summary), model.texts(pairs.body)
+    order = (query @ key.T).argsort(1, descending=True).cpu()
+    hits = asked.answers(pairs).gather(1, order)
+    place = torch.arange(2, min(10, hits.shape[1]) + 2).log2()
+    ideal = (torch.arange(len(place)) < hits.sum(1, keepdim=True)) / place
+    gain = (hits[:, : len(place)] / place).sum(1) / ideal.sum(1)
+    return {
+        GAIN: float(gain.mean()),
+        RETRIEVAL: float(average_precision(hits).mean()),
+        FIRST: float(hits[:, 0].float().mean()),
+    }
+
+
+@lru_cache(maxsize=2)
+def _pairs(path: str) -> PairFile:
+    return read_pairs(path)

@@ -1,0 +1,161 @@
+"""A paper's claim on the user's own files: its arms, its sentences and its tuning budget, in a world of the user's.
+
+The shelf says for which kinds of files a bench has a world. What the user's data cannot have is not asked: a
+ceiling that needs the labels of rows that have none, a model retrained without what is to be forgotten. Without a
+ceiling there is no room to take a share of, so that the central sentence asks for a gain at all. Baselines and method
+are tuned alike on the user's validation rows; the test rows are read once. The verdict is the user's, on these rows.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from hashlib import sha256
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from palimpsest.benches import tuning
+from palimpsest.benches.arm import Recipe, plain
+from palimpsest.benches.bench import Bench, BenchClaim, Terms
+from palimpsest.benches.shelf import YOURS
+from palimpsest.errors import UserError
+from palimpsest.evidence.claim import Claim
+from palimpsest.evidence.sentences import Wish
+from palimpsest.paths import home
+
+NO_CEILING = "no share of the room, for nobody knows how much could be gained on your data"
+
+
+@dataclass(frozen=True)
+class Yours:
+    """A bench on a user's files.
+
+    Attributes:
+        bench: with the user's world; its `tuned` is not set yet.
+        starts: kinds of models that the world has.
+        about: what the files are, in a sentence or two.
+        notes: what was seen in them that the user should know.
+        measures: our measure -> the user's, where names differ; sentences on others are not asked.
+        takes: what its world can be asked for, as a recipe's `world`.
+    """
+
+    bench: Bench
+    starts: frozenset[str]
+    about: str
+    notes: tuple[str, ...] = ()
+    measures: Mapping[str, str] | None = None
+    takes: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A claim on the user's data.
+
+    Attributes:
+        claim: to be run with the store of `folder`.
+        yours: the data.
+        folder: where tuning and results are kept, in the user's home.
+        left_out: the sentences that are not asked, or asked otherwise, and why.
+    """
+
+    claim: BenchClaim
+    yours: Yours
+    folder: Path
+    left_out: tuple[str, ...]
+
+
+def kinds(claim: Claim) -> tuple[str, ...]:
+    """The kinds of files that a claim can be put to."""
+    return tuple(YOURS.get(claim.bench.name, ())) if isinstance(claim, BenchClaim) else ()
+
+
+def ask(claim: Claim, kind: str, **files: Any) -> Asked:
+    """Put a claim to the user's files.
+
+    Args:
+        claim: of a paper, on a bench of ours.
+        kind: "table", "images", ...
+        files: what they are, as the reader of that kind takes it.
+
+    Raises:
+        UserError: the claim has no world of that kind; its central sentence needs what the data cannot have; bad files.
+    """
+    if kind not in kinds(claim):
+        takes = " or ".join(f"--{one}" for one in kinds(claim))
+        raise UserError(
+            f"the claim of {claim.paper} cannot be put to --{kind}: it takes "
+            + (takes or "no data of yours, for its world is part of the question")
+        )
+    module, function = YOURS[claim.bench.name][kind].split(":")
+    yours = getattr(import_module(f"palimpsest.benches.{module}"), function)(claim.bench, **files)
+    said = {"bench": claim.bench.name, "world": plain(yours.bench.world), "points": yours.bench.points}
+    digest = sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:16]
+    folder = home() / "yours" / digest
+    bench = replace(yours.bench, tuned=folder / "tuned")
+    yours = replace(yours, bench=_without_what_is_missing(bench, yours))
+    terms, left_out = _asked(claim, yours)
+    return Asked(yours.bench.made(terms, module=""), yours, folder, tuple(left_out))
+
+
+def tune(asked: Asked, *, workers: int | None = None, progress: bool = True) -> None:
+    """Tune what the claim needs and was not tuned on this data before, each over as many points."""
+    bench = asked.yours.bench
+    for arm in asked.claim.arms.values():
+        if arm.recipe.grid and tuning.chosen(bench, arm.name, arm.recipe) is None:
+            tuning.tune(bench, arm.name, arm.recipe, workers=workers, progress=progress)
+
+
+def _without_what_is_missing(bench: Bench, yours: Yours) -> Bench:
+    """The bench with those of its arms that the user's world can make."""
+    baselines = {name: recipe for name, recipe in bench.baselines.items() if _can(recipe, yours)}
+    ceiling = bench.ceiling if bench.ceiling and _can(bench.ceiling[1], yours) else None
+    return replace(bench, baselines=baselines, ceiling=ceiling)
+
+
+def _can(recipe: Recipe, yours: Yours) -> bool:
+    return recipe.world.keys() <= yours.takes and (recipe.start or yours.bench.start) in yours.starts
+
+
+def _asked(claim: BenchClaim, yours: Yours) -> tuple[Terms, list[str]]:
+    """The claim's terms with the sentences that can be asked, and those that cannot."""
+    terms, bench, theirs = claim.terms, yours.bench, claim.bench
+    arms = {
+        name: changes for name, changes in terms.arms.items() if not isinstance(changes, Recipe) or _can(changes, yours)
+    }
+    if not _can(terms.method, yours):
+        asks = ", ".join([*terms.method.world, *filter(None, [terms.method.start])])
+        raise UserError(f"the claim of {terms.paper} asks its world for what your data does not have: {asks}")
+    own, left_out = terms.name or terms.paper, []
+    there = {own, *arms, *bench.recipes}
+    ceiling = theirs.ceiling[0] if theirs.ceiling else ""
+
+    def words(wish: Wish) -> str:
+        reading = {**theirs.read, **terms.read}.get(wish.on)
+        return f"{wish.role}: {wish.sentence(own, reading, ceiling, theirs.floor[0])}"
+
+    def kept(wishes: Sequence[Wish]) -> list[Wish]:
+        found = []
+        for wish in wishes:
+            missing = [arm for arm in (wish.arm, *wish.others) if arm and arm not in there]
+            on = wish.on if yours.measures is None else yours.measures.get(wish.on, "")
+            known = on in bench.read or wish.on in terms.read or yours.measures is None
+            if missing or not known:
+                why = f"your data has no {missing[0]!r}" if missing else f"{wish.on!r} cannot be measured on it"
+                left_out.append(f"{words(wish)} ({why})")
+            elif wish.share > 0 and wish.form == "beats" and not bench.ceiling:
+                left_out.append(f"{words(wish)} (asked is any gain: {NO_CEILING})")
+                found.append(replace(wish, on=on or wish.on, share=0.0))
+            elif wish.share and not bench.ceiling:
+                left_out.append(f"{words(wish)} ({NO_CEILING})")
+            else:
+                found.append(replace(wish, on=on or wish.on))
+        return found
+
+    central, also, alive = kept([terms.central]), kept(terms.also), kept(terms.alive)
+    if not central:
+        raise UserError(f"the claim of {terms.paper} cannot be put to your data: {left_out[0]}")
+    return replace(
+        terms, arms=arms, central=central[0], also=also, alive=alive, differs=f"On your own data: {yours.about}"
+    ), left_out

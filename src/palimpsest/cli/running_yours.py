@@ -1,0 +1,92 @@
+"""`palimpsest run asl --table mine.csv --target label`: a paper's claim on the user's own data."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from rich.text import Text
+
+from palimpsest.benches import yours
+from palimpsest.cli.output import page, print_json
+from palimpsest.errors import UserError
+from palimpsest.evidence import load_claim, run_claim
+from palimpsest.evidence.report import check_report, write_report
+from palimpsest.evidence.terminal import show
+from palimpsest.paths import home
+
+OPTIONS = {"table": ("target", "group", "time"), "images": ("size",), "pairs": ("model",)}
+NEEDED = {"table": "--target: the column that is predicted", "pairs": "--model: the encoder that they train"}
+
+
+def main(args: Any, papers: Sequence[str]) -> int:
+    """Put one claim to the user's files, show the verdict, write the report."""
+    if len(papers) != 1:
+        raise UserError("one claim at a time is put to your data: name one paper")
+    if args.export or args.amend:
+        raise UserError("--export and --amend are about our results: a verdict on your data is not one of them")
+    kind, files = chosen(args)
+    asked = yours.ask(load_claim(papers[0]), kind, **files)
+    report = args.report or (home() / "reports" / f"{papers[0]} on {asked.folder.name}.html")
+    if args.budget == "full" or args.report:
+        report = check_report(report)
+    if args.budget == "full":
+        for note in asked.yours.notes:
+            print(f"palimpsest: {note}", file=sys.stderr)
+        yours.tune(asked, workers=args.workers, progress=not args.json)
+    outcome = run_claim(
+        asked.claim,
+        seeds=args.seeds,
+        workers=args.workers,
+        ray=args.ray,
+        budget=args.budget,
+        store=asked.folder / "evidence.sqlite",
+        progress=not args.json,
+        fresh=args.fresh,
+    )
+    outcome = replace(outcome, standing="yours", claim=replace(outcome.claim, notes=said(asked)))
+    written = write_report(outcome, report) if args.budget == "full" or args.report else None
+    if args.json:
+        about = {"data": asked.yours.about, "notes": asked.yours.notes, "not asked": asked.left_out}
+        print_json({**outcome.to_dict(), "yours": about, "report": written and str(written)})
+    else:
+        with page(widest=160) as console:
+            console.print(Text.assemble((papers[0], "bold"), f" on your data: {asked.yours.about}"))
+            show(outcome, console)
+            for line in asked.left_out:
+                console.print(Text(f"not asked: {line}", style="dim"))
+            if written:
+                console.print(Text(f"\nreport: {written}"), soft_wrap=True)
+    return 1 if outcome.failures else 0
+
+
+def chosen(args: Any) -> tuple[str, dict[str, Any]]:
+    """The kind of files, and what is said of them.
+
+    Raises:
+        UserError: files of two kinds, or a flag of another kind than is given.
+    """
+    given = [kind for kind in OPTIONS if getattr(args, kind)]
+    if len(given) > 1:
+        raise UserError(f"a claim is put to one kind of data: give {' or '.join(f'--{kind}' for kind in given)}")
+    for other, options in OPTIONS.items():
+        for option in options:
+            if other not in given and getattr(args, option):
+                raise UserError(f"--{option} is about --{other}: give that, and no other kind of data")
+    kind = given[0]
+    if kind in NEEDED and not getattr(args, OPTIONS[kind][0]):
+        raise UserError(f"--{kind} needs {NEEDED[kind]}")
+    return kind, {kind: getattr(args, kind), **{option: getattr(args, option) for option in OPTIONS[kind]}}
+
+
+def said(asked: yours.Asked) -> str:
+    """What stands in the report beside the verdicts."""
+    parts = [
+        f"Your verdict on your data ({asked.yours.about}), not a result of the paper's record. The test rows are the"
+        " same for every seed; training rows, weights and draws are not: an interval is over those, on these rows."
+    ]
+    parts += asked.yours.notes
+    parts += [f"Not asked: {line}." for line in asked.left_out]
+    return " ".join(parts)

@@ -1,0 +1,103 @@
+"""A claim on the user's own data: what is asked there, and what is not."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from palimpsest.benches import yours
+from palimpsest.benches.labelled_yours import class_table
+from palimpsest.benches.mnist import MNIST_FEW
+from palimpsest.benches.yours import Yours, kinds
+from palimpsest.errors import UserError
+from palimpsest.evidence import load_claim, run_claim
+from palimpsest.evidence.sentences import beats, matches
+
+
+@pytest.fixture
+def table(tmp_path):
+    draws = np.random.default_rng(0)
+    x = draws.normal(size=(80, 2))
+    rows = [f"{a:.3f},{b:.3f},{'yes' if a + b > 0 else 'no'}" for a, b in x]
+    file = tmp_path / "mine.csv"
+    file.write_text("\n".join(["width,height,ripe", *rows]) + "\n", encoding="utf-8")
+    return file
+
+
+def asked(table, **changes):
+    claim = load_claim("squentropy")
+    claim = replace(claim, terms=replace(claim.terms, **changes))
+    return yours.ask(claim, "table", table=table, target=["ripe"])
+
+
+def test_a_claim_says_what_data_it_can_be_put_to(table):
+    assert kinds(load_claim("squentropy")) == ("table", "images")
+    assert kinds(load_claim("model_evaluation")) == ()
+    with pytest.raises(UserError, match="cannot be put to --rows: it takes --table or --images"):
+        yours.ask(load_claim("squentropy"), "rows")
+    with pytest.raises(UserError, match="it takes no data of yours"):
+        yours.ask(load_claim("model_evaluation"), "table")
+
+
+def test_without_a_ceiling_any_gain_is_asked_and_the_arms_are_the_claims(table):
+    found = asked(table)
+    ours = load_claim("squentropy")
+    assert found.claim.arms.keys() == ours.arms.keys() - {"all labels"}
+    central = next(sentence for sentence in found.claim.expects if sentence.role == "central")
+    assert str(central) == "squentropy above cross-entropy on accuracy"
+    assert [sentence.role for sentence in found.claim.expects] == ["given", "given", "central", "safety", "mechanism"]
+    assert len(found.left_out) == 1
+    assert "asked is any gain" in found.left_out[0]
+    assert "10% of the room up to all labels" in found.left_out[0]
+    assert "mine.csv, 80 rows, ripe (2 classes)" in found.claim.notes
+
+
+def test_what_needs_a_ceiling_or_an_arm_that_is_not_there_is_not_asked(table):
+    also = [replace(matches("cross-entropy", on="accuracy"), role="cost")]
+    also.append(replace(beats("all labels", on="accuracy", by=-1.0), role="safety"))
+    found = asked(table, also=also)
+    assert [sentence.role for sentence in found.claim.expects] == ["given", "given", "central"]
+    assert "no share of the room" in found.left_out[1]
+    assert "your data has no 'all labels'" in found.left_out[2]
+    with pytest.raises(UserError, match=r"cannot be put to your data: central: .*your data has no 'all labels'"):
+        asked(table, central=beats("all labels", on="accuracy", by=0.0))
+    method = replace(load_claim("squentropy").terms.method, world={"labels": 0})
+    with pytest.raises(UserError, match="asks its world for what your data does not have: labels"):
+        asked(table, method=method)
+
+
+def test_measures_are_renamed_and_unknown_ones_left_out(table):
+    on = class_table(MNIST_FEW, table=table, target=["ripe"])
+    named = Yours(on.bench, on.starts, on.about, measures={"accuracy": "accuracy"})
+    terms, left_out = yours._asked(load_claim("squentropy"), replace(named, bench=replace(on.bench, ceiling=None)))
+    assert [wish.on for wish in terms.also] == ["accuracy"]
+    assert [line.split(":")[0] for line in left_out] == ["central", "safety"]
+    assert "cannot be measured on it" in left_out[1]
+
+
+def test_it_is_tuned_alike_and_run_on_the_users_rows(table, tmp_path, monkeypatch):
+    monkeypatch.setenv("PALIMPSEST_HOME", str(tmp_path / "home"))
+    found = asked(table)
+    quick = {"steps": 2}
+    bench = replace(found.yours.bench, training=quick, pilots=(0,))
+    claim = bench.made(found.claim.terms, module="")
+    found = replace(found, claim=claim, yours=replace(found.yours, bench=bench))
+    yours.tune(found, workers=1, progress=False)
+    files = sorted(file.stem for file in (found.folder / "tuned").iterdir())
+    assert files == ["cross-entropy", "squentropy"]
+    outcome = run_claim(claim, seeds=1, workers=1, store=tmp_path / "store.sqlite", progress=False)
+    assert not outcome.failures
+    assert {verdict.word for verdict in outcome.verdicts} == {"open"}
+    assert 0 <= outcome.values["squentropy"]["accuracy"][outcome.seeds[0]] <= 1
+
+
+def test_a_file_that_changes_meanwhile_is_another_world(table):
+    found = asked(table)
+    world = found.yours.bench.world
+    with table.open("a", encoding="utf-8") as file:
+        file.write("0.1,0.2,yes\n")
+    from palimpsest.benches import labelled_yours
+
+    labelled_yours._table.cache_clear()
+    with pytest.raises(UserError, match="was changed while it was in use"):
+        world(0, True)
