@@ -286,7 +286,8 @@ def _encoded(column: Column, train: Int[np.ndarray, " train"]) -> tuple[list[str
 def _standardised(values: Float[np.ndarray, " n"], train: Int[np.ndarray, " train"]) -> Float[np.ndarray, " n"]:
     """Mean 0 and standard deviation 1 over the rows to train on; no value further away than a network can read."""
     centred = values - values[train].mean()
-    centred /= np.abs(centred[train]).max() or 1  # so that no square vanishes
+    with np.errstate(over="ignore"):  # what is not trained on may be endlessly far, and is cut
+        centred /= np.abs(centred[train]).max() or 1  # so that no square vanishes
     return np.clip(centred / (centred[train].std() or 1), -FURTHEST, FURTHEST)
 
 
