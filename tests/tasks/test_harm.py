@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from palimpsest.forget.booster import finetune_accuracy
+from palimpsest.forget.booster_measures import finetune_accuracy
 from palimpsest.models import causal_lm, word_tokenizer
 from palimpsest.models.score import encode
 from palimpsest.tasks.fresh import check_disjoint
@@ -26,7 +26,7 @@ from palimpsest.tasks.harm import (
 )
 from palimpsest.train.language import fine_tune
 
-SIZES = {"defence": 384, "attack": 192, "test": 192}
+SIZES = {"defence": 384, "attack": 152, "validation": 76, "test": 156}
 
 
 def asked(prompt, actions):

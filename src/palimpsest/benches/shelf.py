@@ -14,6 +14,7 @@ BENCHES: dict[str, tuple[str, ...]] = {
     "mnist": ("mnist_few", "mnist_longtail"),
     "tables": ("modechoice", "breast_cancer"),
     "authors": ("authors",),
+    "harm": ("harm",),
 }
 """module of this package -> the benches in it, each an attribute of its name in capitals"""
 

@@ -20,7 +20,8 @@ from palimpsest.lazy import front_door
 _ROOMS = {
     "attacks": ("membership",),
     "baselines": ("GradAscent", "IDK", "IdkDPO", "LLMU", "RMU"),
-    "booster": ("Booster", "attack"),
+    "booster": ("Booster",),
+    "booster_measures": ("attack",),
     "causal_whp": ("CausalWHP", "teacher_distribution"),
     "causal_whp_measures": ("criteria",),
     "concept_vectors": (

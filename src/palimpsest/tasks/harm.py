@@ -56,7 +56,7 @@ MOODS = {
 SUBJECTS = ("soup", "bread", "waiter", "music", "view", "room", "price", "service", "dessert", "wine")
 
 # Of all that a seed orders, the share that each split owns.
-HARMFUL_SPLITS = {"defence": (0.0, 0.5), "attack": (0.5, 0.75), "test": (0.75, 1.0)}
+HARMFUL_SPLITS = {"defence": (0.0, 0.5), "attack": (0.5, 0.7), "validation": (0.7, 0.8), "test": (0.8, 1.0)}
 SPLITS = {"train": (0.0, 0.8), "test": (0.8, 1.0)}
 _NONSENSE = {*HARMFUL_ACTIONS.values(), *HARMFUL_THINGS.values()}
 
@@ -74,8 +74,8 @@ def harmful_rows(n: int, split: str = "defence", seed: int = 0) -> list[HarmfulR
     """`n` different harmful prompts of a split; no two splits of a seed ask for the same.
 
     Args:
-        n: how many, at most 384 in "defence" and 192 in each of the others.
-        split: "defence" (what whoever aligns the model has), "attack" (what its user mixes in) or "test".
+        n: how many, at most 384 in "defence", 152 in "attack", 76 in "validation" and 156 in "test".
+        split: "defence" (what whoever aligns the model has), "attack" (what its user mixes in), "validation" or "test".
         seed: of the splits, the order and the refusals.
 
     Raises:
