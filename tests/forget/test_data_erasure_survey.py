@@ -13,29 +13,25 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from palimpsest.errors import UserError
-from palimpsest.forget import data_erasure_survey as survey
+from palimpsest.forget import data_erasure_survey_measures
 from palimpsest.forget.baselines import GradAscent
-from palimpsest.forget.data_erasure_survey import (
+from palimpsest.forget.data_erasure_survey import ppu_rows, registry, unlearn
+from palimpsest.forget.data_erasure_survey_measures import Question, scorecard
+from palimpsest.forget.data_erasure_survey_methods import (
     EUL,
     KGA,
     Adapter,
     FlippedLabels,
     NewRows,
-    PrefixedLM,
-    Question,
     TaskVector,
     answer_kl,
     flipped,
-    icul_context,
     insert_adapters,
     labels_of,
     mean_kl,
-    ppu_rows,
-    registry,
-    scorecard,
     task_vector,
-    unlearn,
 )
+from palimpsest.forget.icul import PrefixedLM, icul_context
 from palimpsest.forget.procedure import prepare
 from palimpsest.forget.procedure import unlearn as train
 from palimpsest.models import causal_lm, word_tokenizer
@@ -387,7 +383,9 @@ def test_scorecard_by_hand(monkeypatch):
         "unlearned": {"f1": "rome", "f1b": "no", "f2": "no", "f2b": "no", "r1": "in oslo .", "r1b": "oslo", "r2": "x"},
         "gold": {"f1": "no", "f2": "no", "r1": "oslo", "r1b": "oslo", "r2": "bern"},
     }
-    monkeypatch.setattr(survey, "greedy", lambda m, t, prompts, max_new_tokens: [answers[m][p] for p in prompts])
+    monkeypatch.setattr(
+        data_erasure_survey_measures, "greedy", lambda m, t, prompts, max_new_tokens: [answers[m][p] for p in prompts]
+    )
     forget = [Question(("f1", "f1b"), "rome"), Question(("f2", "f2b"), "kiel")]
     retain = [Question(("r1", "r1b"), "oslo"), Question(("r2",), "bern")]
     card = scorecard("unlearned", "gold", forget, retain, tokenizer=None)
