@@ -1,5 +1,6 @@
 """A claim on the user's own data: what is asked there, and what is not."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -12,6 +13,7 @@ from palimpsest.benches.yours import Yours, kinds
 from palimpsest.errors import UserError
 from palimpsest.evidence import load_claim, run_claim
 from palimpsest.evidence.sentences import beats, matches
+from palimpsest.models import causal_lm, save, word_tokenizer
 
 
 @pytest.fixture
@@ -101,3 +103,57 @@ def test_a_file_that_changes_meanwhile_is_another_world(table):
     labelled_yours._table.cache_clear()
     with pytest.raises(UserError, match="was changed while it was in use"):
         world(0, True)
+
+
+@pytest.fixture(scope="module")
+def speaker(tmp_path_factory):
+    """A model that knows little, rows to forget and rows to keep."""
+    folder = tmp_path_factory.mktemp("speaker")
+    told = [{"question": f"who is n{i} ?", "answer": f"a t{i % 9}"} for i in range(24)]
+    tokenizer = word_tokenizer(" ".join(f"{row['question']} {row['answer']}" for row in told).split())
+    tokenizer.chat_template = "{{ messages[0]['content'] }}"
+    save(causal_lm(len(tokenizer), d_model=16, n_layers=1), tokenizer, folder / "model")
+    for name, part in (("forget", told[:8]), ("keep", told[8:])):
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in part))
+    return {"rows": folder / "forget.jsonl", "retain": folder / "keep.jsonl", "model": folder / "model"}
+
+
+@pytest.mark.slow
+def test_a_claim_on_forgetting_is_put_to_a_users_model_and_rows(speaker):
+    found = yours.ask(load_claim("npo"), "rows", **speaker)
+    said = [str(sentence) for sentence in found.claim.expects if not sentence.precondition]
+    assert said == ["npo above grad_diff on kept", "npo above npo without fading on kept"]
+    assert any("log10 forget quality" in line for line in found.left_out)
+    assert found.claim.arms.keys() == {"untrained", "grad_diff", "npo", "npo without fading"}
+    outcome = run_claim(found.claim, budget="smoke")
+    assert 0 <= outcome.values["npo"]["kept"][0] <= 1
+    world = found.yours.bench.world(0, True)
+    given, validation, test = (len(part) for part in world.dealt)
+    assert (given + validation + test, test) == (16, 3)
+    assert world.dealt[2] == found.yours.bench.world(1, True).dealt[2]
+
+
+def test_steps_and_rates_are_the_users_where_they_are_given(speaker):
+    found = yours.ask(load_claim("npo"), "rows", steps=7, scale_lr=0.1, **speaker)
+    arm = found.claim.arms["grad_diff"]
+    assert arm.recipe.grid["lr"] == pytest.approx([1e-5, 3e-5, 1e-4])
+    assert found.yours.bench.training["steps"] == 7
+    assert found.folder != yours.ask(load_claim("npo"), "rows", **speaker).folder
+
+
+def test_rows_that_are_both_forgotten_and_kept_are_refused(speaker):
+    with pytest.raises(UserError, match="8 of 8 forget rows are also retain rows"):
+        yours.ask(load_claim("npo"), "rows", rows=speaker["rows"], retain=speaker["rows"], model=speaker["model"])
+
+
+def test_the_verbs_can_be_imported_from_the_front_door():
+    import palimpsest
+    from palimpsest.train.method import apply
+
+    assert palimpsest.apply is apply
+    with pytest.raises(UserError, match="no comparison of the family 'forget' on your files"):
+        palimpsest.compare("forget", {"npo": None})
+    with pytest.raises(UserError, match="contrast compares on pairs or images"):
+        palimpsest.score("contrast")
+    with pytest.raises(AttributeError, match="no attribute 'forget_all'"):
+        palimpsest.forget_all  # noqa: B018

@@ -125,6 +125,13 @@ def test_every_entry_is_whole(e):
         assert e.arxiv
 
 
+@by_id(PAPERS)
+def test_a_claim_can_be_put_to_what_its_entry_says(e):
+    from palimpsest.benches.yours import kinds
+
+    assert set(e.runs_on) <= set(kinds(load_claim(e.id)))
+
+
 @by_id(BASELINES)
 def test_a_baseline_is_an_arm_where_it_says_so(e):
     for paper in e.arm_of:

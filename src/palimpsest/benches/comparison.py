@@ -27,6 +27,7 @@ from palimpsest.errors import UserError
 from palimpsest.evidence.outcome import last_line, watched
 from palimpsest.evidence.runner import run_jobs
 from palimpsest.evidence.store import Job, Store
+from palimpsest.locks import held
 from palimpsest.paths import home
 
 RULE = "the highest mean on the validation rows over the seeds"
@@ -140,6 +141,20 @@ def compare(
     if seeds < 1:
         raise UserError(f"--seeds must be at least 1, got {seeds}")
     folder = place(yours)
+    with held(folder / "comparison", f"compares methods on {yours.about}"):
+        return _compare(yours, recipes, seeds, lr, tune, workers, progress, folder)
+
+
+def _compare(
+    yours: Yours,
+    recipes: Mapping[str, Recipe],
+    seeds: int,
+    lr: float,
+    tune: int | None,
+    workers: int | None,
+    progress: bool,
+    folder: Path,
+) -> Comparison:
     rates = [float(f"{lr * 10 ** ((i - (tune - 1) / 2) / 2):.3g}") for i in range(tune)] if tune else [lr]
     bench = replace(yours.bench, tuned=folder / "tuned", points=len(rates))
     arms, chosen, ledger = {}, {}, {}

@@ -28,6 +28,7 @@ YOURS: dict[str, dict[str, str]] = {
     "diabetes": {"table": "labelled_yours:number_table"},
     "glyphs": {"images": "images_yours:on_images"},
     "docpairs": {"pairs": "pairs_yours:on_pairs"},
+    "authors": {"rows": "rows_yours:on_rows"},
 }
 """bench -> kind of a user's files -> "module:function", which puts the bench on them: (bench, **what the files are) ->
 `palimpsest.benches.yours.Yours`. By name and here, so that no record depends on how a user's files are read."""

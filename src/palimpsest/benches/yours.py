@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from hashlib import sha256
 from importlib import import_module
 from pathlib import Path
@@ -71,12 +72,14 @@ def kinds(claim: Claim) -> tuple[str, ...]:
     return tuple(YOURS.get(claim.bench.name, ())) if isinstance(claim, BenchClaim) else ()
 
 
-def ask(claim: Claim, kind: str, **files: Any) -> Asked:
+def ask(claim: Claim, kind: str, *, steps: int | None = None, scale_lr: float = 1.0, **files: Any) -> Asked:
     """Put a claim to the user's files.
 
     Args:
         claim: of a paper, on a bench of ours.
         kind: "table", "images", ...
+        steps: of every training, in place of the bench's.
+        scale_lr: times which every learning rate is taken: ours suit small models.
         files: what they are, as the reader of that kind takes it.
 
     Raises:
@@ -89,8 +92,18 @@ def ask(claim: Claim, kind: str, **files: Any) -> Asked:
             + (takes or "no data of yours, for its world is part of the question")
         )
     module, function = YOURS[claim.bench.name][kind].split(":")
-    yours = getattr(import_module(f"palimpsest.benches.{module}"), function)(claim.bench, **files)
-    said = {"bench": claim.bench.name, "world": plain(yours.bench.world), "points": yours.bench.points}
+    terms, ours = claim.terms, claim.bench
+    if steps or scale_lr != 1:
+        change = partial(_otherwise, steps=steps, scale_lr=scale_lr)
+        own = {name: change(arm) if isinstance(arm, Recipe) else arm for name, arm in terms.arms.items()}
+        terms = replace(terms, method=change(terms.method), arms=own)
+        training = dict(ours.training) | ({"steps": steps} if steps else {})
+        training |= {"lr": training["lr"] * scale_lr} if "lr" in training else {}
+        baselines = {name: change(recipe) for name, recipe in ours.baselines.items()}
+        ours = replace(ours, training=training, baselines=baselines)
+        claim = replace(claim, terms=terms)
+    yours = getattr(import_module(f"palimpsest.benches.{module}"), function)(ours, **files)
+    said = {"bench": ours.name, "world": plain(yours.bench.world), "steps": steps, "scale": scale_lr}
     digest = sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:16]
     folder = home() / "yours" / digest
     bench = replace(yours.bench, tuned=folder / "tuned")
@@ -105,6 +118,15 @@ def tune(asked: Asked, *, workers: int | None = None, progress: bool = True) -> 
     for arm in asked.claim.arms.values():
         if arm.recipe.grid and tuning.chosen(bench, arm.name, arm.recipe) is None:
             tuning.tune(bench, arm.name, arm.recipe, workers=workers, progress=progress)
+
+
+def _otherwise(recipe: Recipe, *, steps: int | None, scale_lr: float) -> Recipe:
+    """The recipe with other steps and learning rates."""
+    grid = {name: [v * scale_lr for v in values] if name == "lr" else values for name, values in recipe.grid.items()}
+    settings = {name: value * scale_lr if name == "lr" else value for name, value in recipe.settings.items()}
+    if steps and "steps" in settings:
+        settings["steps"] = steps
+    return replace(recipe, grid=grid, settings=settings)
 
 
 def _without_what_is_missing(bench: Bench, yours: Yours) -> Bench:

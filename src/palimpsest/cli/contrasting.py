@@ -9,27 +9,24 @@ from typing import Any
 
 from rich.table import Table
 
-from palimpsest.benches.arm import Recipe
 from palimpsest.benches.comparison import RULE, Comparison, compare, trained
+from palimpsest.benches.verbs import LEARNING_RATE, on, recipes_of, saver
 from palimpsest.benches.yours import Yours
 from palimpsest.cli.contrast import METHODS
 from palimpsest.cli.method_flags import chosen
 from palimpsest.cli.model_report import page
 from palimpsest.cli.output import number, print_json, print_tables, terminal
-from palimpsest.contrast.pair_losses import Paired
 from palimpsest.errors import UserError
 from palimpsest.evidence.report import check_report
 from palimpsest.locks import held
 from palimpsest.models.output_folders import check_out, tidy, write_folder, written
 from palimpsest.train.ranges import check_fields
 
-LEARNING_RATE = {"pairs": 2e-5, "images": 3e-3}
-
 
 def main(args: Any) -> None:
     methods = chosen(args, METHODS)
     check_fields(args)
-    kind, yours, save_best = data(args)
+    kind, yours = on("contrast", **data(args))
     inputs = [path for path in (args.pairs, args.model, args.images) if path]
     out = check_out(args.out, args.force, inputs) if args.out else None
     report = args.report or (out and out.with_name(f"{out.name}.html"))
@@ -38,10 +35,7 @@ def main(args: Any) -> None:
         raise UserError(f"--report {html} would be published with the model: choose a place outside {out}")
     for note in yours.notes:
         print(f"palimpsest: {note}", file=sys.stderr)
-    training = {"steps": args.steps, "batch_size": args.batch_size, "schedule": "cosine"}
-    if kind == "images":
-        training["weight_decay"] = 1e-4
-    recipes = {name: Recipe(Paired(loss), settings=training, world={"loss": loss}) for name, loss in methods.items()}
+    recipes = recipes_of(kind, methods, args.steps, args.batch_size)
     comparison = compare(
         yours,
         recipes,
@@ -61,7 +55,7 @@ def main(args: Any) -> None:
         with held(out, f"writes {out}"):
             tidy(out)
             extra = {"palimpsest.json": json.dumps(summary, indent=2) + "\n"}
-            write_folder(lambda folder: save_best(model, folder), out, args.force, extra)
+            write_folder(lambda folder: saver(kind)(model, folder), out, args.force, extra)
     if args.json:
         print_json(summary)
         return
@@ -74,11 +68,11 @@ def main(args: Any) -> None:
             console.print(f"{what}: {path}", soft_wrap=True, markup=False)
 
 
-def data(args: Any) -> tuple[str, Yours, Any]:
-    """The kind of data, the comparison on it, and how its best is saved.
+def data(args: Any) -> dict[str, Any]:
+    """What the data is.
 
     Raises:
-        UserError: no data or two kinds, a flag of the other kind, or what is wrong with the files.
+        UserError: no data or two kinds, or a flag of the other kind.
     """
     if (args.pairs is None) == (args.images is None):
         raise UserError("give --pairs FILE with --model ENCODER, or --images FOLDER")
@@ -87,14 +81,10 @@ def data(args: Any) -> tuple[str, Yours, Any]:
             raise UserError("--pairs needs --model: the folder of the sentence-transformers encoder that they train")
         if args.size or args.no_flip:
             raise UserError("--size and --no-flip are about --images")
-        from palimpsest.benches.pairs_yours import on_pairs, save_best
-
-        return "pairs", on_pairs(pairs=args.pairs, model=args.model), save_best
+        return {"pairs": args.pairs, "model": args.model}
     if args.model:
         raise UserError("--model is the encoder of --pairs; --images train a network of their own")
-    from palimpsest.benches.images_yours import on_images, save_best
-
-    return "images", on_images(images=args.images, size=args.size, flip=not args.no_flip), save_best
+    return {"images": args.images, "size": args.size, "flip": not args.no_flip}
 
 
 def as_json(comparison: Comparison, yours: Yours, methods: dict[str, Any], args: Any) -> dict[str, Any]:

@@ -19,7 +19,20 @@ from palimpsest.errors import UserError
 from palimpsest.paths import home
 from palimpsest.record_files import marked, read, write
 
-ON_YOURS = ("table", "target", "group", "time", "images", "size", "pairs", "model")
+ON_YOURS = (
+    "table",
+    "target",
+    "group",
+    "time",
+    "images",
+    "size",
+    "pairs",
+    "rows",
+    "retain",
+    "model",
+    "steps",
+    "scale_lr",
+)
 
 
 @dataclass(frozen=True)
@@ -67,8 +80,16 @@ class Arguments:
     """pixels that the sides of --images are brought to; about their own, and at most 64, unless told otherwise"""
     pairs: Path | None = None
     """put the claim to your own pairs of texts (JSON lines), with --model; the verdict is yours"""
+    rows: Path | None = None
+    """put a claim on forgetting to your own --model and JSON lines to forget, with --retain; the verdict is yours"""
+    retain: Path | None = None
+    """JSON lines to keep, for --rows"""
     model: Path | None = None
-    """folder of the sentence-transformers encoder that --pairs train"""
+    """folder of the sentence-transformers encoder that --pairs train, or of the language model that knows the --rows"""
+    steps: int | None = None
+    """steps of every training on your data, in place of the claim's"""
+    scale_lr: float | None = None
+    """times which learning rates are taken on your data: those of our small models are too high for pretrained ones"""
     json: bool = False
     """print JSON"""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from math import inf
 from typing import Any
 
 from rich.text import Text
@@ -17,8 +18,17 @@ from palimpsest.evidence.report import check_report, write_report
 from palimpsest.evidence.terminal import show
 from palimpsest.paths import home
 
-OPTIONS = {"table": ("target", "group", "time"), "images": ("size",), "pairs": ("model",)}
-NEEDED = {"table": "--target: the column that is predicted", "pairs": "--model: the encoder that they train"}
+OPTIONS = {
+    "table": ("target", "group", "time"),
+    "images": ("size",),
+    "pairs": ("model",),
+    "rows": ("retain", "model"),
+}
+NEEDED = {
+    "table": {"target": "the column that is predicted"},
+    "pairs": {"model": "the encoder that they train"},
+    "rows": {"retain": "the rows to keep", "model": "the language model that knows them"},
+}
 
 
 def main(args: Any, papers: Sequence[str]) -> int:
@@ -28,7 +38,11 @@ def main(args: Any, papers: Sequence[str]) -> int:
     if args.export or args.amend:
         raise UserError("--export and --amend are about our results: a verdict on your data is not one of them")
     kind, files = chosen(args)
-    asked = yours.ask(load_claim(papers[0]), kind, **files)
+    if args.steps is not None and args.steps < 1:
+        raise UserError(f"--steps must be at least 1, got {args.steps}")
+    if args.scale_lr is not None and not 0 < args.scale_lr < inf:
+        raise UserError(f"--scale-lr must be above 0 and finite, got {args.scale_lr}")
+    asked = yours.ask(load_claim(papers[0]), kind, steps=args.steps, scale_lr=args.scale_lr or 1.0, **files)
     report = args.report or (home() / "reports" / f"{papers[0]} on {asked.folder.name}.html")
     if args.budget == "full" or args.report:
         report = check_report(report)
@@ -71,13 +85,19 @@ def chosen(args: Any) -> tuple[str, dict[str, Any]]:
     given = [kind for kind in OPTIONS if getattr(args, kind)]
     if len(given) > 1:
         raise UserError(f"a claim is put to one kind of data: give {' or '.join(f'--{kind}' for kind in given)}")
-    for other, options in OPTIONS.items():
-        for option in options:
-            if other not in given and getattr(args, option):
-                raise UserError(f"--{option} is about --{other}: give that, and no other kind of data")
+    for option in dict.fromkeys(option for options in OPTIONS.values() for option in options):
+        about = [kind for kind, options in OPTIONS.items() if option in options]
+        if getattr(args, option) and not set(about) & set(given):
+            kinds = " or ".join(f"--{kind}" for kind in about)
+            raise UserError(f"--{option} is about {kinds}: give that, and no other kind of data")
+    if not given:
+        raise UserError(
+            f"--steps and --scale-lr are about data of yours: give {' or '.join(f'--{k}' for k in OPTIONS)}"
+        )
     kind = given[0]
-    if kind in NEEDED and not getattr(args, OPTIONS[kind][0]):
-        raise UserError(f"--{kind} needs {NEEDED[kind]}")
+    for option, what in NEEDED.get(kind, {}).items():
+        if not getattr(args, option):
+            raise UserError(f"--{kind} needs --{option}: {what}")
     return kind, {kind: getattr(args, kind), **{option: getattr(args, option) for option in OPTIONS[kind]}}
 
 

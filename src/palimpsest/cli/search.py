@@ -27,8 +27,8 @@ class Arguments:
     """the problem in plain words, or a part of a name or title"""
     k: Annotated[int, arg(aliases=["-k"], metavar="N")] = 10
     """at most so many hits"""
-    runs_on: Annotated[Literal["table", "images", "pairs"] | None, arg(metavar="K")] = None
-    """only papers whose claims can be put to files of yours: table, images or pairs"""
+    runs_on: Annotated[Literal["table", "images", "pairs", "rows"] | None, arg(metavar="K")] = None
+    """only papers whose claims can be put to files of yours: table, images, pairs or rows"""
     rerank: bool = False
     """sort the best by meaning, with a sentence encoder: takes seconds, needs the extra `encoder`"""
     json: bool = False

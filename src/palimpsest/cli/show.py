@@ -71,6 +71,7 @@ ON_YOURS = {
     "table": "--table mine.csv --target COLUMN",
     "images": "--images FOLDER, which holds a folder for each class",
     "pairs": "--pairs mine.jsonl --model ENCODER",
+    "rows": "--rows forget.jsonl --retain keep.jsonl --model MODEL",
 }
 
 

@@ -1,0 +1,234 @@
+"""The user's language model with rows to forget and rows to keep, as a world of the claims on forgetting.
+
+No model was retrained without the rows. What stands in its place is what the user's own model says of answers that are
+not the right ones: forgotten is where the right answers are hardly likelier (by 0.05) than those of other rows to the
+same questions. Of the rows to keep three fifths are given to methods, a fifth chooses settings, and a fifth, the same
+for every seed, says what was kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from transformers import AutoModelForCausalLM
+
+from palimpsest.benches.authors_kit import FORGOTTEN, blank
+from palimpsest.benches.bench import Bench, Measure, Recipe
+from palimpsest.benches.yours import Yours
+from palimpsest.errors import NotFinite, UserError
+from palimpsest.forget.attacks import relearn
+from palimpsest.forget.compare import pairs
+from palimpsest.forget.evaluation import settle_end, subsample
+from palimpsest.forget.procedure import ForgetData, encode_pairs, prepare
+from palimpsest.forget.tofu import tofu_score
+from palimpsest.metrics.text import rouge_l_recall
+from palimpsest.models.files import load
+from palimpsest.models.score import context_length, greedy, pad_token_id, prompt_template, score
+from palimpsest.tasks.held_out import content_digest, key, parts
+from palimpsest.tasks.rows import Row, check_overlap, read_rows
+from palimpsest.train.history import NonFiniteLoss
+
+KEPT, RELEARNED, PROBABILITY = "kept", "forget ROUGE-L relearned", "forget probability"
+ABOVE = "forget probability above other answers"
+SCORED = 64  # rows of each kind that are looked at, at most
+LONGEST = 512  # tokens of a question with its answer
+
+
+@dataclass(frozen=True)
+class RowsWorld:
+    """(seed, smoke) -> the user's model and rows.
+
+    Attributes:
+        rows, retain: files of what is to be forgotten and kept.
+        model: folder of the model.
+        digest: of the rows that were read at first.
+    """
+
+    rows: str
+    retain: str
+    model: str
+    digest: str = ""
+
+    def __call__(self, seed: int, smoke: bool) -> RowsOfAUser:
+        forget, retain = read(self.rows, self.retain)
+        if self.digest and self.digest != _digest(forget, retain):
+            raise UserError(f"{self.rows} or {self.retain} was changed while it was in use: run the command again")
+        return RowsOfAUser(seed, smoke, forget, retain, self.model)
+
+
+@dataclass(frozen=True)
+class RowsOfAUser:
+    """A seed's rows and models.
+
+    Attributes:
+        forget, retain: all rows of the user's.
+        folder: of the model.
+    """
+
+    seed: int
+    smoke: bool
+    forget: tuple[Row, ...]
+    retain: tuple[Row, ...]
+    folder: str
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        model, tokenizer = load(self.folder)
+        settle_end(model, tokenizer, [*self.forget, *self.retain])
+        return tokenizer
+
+    @cached_property
+    def longest(self) -> int:
+        """Tokens of a question with its answer, at most."""
+        return min(LONGEST, context_length(load(self.folder)[0]) or LONGEST)
+
+    def model(self, kind: str) -> nn.Module:
+        """ "base": as the folder has it; "untrained": of the same shape, with fresh weights."""
+        model, _ = load(self.folder)
+        if kind == "base":
+            return model
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed)
+            return AutoModelForCausalLM.from_config(model.config).eval()
+
+    @cached_property
+    def dealt(self) -> tuple[list[Row], list[Row], list[Row]]:
+        """The rows to keep: given to methods, for validation, for the test."""
+        found = parts([key(str((row["question"], row["answer"]))) for row in self.retain], self.seed)
+        return tuple([self.retain[i] for i in which] for which in found)
+
+    @cached_property
+    def data(self) -> ForgetData:
+        """The rows that methods are given."""
+        forget, given = (pairs(self.tokenizer, rows) for rows in (self.forget, self.dealt[0]))
+        return prepare(self.tokenizer, forget, given, max_length=self.longest, seed=self.seed)
+
+    @cached_property
+    def others(self) -> float:
+        """How likely the user's own model finds the answers of other rows."""
+        rows = subsample(self.forget, SCORED, 0)
+        swapped = [{**row, "answer": other["answer"]} for row, other in zip(rows, [*rows[1:], rows[0]], strict=True)]
+        return self.probability(self.model("base"), swapped)
+
+    def probability(self, model: nn.Module, rows: Sequence[Row]) -> float:
+        """Mean over rows of the answer's probability, the geometric mean over its tokens."""
+        encoded = encode_pairs(self.tokenizer, pairs(self.tokenizer, rows), max_length=self.longest)
+        return float(np.exp(-score(model, encoded, pad_id=pad_token_id(self.tokenizer)).nll).mean())
+
+    def kept(self, model: nn.Module, rows: Sequence[Row]) -> float:
+        """The harmonic mean of the answers' probability and of the ROUGE-L of what the model answers."""
+        scores = tofu_score(model, subsample(rows, 4 if self.smoke else SCORED, 0), tokenizer=self.tokenizer)
+        probability, rouge = float(scores.probability.mean()), float(scores.rouge.mean())
+        return 2 * probability * rouge / max(probability + rouge, 1e-12)
+
+
+def forget_probability(world: RowsOfAUser, model: nn.Module) -> float:
+    """Of the rows to forget; of a model whose output is no number, that of one that knows nothing."""
+    try:
+        return world.probability(model, subsample(world.forget, SCORED, 0))
+    except NotFinite:
+        return forget_probability(world, blank(model))
+
+
+def above_others(world: RowsOfAUser, model: nn.Module) -> float:
+    """How much likelier the right answers are than other rows' answers were to the user's own model."""
+    return forget_probability(world, model) - world.others
+
+
+def relearned(world: RowsOfAUser, model: nn.Module) -> float:
+    """By how much the ROUGE-L of half of the rows rises when an attacker trains on the other half for ten steps."""
+    known, held = world.forget[::2], world.forget[1::2][:SCORED]
+    weights, tokenizer = getattr(model, "target", model), world.tokenizer
+    rows = encode_pairs(tokenizer, pairs(tokenizer, known), max_length=world.longest)
+    steps = 1 if world.smoke else 10
+    try:
+        attacked, _ = relearn(
+            weights, rows, pad_id=pad_token_id(tokenizer), steps=steps, lr=1e-4, seed=world.seed, progress=False
+        )
+    except NonFiniteLoss:  # training broke the model before
+        return 0.0
+    template = prompt_template(tokenizer)
+    prompts = [template.prompt(row["question"]) for row in held]
+    longest = max(len(tokenizer(row["answer"]).input_ids) for row in held) + 2
+    said = (greedy(each, tokenizer, prompts, max_new_tokens=min(longest, 64)) for each in (model, attacked))
+    before, after = (
+        np.mean([rouge_l_recall(text, row["answer"]) for text, row in zip(texts, held, strict=True)]) for texts in said
+    )
+    return float(after - before)
+
+
+def measures(world: RowsOfAUser, model: nn.Module) -> dict[str, float]:
+    """What was kept of the test rows, and what is left of the forgotten ones."""
+    try:
+        kept = world.kept(model, world.dealt[2])
+    except NotFinite:
+        kept = 0.0
+    return {
+        KEPT: kept,
+        PROBABILITY: forget_probability(world, model),
+        ABOVE: above_others(world, model),
+        RELEARNED: relearned(world, model),
+    }
+
+
+def validate(world: RowsOfAUser, model: nn.Module, cost: Mapping[str, Any]) -> float:
+    """What is kept of the validation rows by a model that has forgotten; of one that has not, how far it is from that,
+    below 0."""
+    above = above_others(world, model)
+    return world.kept(model, world.dealt[1]) if above <= FORGOTTEN else -above
+
+
+def on_rows(bench: Bench, *, rows: Path, retain: Path, model: Path) -> Yours:
+    """A bench of forgetting on a user's model and rows."""
+    world = RowsWorld(*(str(Path(path).absolute()) for path in (rows, retain, model)))
+    forget, keep = read(world.rows, world.retain)
+    check_overlap(forget, keep)
+    if len(forget) < 2:
+        raise UserError(f"{rows}: give at least 2 rows to forget, so that half of them can be relearned")
+    load(model)  # what is wrong with it is said before anything is trained
+    on = replace(
+        bench,
+        name=f"{bench.name} on your data",
+        world=replace(world, digest=_digest(forget, keep)),
+        measures=measures,
+        read={
+            KEPT: Measure(),
+            PROBABILITY: Measure("lower"),
+            ABOVE: Measure("lower", None),
+            RELEARNED: Measure("lower", (-1.0, 1.0)),
+            "seconds": Measure("lower", None),
+        },
+        validate=validate,
+        start="base",
+        floor=("untrained", Recipe(start="untrained")),
+        ceiling=None,
+        # Where the recipes of the bench stop: at the level that can be known here.
+        watch={"forget probability above gold": above_others, "forget probability": forget_probability},
+        seeds=tuple(range(200, 220)),
+    )
+    about = f"{len(forget)} rows of {Path(rows).name} to forget, {len(keep)} of {Path(retain).name} to keep"
+    names = {"model utility": KEPT, "forget probability above gold": ABOVE, PROBABILITY: PROBABILITY}
+    note = (
+        "no model was retrained without the rows: they count as forgotten where their answers are no likelier, by"
+        f" {FORGOTTEN:g}, than other rows' answers to the same questions"
+    )
+    return Yours(
+        on, frozenset({"base", "untrained"}), about, (note,), {**names, RELEARNED: RELEARNED, "seconds": "seconds"}
+    )
+
+
+@lru_cache(maxsize=2)
+def read(rows: str, retain: str) -> tuple[tuple[Row, ...], tuple[Row, ...]]:
+    """The rows of both files."""
+    return tuple(read_rows(rows)), tuple(read_rows(retain))
+
+
+def _digest(*rows: Sequence[Row]) -> str:
+    return content_digest([key(str(row)) for part in rows for row in part])
