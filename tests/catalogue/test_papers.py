@@ -370,14 +370,15 @@ def test_the_index_is_written_from_the_records_and_brings_withdrawals_into_them(
 
 def test_the_tiers_of_evidence_are_four_and_say_what_there_is():
     e = replace(entry("npo"), parity=Parity("a/b", "0123abc", "nine losses", 2e-8, "It rounds."), command="x")
+    e = replace(e, runs_on=("table",))
     found = tiers(e, {"counts": {"held": 2, "refuted": 0, "open": 1}, "seeds": [100, 101]})
     assert found == {
         "formula": "nine losses: they differ by 2e-08 at most from https://github.com/a/b at 0123abc. It rounds.",
         "miniature": "held 2 · open 1, on 2 seeds",
-        "yours": "x",
+        "yours": "x\npalimpsest run npo --table mine.csv --target COLUMN",
         "at scale": "not tried at scale",
     }
-    bare = tiers(replace(e, parity=None, command=None), None)
+    bare = tiers(replace(e, parity=None, command=None, runs_on=()), None)
     assert bare["formula"] == "not compared with the authors' code"
     assert bare["miniature"] == "not measured yet"
     assert bare["yours"].startswith("no command")

@@ -358,6 +358,7 @@ def test_show_says_how_it_compares_with_the_authors_code(parity, shown, capsys, 
     assert code == 0
     flat = " ".join(out.split())
     assert f"Tiers of evidence formula {shown} miniature not measured yet yours palimpsest forget MODEL" in flat
+    assert "palimpsest run npo --rows forget.jsonl --retain keep.jsonl --model MODEL" in flat
     assert "at scale not tried at scale Limits" in flat
     as_json = json.loads(called(capsys, "show", "npo", "--json")[1])["parity"]
     assert as_json == (parity if isinstance(parity, str) else asdict(parity))
@@ -670,7 +671,7 @@ def test_a_home_that_is_a_file_hinders_no_look_up(capsys, monkeypatch, tmp_path)
         (["npo", "--all"], "which claims"),
         (["--family", "forge"], "no family 'forge': there are audit, classify, contrast, forget"),
         (["nqo"], "did you mean npo"),
-        (["kl"], "kl is a baseline and has no claim of its own: it is an arm in the claims of tofu"),
+        (["kl"], "kl is a baseline and has no claim of its own"),
         (["npo", "--export", "--seeds", "3"], "--export"),
         (["npo", "--export", "--budget", "smoke"], "--export"),
         (["npo", "tofu", "--amend", "why not"], "--amend"),
@@ -709,8 +710,9 @@ def test_search_keeps_to_papers_that_run_on_files_of_a_kind(capsys):
 
 
 def test_show_says_on_what_data_of_yours_a_claim_runs(capsys):
-    assert "palimpsest run squentropy --table mine.csv --target COLUMN" in called(capsys, "show", "squentropy")[1]
-    assert "On your data" not in called(capsys, "show", "model_evaluation")[1]
+    said = " ".join(called(capsys, "show", "squentropy")[1].split())
+    assert "palimpsest run squentropy --table mine.csv --target COLUMN" in said
+    assert "no command applies it to models of your own" in called(capsys, "show", "model_evaluation")[1]
 
 
 @pytest.mark.parametrize(

@@ -28,9 +28,28 @@ def tiers(entry: Entry, found: dict[str, Any] | None) -> dict[str, str]:
     return {
         "formula": formula(entry.parity),
         "miniature": measured,
-        "yours": entry.command or "no command applies it to models of your own; the import does",
+        "yours": "\n".join(on_yours(entry)) or "no command applies it to models of your own; the import does",
         "at scale": "not tried at scale",
     }
+
+
+FILES = {
+    "table": "--table mine.csv --target COLUMN",
+    "images": "--images FOLDER",
+    "pairs": "--pairs mine.jsonl --model ENCODER",
+    "rows": "--rows forget.jsonl --retain keep.jsonl --model MODEL",
+}
+
+
+def on_yours(entry: Entry) -> list[str]:
+    """The commands that apply a paper to the user's own data: the method's, and the claim's for each kind of files.
+
+    >>> from palimpsest.catalogue import entry
+    >>> on_yours(entry("squentropy"))[0]
+    'palimpsest run squentropy --table mine.csv --target COLUMN'
+    """
+    command = [" ".join(entry.command.replace("\\\n", " ").split())] if entry.command else []
+    return command + [f"palimpsest run {entry.id} {FILES[kind]}" for kind in entry.runs_on]
 
 
 def formula(parity: Parity | str | None) -> str:

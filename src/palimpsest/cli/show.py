@@ -57,7 +57,6 @@ def _show(args: Arguments) -> None:
             "Use it": _use(e),
             "Evidence": _evidence(e, result),
             "Tiers of evidence": _tiers(e, result),
-            "On your data": Text("\n".join(on_yours(e))),
             "Limits": _bullets(e.limits),
             "Builds on": Text(", ".join(e.uses)),
         }
@@ -65,19 +64,6 @@ def _show(args: Arguments) -> None:
             if body:
                 console.print(Padding(Text(title, style="bold"), (1, 0, 0, 0)))
                 console.print(Padding(body, (0, 0, 0, 2)))
-
-
-ON_YOURS = {
-    "table": "--table mine.csv --target COLUMN",
-    "images": "--images FOLDER, which holds a folder for each class",
-    "pairs": "--pairs mine.jsonl --model ENCODER",
-    "rows": "--rows forget.jsonl --retain keep.jsonl --model MODEL",
-}
-
-
-def on_yours(e: Entry) -> list[str]:
-    """How the claim is put to the user's own data: a command line for each kind of files."""
-    return [f"palimpsest run {e.id} {ON_YOURS[kind]}" for kind in e.runs_on]
 
 
 def _show_all(shelf: Iterable[Entry], json: bool) -> None:
