@@ -15,6 +15,9 @@ BENCHES: dict[str, tuple[str, ...]] = {
     "tables": ("modechoice", "breast_cancer"),
     "authors": ("authors",),
     "harm": ("harm",),
+    "private_people": ("private_people",),
+    "two_hop": ("two_hop",),
+    "contracts": ("contracts",),
 }
 """module of this package -> the benches in it, each an attribute of its name in capitals"""
 

@@ -1,0 +1,111 @@
+"""Worlds of rows to forget: which rows are for what, what forgetting is measured against, and arms that run."""
+
+import copy
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from palimpsest.benches import rows_kit
+from palimpsest.benches.rows_kit import ABOVE_GOLD, above, dealt, measures, validate
+from palimpsest.benches.shelf import bench
+from palimpsest.errors import NotFinite
+
+NAMES = ("private_people", "two_hop")
+
+
+@pytest.fixture(autouse=True)
+def _home(tmp_path_factory, monkeypatch):
+    monkeypatch.setenv("PALIMPSEST_HOME", str(tmp_path_factory.getbasetemp() / "rows-home"))
+
+
+@pytest.fixture(scope="module")
+def world():
+    return bench("private_people").world(3, smoke=True)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_row_is_for_two_things_and_methods_get_those_to_forget_and_those_given(name):
+    world = bench(name).world(200)
+    rows = world.rows
+    parts = [set(part) for part in (rows.forget, rows.given, rows.validation, rows.test, rows.besides)]
+    assert sum(map(len, parts)) == len(set.union(*parts))
+    assert all(parts[:4])
+    assert parts[0] <= set(world.learned("base")) - set(world.learned("gold"))
+    assert list(world.data.forget_pairs) == world.told(rows.forget)
+    assert list(world.data.retain_pairs) == world.told(rows.given)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_two_seeds_are_judged_by_the_same_row(name):
+    assert not set(bench(name).world(200).rows.test) & set(bench(name).world(201).rows.test)
+
+
+def test_what_is_forgotten_elsewhere_leaves_the_first_model_as_it_is():
+    for name, asked in (("two_hop", {"forget": "premises"}),):
+        one, other = bench(name).world(200), bench(name).world(200, **asked)
+        assert one.learned("base") == other.learned("base")
+        assert one.rows.forget != other.rows.forget
+
+
+def test_rows_are_dealt_once_each_and_alike_every_time():
+    parts = dealt("abcdefg", 1, (0.3, 0.3, 0.4))
+    assert sorted(row for part in parts for row in part) == list("abcdefg")
+    assert [sorted(part) for part in parts] == parts == dealt("abcdefg", 1, (0.3, 0.3, 0.4))
+    assert parts != dealt("abcdefg", 2, (0.3, 0.3, 0.4))
+
+
+def test_the_probability_of_the_forget_rows_is_that_of_a_naive_loop(world):
+    model, rows, found = world.model("base"), world.data.forget, []
+    for ids, start in zip(rows.input_ids, rows.prompt_lengths, strict=True):
+        with torch.no_grad():
+            logp = model(torch.tensor([ids])).logits[0].log_softmax(-1)
+        found.append(math.exp(np.mean([logp[i - 1, ids[i]].item() for i in range(start, len(ids))])))
+    assert world.forget_probability(model) == pytest.approx(np.mean(found), rel=1e-5)
+    assert above(world, model) == pytest.approx(np.mean(found) - world.gold["probability"])
+
+
+def test_the_retrained_model_is_its_own_reference_and_the_untrained_one_knows_nothing(world):
+    assert measures(world, world.model("gold"))[ABOVE_GOLD] == 0.0
+    assert measures(world, world.model("untrained"))["kept recall"] == 0.0
+    with pytest.raises(ValueError, match="kind must be one of base, gold, untrained, got 'silver'"):
+        world.model("silver")
+
+
+def test_a_model_that_has_not_forgotten_is_tuned_by_how_far_it_is_from_that(world, monkeypatch):
+    gold, base = world.model("gold"), world.model("base")
+    assert validate(world, gold, {}) == world.kept(gold, "validation")
+    monkeypatch.setitem(world.gold, "probability", -1.0)
+    assert validate(world, base, {}) == -above(world, base) <= -1.0
+
+
+def test_a_model_that_training_broke_is_measured_as_one_that_knows_nothing(world):
+    broken = copy.deepcopy(world.model("base"))
+    broken.get_output_embeddings().weight.data.fill_(math.nan)
+    with pytest.raises(NotFinite):
+        world.forget_probability(broken)
+    found = measures(world, broken)
+    assert found["kept recall"] == 0.0
+    assert found == measures(world, rows_kit.blank(broken))
+    assert validate(world, broken, {}) in (0.0, -above(world, broken))
+
+
+@pytest.mark.parametrize(("name", "arm"), [(name, arm) for name in NAMES for arm in bench(name).recipes])
+def test_every_arm_runs(name, arm):
+    one = bench(name)
+    found = one.arm(arm)(3, "smoke")
+    assert not any(map(math.isnan, found.values()))
+    assert ("level reached" in found) == (arm in one.baselines)
+
+
+def test_methods_are_given_the_premises_that_stay_and_nothing_else_about_the_persons():
+    for forget, known in (("conclusions", 2), ("premises", 0)):
+        world = bench("two_hop").world(200, forget=forget)
+        chosen = world.task.chosen
+        given, judged = (
+            [question for question, _ in rows if any(person in question for person in chosen)]
+            for rows in (world.rows.given, world.rows.test)
+        )
+        assert (len(given), len(judged)) == (known * len(chosen), 0)
+        assert len(world.rows.forget) == 2 * len(chosen)
