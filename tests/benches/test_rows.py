@@ -12,7 +12,7 @@ from palimpsest.benches.rows_kit import ABOVE_GOLD, above, dealt, measures, vali
 from palimpsest.benches.shelf import bench
 from palimpsest.errors import NotFinite
 
-NAMES = ("private_people", "two_hop")
+NAMES = ("private_people", "two_hop", "contracts")
 
 
 @pytest.fixture(autouse=True)
@@ -43,7 +43,7 @@ def test_no_two_seeds_are_judged_by_the_same_row(name):
 
 
 def test_what_is_forgotten_elsewhere_leaves_the_first_model_as_it_is():
-    for name, asked in (("two_hop", {"forget": "premises"}),):
+    for name, asked in (("contracts", {"place": "isolated"}), ("two_hop", {"forget": "premises"})):
         one, other = bench(name).world(200), bench(name).world(200, **asked)
         assert one.learned("base") == other.learned("base")
         assert one.rows.forget != other.rows.forget
@@ -97,6 +97,17 @@ def test_every_arm_runs(name, arm):
     found = one.arm(arm)(3, "smoke")
     assert not any(map(math.isnan, found.values()))
     assert ("level reached" in found) == (arm in one.baselines)
+
+
+def test_contracts_are_parted_by_what_they_share_with_those_to_forget():
+    world = bench("contracts").world(200)
+    hub = world.graph.edges[0][0]
+    assert all(hub in row.edge for row in world.parts["hub"] + world.parts["hub's others"])
+    assert not any(hub in row.edge for row in world.parts["isolated"] + world.parts["others"])
+    isolated = bench("contracts").world(200, place="isolated")
+    assert isolated.rows.test == world.rows.test
+    assert len(isolated.rows.forget) == len(world.rows.forget)
+    assert not set(isolated.rows.forget + world.rows.forget) & set(world.learned("gold"))
 
 
 def test_methods_are_given_the_premises_that_stay_and_nothing_else_about_the_persons():
