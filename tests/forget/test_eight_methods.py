@@ -9,12 +9,8 @@ from hypothesis import strategies as st
 
 from palimpsest.forget.eight_methods import (
     TESTS,
-    Completion,
     Suite,
-    completions,
     facts_shown,
-    familiarity,
-    grade,
     measures,
     placed,
     relearn_attack,
@@ -22,6 +18,7 @@ from palimpsest.forget.eight_methods import (
     robust_suite,
     word_substitution,
 )
+from palimpsest.forget.familiar_completions import Completion, completions, familiarity, grade
 from palimpsest.forget.prompting import AFFIRMATION, JAILBREAKS
 from palimpsest.models import causal_lm, word_tokenizer
 from palimpsest.models.score import encode, prompt_template
