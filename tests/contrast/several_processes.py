@@ -83,12 +83,13 @@ def value_and_gradients(loss, *inputs):
 
 def main(out):
     from palimpsest.contrast.distributed import gathered
-    from palimpsest.contrast.gradcache import GradCache, naive_accumulation
+    from palimpsest.contrast.gradcache import GradCache
+    from palimpsest.contrast.gradcache_measures import naive_accumulation
     from palimpsest.contrast.inf_cl import ring_nce
     from palimpsest.contrast.info_nce import info_nce, nt_xent
     from palimpsest.contrast.llave import hardness_nce
     from palimpsest.contrast.nonneg_cl import ncl_loss
-    from palimpsest.contrast.siglip import chunked_sigmoid_loss
+    from palimpsest.contrast.siglip_chunked import chunked_sigmoid_loss
 
     dist.init_process_group("gloo")
     rank, size = dist.get_rank(), dist.get_world_size()

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from palimpsest.contrast.captions_trial import Captioned, CaptionsTrial
-from palimpsest.contrast.siglip import SigmoidLoss, softmax_loss
+from palimpsest.contrast.siglip import SigmoidLoss
+from palimpsest.contrast.siglip_measures import softmax_loss
 from palimpsest.tasks.digits_captions import caption_tokens, fits
 from palimpsest.tasks.digits_scenes import parse
 

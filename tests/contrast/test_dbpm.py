@@ -14,7 +14,8 @@ from tests.contrast.training import losses_while_training
 from torch import nn
 from torch.nn import functional as F
 
-from palimpsest.contrast.dbpm import DBPM, PairMemory, bad_pairs, nt_xent_per_sample, pair_weights
+from palimpsest.contrast.dbpm import DBPM, pair_weights
+from palimpsest.contrast.dbpm_measures import PairMemory, bad_pairs, nt_xent_per_sample
 from palimpsest.contrast.info_nce import nt_xent
 from palimpsest.contrast.pretrain import Views
 from palimpsest.tasks.waveforms import view_batches, waveforms, with_bad_pairs

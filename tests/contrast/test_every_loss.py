@@ -11,17 +11,20 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from palimpsest.contrast import SentenceLoss, info_nce, nt_xent, sigmoid_nce, streaming
 from palimpsest.contrast.amcl import amcl_loss, amcl_queue_loss
 from palimpsest.contrast.cacr import multi_view_cacr, queue_cacr
-from palimpsest.contrast.dbpm import nt_xent_per_sample
+from palimpsest.contrast.dbpm_measures import nt_xent_per_sample
 from palimpsest.contrast.debiased_cl import debiased_loss, hard_debiased_loss, oracle_loss
 from palimpsest.contrast.decoupled_cl import dcl_loss, dcl_queue_loss, dclw_loss
 from palimpsest.contrast.diet import diet_loss
 from palimpsest.contrast.groco import groco_loss, views_nt_xent
 from palimpsest.contrast.inf_cl import ring_nce, tiled_nce
-from palimpsest.contrast.llave import gradient_share, hardness_nce
+from palimpsest.contrast.llave import hardness_nce
+from palimpsest.contrast.llave_measures import gradient_share
 from palimpsest.contrast.macl import macl_loss
 from palimpsest.contrast.moco_dualview import dual_view_loss, queue_nce
 from palimpsest.contrast.nonneg_cl import ncl_loss, spectral_loss
-from palimpsest.contrast.siglip import SigmoidLoss, SoftmaxLoss, chunked_sigmoid_loss, sigmoid_loss, softmax_loss
+from palimpsest.contrast.siglip import SigmoidLoss, sigmoid_loss
+from palimpsest.contrast.siglip_chunked import chunked_sigmoid_loss
+from palimpsest.contrast.siglip_measures import SoftmaxLoss, softmax_loss
 from palimpsest.contrast.w_mse import w_mse
 from palimpsest.losses import barlow_twins_loss, contrastive_loss
 

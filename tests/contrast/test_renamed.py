@@ -11,7 +11,8 @@ from torch.nn import functional as F
 
 import palimpsest.contrast
 from palimpsest.contrast.amcl import AMCL
-from palimpsest.contrast.siglip import SigmoidLoss, SoftmaxLoss
+from palimpsest.contrast.siglip import SigmoidLoss
+from palimpsest.contrast.siglip_measures import SoftmaxLoss
 from palimpsest.renamed import renamed
 
 Q, K, QUEUE = F.normalize(torch.randn(3, 8, 4, generator=torch.Generator().manual_seed(0)), dim=2)
@@ -27,7 +28,7 @@ CALLS = {
     "amcl.temperature_penalty": {"temperature": Q.exp(), "dim": 4},
     "amcl.AMCL.forward": HEADS,
     "cacr.multi_view_cacr": {"views": torch.stack([Q, K], 1)},
-    "dbpm.nt_xent_per_sample": WARM,
+    "dbpm_measures.nt_xent_per_sample": WARM,
     "debiased_cl.bias_gap": {**PAIR, "labels": LABELS},
     "debiased_cl.debiased_loss": PAIR,
     "debiased_cl.hard_debiased_loss": PAIR,
@@ -43,9 +44,9 @@ CALLS = {
     "inf_cl.ring_nce": {"query_shards": Q.split(4), "key_shards": K.split(4), "scale": 5.0},
     "inf_cl.tiled_nce": {**PAIR, "scale": 5.0},
     "info_nce.nt_xent": PAIR,
-    "llave.gradient_share": PAIR,
+    "llave_measures.gradient_share": PAIR,
     "llave.hardness_nce": PAIR,
-    "llave.negatives": PAIR,
+    "llave_measures.negatives": PAIR,
     "macl.alignment": PAIR,
     "macl.macl_loss": PAIR,
     "macl.uniformity_tolerance": {"embeddings": Q, "labels": LABELS},
@@ -56,12 +57,12 @@ CALLS = {
     "nonneg_cl.nonneg_ce": {"embeddings": Q, "weight": K, "labels": LABELS},
     "nonneg_cl.nonneg_logits": {"embeddings": Q, "weight": K},
     "nonneg_cl.spectral_loss": PAIR,
-    "siglip.chunked_sigmoid_loss": {"query_shards": Q.split(4), "key_shards": K.split(4)},
-    "siglip.keep_negatives": {**PAIR, "mode": "hard"},
+    "siglip_chunked.chunked_sigmoid_loss": {"query_shards": Q.split(4), "key_shards": K.split(4)},
+    "siglip_measures.keep_negatives": {**PAIR, "mode": "hard"},
     "siglip.sigmoid_loss": PAIR,
-    "siglip.softmax_loss": {**PAIR, "log_scale": 1.0},
+    "siglip_measures.softmax_loss": {**PAIR, "log_scale": 1.0},
     "siglip.SigmoidLoss.forward": PAIR,
-    "siglip.SoftmaxLoss.forward": PAIR,
+    "siglip_measures.SoftmaxLoss.forward": PAIR,
     "embeddings.barlow_twins_loss": PAIR,
 }
 INSTANCES = {AMCL: lambda: AMCL(4, heads=1), SigmoidLoss: SigmoidLoss, SoftmaxLoss: SoftmaxLoss}

@@ -16,7 +16,7 @@ that a small loss is not the difference of two large numbers.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -24,13 +24,12 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from palimpsest.contrast.distributed import OneProcess, Processes, visits
+from palimpsest.contrast.distributed import OneProcess, Processes
+from palimpsest.contrast.inf_cl_tiles import Ring
 from palimpsest.contrast.input_checks import check_finite, check_pairs, check_positive, look, one_scale
 from palimpsest.contrast.precision import wide_dtype, widened, without_autocast
 from palimpsest.contrast.streaming import Pairs, logsumexp
 from palimpsest.renamed import renamed
-
-SAFE = 40.0  # exponentials of such scores, and of minus them, lose nothing in float32, even divided by a large batch
 
 
 @renamed(q="query", k="key")
@@ -150,7 +149,7 @@ def _nce(
     keys_need = any(keys.requires_grad for keys in k)
     ring.check(q[0], symmetric=symmetric, keys_need_gradients=keys_need)
     try:
-        return _Ring.apply(ring, tile, symmetric, keys_need, scale, *q, *k)
+        return Ring.apply(ring, tile, symmetric, keys_need, scale, *q, *k)
     except ValueError:  # scores overflow, maybe for a value that is not finite
         for own, keys in given:
             look(query=own, key=keys)
@@ -165,144 +164,3 @@ def _of_strips(q: Tensor, k: Tensor, scale: Tensor, tile: int, symmetric: bool) 
         pairs = Pairs(left_out=own, columns=len(k) if symmetric else 0)
         sides = logsumexp(queries, keys, positive, positive if symmetric else None, pairs=pairs, rows=tile)
         return torch.cat(sides).mean()
-
-
-class _Ring(torch.autograd.Function):
-    """The loss of the ranks that are here, from their queries and then their keys."""
-
-    @staticmethod
-    def forward(ctx, ring, tile, symmetric, keys_need, scale, *shards):
-        q, k = shards[: len(shards) // 2], shards[len(shards) // 2 :]
-        rows = [scale.new_full((len(q[0]),), -torch.inf) for _ in q]
-        columns = [each.clone() for each in rows] if symmetric else []
-        for hop, (keys,) in enumerate(visits(ring, list(k))):
-            for rank, tiles in enumerate(_tiles(q, keys, scale, tile, own=hop == 0)):
-                for part, other, scores, room in tiles:
-                    by_row, by_column = _log_sums(scores, room, tiles.safe, symmetric)
-                    torch.logaddexp(rows[rank][part], by_row, out=rows[rank][part])
-                    if symmetric:
-                        torch.logaddexp(columns[rank][other], by_column, out=columns[rank][other])
-            if symmetric:  # after the last hop they are home again
-                columns = ring.pass_on(columns)()
-        losses, pulls = [], []
-        for rank, (own, keys) in enumerate(zip(q, k, strict=True)):
-            positive = scale * _dot(own, keys, tile, scale.dtype)
-            sides = [each[rank] for each in (rows, columns) if each]
-            losses.append(sum(_softplus(each - positive) for each in sides).mean() / len(sides))
-            pulls.append(sum(torch.sigmoid(each - positive) for each in sides) / len(sides))
-            for each in sides:
-                torch.logaddexp(each, positive, out=each)
-        ctx.ring, ctx.tile, ctx.symmetric, ctx.keys_need = ring, tile, symmetric, keys_need
-        ctx.save_for_backward(scale, *shards, *pulls, *rows, *columns)
-        return torch.stack(losses).mean()
-
-    @staticmethod
-    def backward(ctx, grad):
-        if torch.is_grad_enabled():
-            raise NotImplementedError("tiles have no second derivative (create_graph=True): use info_nce")
-        ring, tile, symmetric, (scale, *saved) = ctx.ring, ctx.tile, ctx.symmetric, ctx.saved_tensors
-        ranks = len(saved) // (5 if symmetric else 4)
-        q, k, pulls, rows, columns = (saved[i * ranks : (i + 1) * ranks] for i in range(5))
-        weight = grad / (ranks * len(q[0]))
-        by_row = weight / 2 if symmetric else weight
-        # A column's weight travels with it: it is that of the process that the column is from.
-        columns = [torch.stack([column, by_row.expand_as(column)]) for column in columns] or [None] * ranks
-        dq = [torch.zeros_like(own, dtype=scale.dtype) for own in q]
-        # Keys without a gradient (a frozen tower) save a product and the way round; all processes agreed on it.
-        dk = [torch.zeros_like(keys, dtype=scale.dtype) if ctx.keys_need else None for keys in k]
-        for hop, (keys, beside) in enumerate(visits(ring, list(k), columns)):
-            for rank, tiles in enumerate(_tiles(q, keys, scale, tile, own=hop == 0)):
-                for part, other, scores, room in tiles:
-                    by_column = beside[rank][:, other] if symmetric else None
-                    slopes = _slopes(scores, room, rows[rank][part], by_row, by_column, tiles.safe)
-                    dq[rank][part].addmm_(slopes, tiles.keys(other))
-                    if ctx.keys_need:
-                        dk[rank][other].addmm_(slopes.T, tiles.queries(part))  # queries come times scale
-            dk = ring.pass_on(dk)() if ctx.keys_need else dk
-        for own, keys, pull, of_own, of_keys in zip(q, k, pulls, dq, dk, strict=True):
-            for part in _parts(len(own), tile):
-                pulled = -weight * pull[part, None]
-                of_own[part].addcmul_(keys[part].to(scale.dtype), pulled)
-                if ctx.keys_need:
-                    of_keys[part].addcmul_(own[part].to(scale.dtype), pulled * scale)
-        d_scale = sum(_dot(own, of_own, tile, scale.dtype).sum() for own, of_own in zip(q, dq, strict=True))
-        gradients = [each.mul_(scale) for each in dq] + dk
-        found = (None if d is None else d.to(shard.dtype) for d, shard in zip(gradients, (*q, *k), strict=True))
-        return None, None, None, None, d_scale, *found
-
-
-def _tiles(q: Sequence[Tensor], k: Sequence[Tensor], scale: Tensor, tile: int, *, own: bool) -> Iterator[_Tiles]:
-    return (_Tiles(queries, keys, scale, tile, own) for queries, keys in zip(q, k, strict=True))
-
-
-class _Tiles:
-    """The scores of queries against keys, tile by tile: which rows, which columns, scores, and as much room again.
-
-    With their own keys the positives are left out.
-    """
-
-    def __init__(self, q: Tensor, k: Tensor, scale: Tensor, tile: int, own: bool) -> None:
-        self.q, self.k, self.scale, self.tile, self.own = q, k, scale, tile, own
-        largest = [torch.linalg.vector_norm(each, dim=1, dtype=scale.dtype).max() for each in (q, k)]
-        bound = (largest[0] * largest[1] * scale).item()
-        if not math.isfinite(bound):
-            raise ValueError(f"scores overflow: norms up to {largest[0].item():g} and {largest[1].item():g}, normalize")
-        self.safe = bound < SAFE
-
-    def queries(self, part: slice) -> Tensor:
-        return self.q[part].to(self.scale.dtype) * self.scale
-
-    def keys(self, other: slice) -> Tensor:
-        return self.k[other].to(self.scale.dtype)
-
-    def __iter__(self) -> Iterator[tuple[slice, slice, Tensor, Tensor]]:
-        parts = _parts(len(self.q), self.tile)
-        buffers = self.scale.new_empty(2, min(len(self.q), self.tile) ** 2)
-        for part in parts:
-            queries = self.queries(part)
-            for other in parts:
-                shape = (part.stop - part.start, other.stop - other.start)
-                scores, room = (flat[: shape[0] * shape[1]].view(shape) for flat in buffers)
-                torch.mm(queries, self.keys(other).T, out=scores)
-                if self.own and part == other:
-                    scores.fill_diagonal_(-torch.inf)
-                yield part, other, scores, room
-
-
-def _parts(n: int, tile: int) -> list[slice]:
-    return [slice(start, min(start + tile, n)) for start in range(0, n, tile)]
-
-
-def _dot(a: Tensor, b: Tensor, tile: int, dtype: torch.dtype) -> Tensor:
-    """a_i . b_i for each row."""
-    return torch.cat([(a[part].to(dtype) * b[part].to(dtype)).sum(1) for part in _parts(len(a), tile)])
-
-
-def _softplus(x: Tensor) -> Tensor:
-    return torch.logaddexp(x, torch.zeros_like(x))
-
-
-def _log_sums(scores: Tensor, room: Tensor, safe: bool, symmetric: bool) -> tuple[Tensor, Tensor | None]:
-    """The log-sum-exp of a tile's rows and columns; overwrites the scores."""
-    if safe:
-        scores.exp_()
-        return scores.sum(1).log_(), scores.sum(0).log_() if symmetric else None
-    of = []
-    for dim, out in [(1, room), (0, scores)] if symmetric else [(1, scores)]:
-        top = scores.amax(dim, keepdim=True)
-        top.masked_fill_(top == -torch.inf, 0)  # a positive alone
-        of.append(torch.sub(scores, top, out=out).exp_().sum(dim).log_().add_(top.squeeze(dim)))
-    return of[0], of[1] if symmetric else None
-
-
-def _slopes(scores: Tensor, room: Tensor, row: Tensor, by_row: Tensor, by_column: Tensor | None, safe: bool) -> Tensor:
-    """w e^{S - row} + v e^{S - column}, in the place of the scores S; `by_column` has the columns and their v."""
-    row = row[:, None]
-    if by_column is None:
-        return scores.sub_(row).exp_().mul_(by_row)
-    column, weights = by_column
-    if safe:
-        factors = torch.add((-row).exp() * by_row, (-column).exp() * weights, out=room)
-        return scores.exp_().mul_(factors)
-    torch.sub(scores, column, out=room).exp_().mul_(weights)
-    return scores.sub_(row).exp_().mul_(by_row).add_(room)

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import BertConfig, BertModel
 
-from palimpsest.contrast.gradcache import GradCache, naive_accumulation
+from palimpsest.contrast.gradcache import GradCache
+from palimpsest.contrast.gradcache_measures import naive_accumulation
 from palimpsest.contrast.info_nce import info_nce
 from palimpsest.evidence import Claim, expect
 from palimpsest.metrics.memory import peak_memory
