@@ -12,7 +12,6 @@ from scipy import stats
 from palimpsest.audit import hark
 from palimpsest.audit.hark import (
     GENESIS,
-    POLICIES,
     Prereg,
     Row,
     TamperedLedger,
@@ -23,12 +22,11 @@ from palimpsest.audit.hark import (
     chain,
     decide,
     digest,
-    harking_rate,
     next_hash,
-    selective_report,
     verdict,
     verify_chain,
 )
+from palimpsest.audit.hark_measures import POLICIES, harking_rate, selective_report
 
 
 def prereg(**changes):

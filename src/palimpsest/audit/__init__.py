@@ -2,7 +2,8 @@
 
 Rooms, one paper each:
 
-- `palimpsest.audit.hark`: hypothesising after the results are known, the rules against it, and what each habit costs;
+- `palimpsest.audit.hark`: hypothesising after the results are known and the rules against it; in `hark_measures` what
+  each habit costs;
 - `palimpsest.audit.model_evaluation`: which test for which comparison, and `compare`, which applies it.
 
 Their hall: `palimpsest.audit.significance` (tests, corrections, intervals), `palimpsest.audit.resampling` (splits,
@@ -16,7 +17,8 @@ from __future__ import annotations
 from palimpsest.lazy import front_door
 
 _ROOMS = {
-    "hark": ("Prereg", "SelectiveReport", "TuningLedger", "amend", "harking_rate", "selective_report"),
+    "hark": ("Prereg", "TuningLedger", "amend"),
+    "hark_measures": ("SelectiveReport", "harking_rate", "selective_report"),
     "model_evaluation": ("Choice", "Comparison", "Pair", "choose_test", "compare"),
     "resampling": (
         "BootstrapError",
