@@ -96,13 +96,14 @@ def doc_text(seed: int, *, vocabulary: int = 1024, length: int = 128, train: int
     if length < 2:
         raise ValueError(f"length must be at least 2, got {length}")
     folder = _folder(vocabulary)
-    names = ("train", "validation", f"test{seed % PARTS}")
-    whole, validation, test = (_blocks(folder, name, length) for name in names)
-    n = len(whole) if train is None else train
-    if not 1 <= n <= len(whole):
-        raise ValueError(f"train must be from 1 to {len(whole)}, got {n}")
-    drawn = torch.randperm(len(whole), generator=generator(seed, "train", STREAM))[:n]
-    return Splits(whole[drawn], validation, test)
+    text = _text(folder, "train", length)
+    n = len(text) if train is None else train
+    if not 1 <= n <= len(text):
+        raise ValueError(f"train must be from 1 to {len(text)}, got {n}")
+    drawn = torch.randperm(len(text), generator=generator(seed, "train", STREAM))[:n].numpy()
+    sizes = torch.from_numpy(np.load(folder / "sizes.npy"))
+    parts = text[drawn], _text(folder, "validation", length), _text(folder, f"test{seed % PARTS}", length)
+    return Splits(*(_blocks(part, sizes) for part in parts))
 
 
 def doc_tokenizer(vocabulary: int = 1024) -> PreTrainedTokenizerBase:
@@ -222,9 +223,12 @@ def _folder(vocabulary: int) -> Path:
     return cached("doc-text", {"recipe": RECIPE, "digest": digest(), "vocabulary": vocabulary}, build)
 
 
-def _blocks(folder: Path, part: str, length: int) -> Blocks:
-    """Consecutive blocks; the last tokens, too few for one, are left out."""
-    stream = np.load(folder / f"{part}.npy")
-    text = torch.from_numpy(stream[: len(stream) // (length - 1) * (length - 1)]).long().view(-1, length - 1)
-    begin = torch.full((len(text), 1), 1)
-    return Blocks(torch.cat([begin, text], 1), torch.from_numpy(np.load(folder / "sizes.npy"))[text].sum(1))
+def _text(folder: Path, part: str, length: int) -> np.ndarray:
+    """Consecutive pieces of a part; the last tokens, too few for one, are left out. What is not taken is not read."""
+    stream = np.load(folder / f"{part}.npy", mmap_mode="r")
+    return stream[: len(stream) // (length - 1) * (length - 1)].reshape(-1, length - 1)
+
+
+def _blocks(text: np.ndarray, sizes: Int[Tensor, " vocabulary"]) -> Blocks:
+    ids = torch.from_numpy(np.array(text)).long()
+    return Blocks(torch.cat([torch.full((len(ids), 1), 1), ids], 1), sizes[ids].sum(1))
