@@ -8,30 +8,28 @@ import pytest
 import torch
 
 from palimpsest.errors import UserError
-from palimpsest.forget.concept_vectors import (
+from palimpsest.forget.concept_vectors import ColumnAscent, Needle, ValueMatricesOnly, needle
+from palimpsest.forget.concept_vectors_measures import (
     JAILBREAKS,
-    CausalCheck,
-    ColumnAscent,
-    Location,
-    Needle,
-    ValueMatricesOnly,
-    add_noise,
-    bleu,
-    causal_check,
     concept_vectors_score,
-    distinctive_tokens,
-    find_concept_vectors,
     intrinsic_scores,
     jailbreak_prompts,
-    needle,
     read_concepts,
-    rouge_l_f1,
+)
+from palimpsest.forget.npo import NPO
+from palimpsest.forget.procedure import prepare, unlearn
+from palimpsest.forget.value_vectors import (
+    CausalCheck,
+    Location,
+    add_noise,
+    causal_check,
+    distinctive_tokens,
+    find_concept_vectors,
     top_tokens,
     value_vector,
     value_vectors,
 )
-from palimpsest.forget.npo import NPO
-from palimpsest.forget.procedure import prepare, unlearn
+from palimpsest.metrics.text import bleu, rouge_l_f1
 from palimpsest.models import causal_lm, save, word_tokenizer
 from palimpsest.models.score import Encoded, score
 

@@ -1,7 +1,6 @@
 """UnStar: its loop, its three filters, what it keeps, and its stand-ins, on models that look up what they say."""
 
 import random
-from dataclasses import replace
 
 import pytest
 import torch
@@ -9,16 +8,16 @@ from torch import nn
 
 from palimpsest.errors import UserError
 from palimpsest.forget import unstar as room
+from palimpsest.forget.anti_samples import TEXTS, AntiSample, StandIns, acceptable, related
 from palimpsest.forget.evaluation import states
 from palimpsest.forget.procedure import ForgetData, prepare
 from palimpsest.forget.rewording import TEXTS as REWORDING
 from palimpsest.forget.rewording import Frame, fact, fuzzy_match, subject
-from palimpsest.forget.unstar import TEXTS, AntiSample, StandIns, UnStar, acceptable, related, unstar
+from palimpsest.forget.unstar import UnStar, unstar
 from palimpsest.models import causal_lm, word_tokenizer
 from palimpsest.models.score import Encoded, greedy, prompt_template
 from palimpsest.tasks.authors import authors_task
 from palimpsest.train.language import fine_tune
-from palimpsest.train.method import check_needs
 
 FORGET = [("Where was Ada Verin born?", "Ada Verin was born in Porto.")]
 RETAIN = [
@@ -330,19 +329,6 @@ def test_it_unteaches_the_rows_and_keeps_the_others():
     assert accuracy(model, data, task, "retain") >= 0.75
 
 
-def test_the_same_seed_gives_the_same_model():
-    ends = []
-    for _ in range(2):
-        torch.manual_seed(0)
-        tokenizer = word_tokenizer([*(t for row in FORGET + RETAIN for t in row), *TEXTS, *REWORDING])
-        model = causal_lm(len(tokenizer), d_model=16, n_layers=1, n_heads=2)
-        data = prepare(tokenizer, FORGET, RETAIN)
-        fine_tune(model, data.forget, pad_id=0, epochs=40, lr=1e-2, progress=False)
-        UnStar(max_rounds=2).edit(model, data, steps=4, lr=1e-2, seed=3, progress=False)
-        ends.append([p.clone() for p in model.parameters()])
-    assert all((p == q).all() for p, q in zip(*ends, strict=True))
-
-
 def test_the_fields_reach_the_loop(monkeypatch, tokenizer, model):
     seen = {}
 
@@ -371,20 +357,10 @@ def test_the_fields_reach_the_loop(monkeypatch, tokenizer, model):
     assert seen["rationale"] is not None
 
 
-def test_the_method_needs_texts_and_retain_rows(model, tokenizer):
+def test_the_method_needs_texts(model):
     bare = ForgetData(forget=Encoded([[1, 2]], [1]))
     with pytest.raises(UserError, match="prepare"):
         UnStar().edit(model, bare)
-    with pytest.raises(UserError, match="UnStar needs retain rows"):
-        check_needs(UnStar(), replace(prepare(tokenizer, FORGET), retain=None))
-
-
-@pytest.mark.parametrize(
-    "bad", [{"max_rounds": 0}, {"paraphrases": 0}, {"redraws": -1}, {"ratio": 0.0}, {"ratio": 1.1}]
-)
-def test_the_method_refuses(bad):
-    with pytest.raises(UserError, match=next(iter(bad))):
-        UnStar(**bad)
 
 
 @pytest.mark.parametrize(

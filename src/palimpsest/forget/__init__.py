@@ -18,20 +18,15 @@ from __future__ import annotations
 from palimpsest.lazy import front_door
 
 _ROOMS = {
+    "anti_samples": ("TEXTS",),
     "attacks": ("membership",),
     "baselines": ("GradAscent", "IDK", "IdkDPO", "LLMU", "RMU"),
     "booster": ("Booster",),
     "booster_measures": ("attack",),
     "causal_whp": ("CausalWHP", "teacher_distribution"),
     "causal_whp_measures": ("criteria",),
-    "concept_vectors": (
-        "Needle",
-        "causal_check",
-        "concept_vectors_score",
-        "find_concept_vectors",
-        "intrinsic_scores",
-        "needle",
-    ),
+    "concept_vectors": ("Needle", "needle"),
+    "concept_vectors_measures": ("concept_vectors_score", "intrinsic_scores"),
     "data_erasure_survey": ("registry",),
     "data_erasure_survey_measures": ("scorecard",),
     "eco_prompts": ("ECO",),
@@ -58,7 +53,8 @@ _ROOMS = {
     "truly_unlearn": ("black_box_suite", "rephrasings"),
     "uld": ("ULD", "uld_logits"),
     "unforgettable": ("RandomOptions", "forget_matrix", "forget_ratio", "probe_recovery", "random_label_forget"),
-    "unstar": ("TEXTS", "UnStar"),
+    "unstar": ("UnStar",),
+    "value_vectors": ("causal_check", "find_concept_vectors"),
     "wagle": ("Wagle", "wagle_mask", "wagle_scores"),
     "whp": ("WHP",),
     "zero_shot": ("rwku_task",),
