@@ -30,7 +30,9 @@ from contextlib import redirect_stderr, redirect_stdout, suppress
 from importlib import import_module
 from pathlib import Path
 
+import numpy as np
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from palimpsest import paths
@@ -46,7 +48,12 @@ from palimpsest.seals import broken
 LIMIT = 120  # seconds of the processor, and ten times as many of the clock: a machine may be busy
 # Those of bench and the first of run write into the checkout, the last starts a cluster.
 NEVER = {"bench": ("tune", "measure"), "run": ("export", "ray")}
-QUICK = {"forget": {"retain": "retain.jsonl", "steps": "1"}, "audit": {"relearn-steps": "1"}, "run": {"workers": "1"}}
+QUICK = {
+    "forget": {"retain": "retain.jsonl", "steps": "1"},
+    "contrast": {"images": "images", "steps": "1", "seeds": "1", "workers": "1"},
+    "audit": {"relearn-steps": "1"},
+    "run": {"workers": "1"},
+}
 WHOLE = ["-1", "-1", "0", "0", "1", "3", "7", "9" * 20, "9" * 5000, "1e3", "x", ""]
 NUMBERS = ["-1", "0", "1", "1e3", "-0.0", "nan", "inf", "-inf", "1e308", "1e-320", "9" * 20, "9" * 5000, "x", ""]
 WORDS = ["", "x", "--", "a,b", "../..", "none", "all", "\udcff", "e\u0301", "x" * 10_000, "{{", "0", "{}", "[[", "null"]
@@ -111,6 +118,15 @@ def workplace(folder: Path) -> None:
     for kind, part in {**rows, "data": rows["forget"]}.items():
         (folder / f"{kind}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in part))
     (folder / "text.txt").write_text("prose " * 30)
+    draws = np.random.default_rng(0)
+    for kind in ("cat", "dog"):
+        (folder / "images" / kind).mkdir(parents=True)
+        for i in range(6):
+            Image.fromarray(draws.integers(0, 256, (12, 12, 3), dtype="uint8")).save(
+                folder / "images" / kind / f"{i}.png"
+            )
+    (folder / "pairs.jsonl").write_text("".join(f'{{"query": "q {i}", "document": "d {i}"}}\n' for i in range(12)))
+    (folder / "table.csv").write_text("size,ripe\n" + "".join(f"{i / 7},{'yn'[i % 2]}\n" for i in range(30)))
     (folder / "full").mkdir()
     (folder / "full" / "config.json").write_text("{}")
     (folder / "empty").mkdir()
@@ -151,7 +167,7 @@ class Flag:
     def right(self, rng: random.Random) -> str:
         """A value of the kind that is wanted; paths are those of the folder that the command runs in."""
         if self.sort == "path":
-            ends = ("", ".jsonl", ".txt")
+            ends = ("", ".jsonl", ".txt", ".csv")
             return next((f"{self.name}{end}" for end in ends if Path(f"{self.name}{end}").exists()), self.name)
         if self.sort == "choice":
             return str(rng.choice([each for each in _choices(self.kind) if each]))
@@ -193,7 +209,7 @@ def spoil_file(argv: list[str], rng: random.Random) -> str:
         return "file gone"
     path = rng.choice(named)
     if path.is_dir():
-        path = rng.choice([*path.iterdir(), path / "none"])
+        path = rng.choice([*path.rglob("*"), path / "none"])
     if not path.is_file():
         return "file gone"
     content = bytearray(path.read_bytes() or b"\n")
@@ -246,9 +262,14 @@ def spoil_tensor(path: Path, rng: random.Random) -> None:
     save_file(tensors, path, metadata={"format": "pt"})
 
 
+def methods_of(command: str) -> list[str]:
+    """The methods that a command names; none of most commands."""
+    return list(getattr(import_module(f"palimpsest.cli.{command}"), "METHODS", ()))
+
+
 def flags_of(command: str) -> list[Flag]:
     module = import_module(f"palimpsest.cli.{command}")
-    every = [f"--method={name}" for name in METHODS]
+    every = [f"--method={name}" for name in methods_of(command)]
     return flags(module.arguments(every) if hasattr(module, "arguments") else module.Arguments)
 
 
@@ -260,9 +281,10 @@ def working(command: str, rng: random.Random) -> dict[str, str]:
 def drawn(command: str, rng: random.Random) -> tuple[list[str], list[str], list[str]]:
     """A command line for the folder that this runs in; the flags that were spoiled, and the kinds of these faults."""
     free = {flag.name: flag for flag in flags_of(command) if flag.name not in NEVER.get(command, ())}
-    used = rng.sample(list(METHODS), rng.choice([1, 1, 1, 2])) if command == "forget" else []
+    methods = methods_of(command)
+    used = rng.sample(methods, rng.choice([1, 1, 1, 2])) if methods else []
     plain = [flag for flag in free.values() if "." not in flag.name]
-    own = [flag for flag in free.values() if flag.name.split(".")[0] in used] or plain
+    own = [flag for flag in free.values() if flag.name.split(".")[0].replace("-", "_") in used] or plain
     values, kinds = working(command, rng), []
     spoiled = [rng.choice(rng.choice([own, plain, plain])) for _ in range(rng.choice([0, 1, 1, 2, 3]))]
     for flag in spoiled:
@@ -302,7 +324,8 @@ class Spread:
         every = {(command, flag.name) for command in COMMANDS for flag in flags_of(command)}
         seen = len(every & self.flags)
         tried = len([name for kind, name in self.flags if kind == "method"])
-        print(f"{seen} of {len(every)} flags, {tried} of {len(METHODS)} methods,", end=" ")
+        methods = len({name for command in COMMANDS for name in methods_of(command)})
+        print(f"{seen} of {len(every)} flags, {tried} of {methods} methods,", end=" ")
         print(f"{len(self.refusals)} different refusals")
 
 
@@ -313,8 +336,8 @@ def trial(template: Path, rng: random.Random, limit: int, spread: Spread) -> tup
         shutil.copytree(template, folder, symlinks=True, copy_function=copy)
         os.environ["PALIMPSEST_HOME"] = str(Path(place) / "home")
         os.chdir(folder)
-        argv, spoiled, kinds = drawn(rng.choice([*COMMANDS, "run", *["forget", "audit"] * 3]), rng)
-        if argv[0] in ("forget", "audit") and rng.random() < 0.4:
+        argv, spoiled, kinds = drawn(rng.choice([*COMMANDS, "run", "contrast", *["forget", "audit"] * 3]), rng)
+        if argv[0] in ("forget", "contrast", "audit") and rng.random() < 0.4:
             kinds.append(spoil_file(argv, rng))
         inputs = {p: p.read_bytes() for p in folder.rglob("*") if p.is_file() and not p.is_symlink()}
         before = set(folder.rglob("*"))
