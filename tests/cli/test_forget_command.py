@@ -436,6 +436,24 @@ def test_help_says_the_range_of_every_flag_that_has_one(capsys):
             assert all(str(bound) in hint for bound in allowed.bounds)
 
 
+def test_a_tokenizer_that_panics_is_said_to_be_damaged(trained, tmp_path, capsys):
+    shutil.copytree(trained, tmp_path / "copy")
+    file = tmp_path / "copy" / "model" / "tokenizer.json"
+    content = json.loads(file.read_text())
+    piece = {"SpecialToken": {"id": "[X]", "type_id": 0}}  # which no special token is
+    text = {"Sequence": {"id": "A", "type_id": 0}}
+    both = [text, {"Sequence": {"id": "B", "type_id": 1}}]
+    content["post_processor"] = {
+        "type": "TemplateProcessing",
+        "single": [piece, text],
+        "pair": both,
+        "special_tokens": {},
+    }
+    file.write_text(json.dumps(content))
+    said = "a file of the model or its tokenizer is damaged: no entry found for key"
+    refused(capsys, command(tmp_path / "copy", tmp_path / "out"), said, out=tmp_path / "out")
+
+
 def test_help_has_the_flags_of_the_named_methods_and_names_the_others(capsys):
     with pytest.raises(SystemExit):
         main(["forget", "--method", "npo", "--help"])
