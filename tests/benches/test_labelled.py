@@ -17,7 +17,7 @@ from palimpsest.tasks.labelled import Labelled
 from palimpsest.tasks.splits import Split
 from palimpsest.tasks.tabular import Table
 
-MODULES = ("mnist", "tables")
+MODULES = ("mnist", "mnist_sets", "tables")
 TASKS = [bench(name) for module in MODULES for name in BENCHES[module]]
 ARMS = [(one, arm) for one in TASKS for arm in one.recipes]
 
@@ -32,16 +32,21 @@ def test_every_arm_runs_on_few_rows_and_gives_every_measure(one, arm):
             assert measure.bounds[0] <= found[name] <= measure.bounds[1]
 
 
-@pytest.mark.parametrize("one", [one for one in TASKS if one.name != "mnist1d"], ids=lambda one: one.name)
+def drawn(rows):
+    """What the rows were made from; -1 is an empty cell of a mosaic."""
+    return set(rows.index.flatten().tolist()) - {-1}
+
+
+@pytest.mark.parametrize("one", TASKS, ids=lambda one: one.name)
 def test_no_two_seeds_of_a_claim_are_tested_on_the_same_row_and_no_arm_learns_from_one(one):
     tested = []
     for seed in SEEDS:
         worlds = [one.world(seed, False, **recipe.world) for recipe in (one.ceiling[1], *one.baselines.values())]
-        keys = [set(world.test.index.tolist()) for world in worlds]
+        keys = [drawn(world.test) for world in worlds]
         assert all(key == keys[0] for key in keys)  # every arm has the same test rows
         for world in worlds:
             for rows in (world.data.rows, world.data.unlabelled, world.validation):
-                assert rows is None or not keys[0] & set(rows.index.tolist())
+                assert rows is None or not keys[0] & drawn(rows)
         tested.append(keys[0])
     assert sum(map(len, tested)) == len(set.union(*tested))
 
@@ -52,6 +57,14 @@ def test_labels_are_few_wrong_or_rare_where_they_should_be():
     assert len(few.data.unlabelled) == 2460
     assert few.data.unlabelled.y.unique().tolist() == [-1]
     assert len(bench("mnist_few").world(SEEDS[0], False, labels=0).data.rows) == 2500
+    noisy = bench("mnist_noise").world(SEEDS[0], False)
+    assert (noisy.data.rows.y != noisy.data.rows.clean_y).double().mean() == 0.5
+    clean = bench("mnist_noise").world(SEEDS[0], False, clean=True)
+    assert torch.equal(clean.data.rows.y, noisy.data.rows.clean_y)
+    mosaics, known = (bench("mnist_multilabel").world(SEEDS[0], True, known=known) for known in (False, True))
+    assert mosaics.data.rows.y.sum(1).unique().tolist() == [1]
+    assert (mosaics.data.rows.y <= known.data.rows.y).all()
+    assert torch.equal(mosaics.data.rows.x, known.data.rows.x)
     tail = bench("mnist_longtail").world(SEEDS[0], False)
     assert tail.data.counts.tolist() == [250, 150, 90, 54, 32, 19, 12, 7, 4, 2]
     assert len(bench("mnist_longtail").world(SEEDS[0], False, balanced=True).data.rows) == len(tail.data.rows)

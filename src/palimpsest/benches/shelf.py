@@ -11,8 +11,9 @@ from palimpsest.errors import UserError
 BENCHES: dict[str, tuple[str, ...]] = {
     "glyphs": ("glyphs",),
     "imports": ("imports",),
-    "mnist": ("mnist_few", "mnist_longtail"),
-    "tables": ("modechoice", "breast_cancer"),
+    "mnist": ("mnist_few", "mnist_noise", "mnist_longtail"),
+    "mnist_sets": ("mnist_multilabel",),
+    "tables": ("modechoice", "breast_cancer", "diabetes"),
     "authors": ("authors",),
     "harm": ("harm",),
     "private_people": ("private_people",),

@@ -5,6 +5,9 @@ from __future__ import annotations
 import dataclasses
 from functools import partial
 
+from torch import Tensor
+from torch.nn import functional as F
+
 from palimpsest.benches.labelled import LabelledWorld, world_of
 from palimpsest.models.vision import mlp
 from palimpsest.tasks.tabular import Table, cross_validated, facts, one_hot
@@ -21,3 +24,8 @@ def table(seed: int, smoke: bool, *, name: str, rows: int | None = None) -> Labe
     classes = len(about.classes)
     networks = {"network": partial(mlp, task.train.x.shape[1], max(1, classes), (64, 64))}
     return world_of(task, networks, seed, smoke, classes=classes)
+
+
+def squared_error(outputs: Tensor, labels: Tensor) -> Tensor:
+    """The mean squared error of a network with one output."""
+    return F.mse_loss(outputs[:, 0], labels)
