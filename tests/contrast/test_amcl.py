@@ -9,13 +9,10 @@ from torch import nn
 from torch.nn import functional as F
 
 from palimpsest.contrast import Momentum, Projected, Views
-from palimpsest.contrast.amcl import (
-    AMCL,
+from palimpsest.contrast.amcl import AMCL, amcl_loss, amcl_queue_loss, multi_head_loss
+from palimpsest.contrast.amcl_temperatures import (
     MultiHead,
     PairTemperature,
-    amcl_loss,
-    amcl_queue_loss,
-    multi_head_loss,
     pair_temperature,
     start_bias,
     temperature_penalty,
@@ -162,7 +159,7 @@ def test_concatenated_temperatures_are_one_network_of_both(monkeypatch):
     both = torch.cat([z[:, None].expand(5, 3, 4), other.expand(5, 3, 4)], 2)
     expected = 0.1 + 0.8 * torch.sigmoid(function.phi(both)[..., 0] + function.bias)
     torch.testing.assert_close(function(z, other), expected)
-    monkeypatch.setattr("palimpsest.contrast.amcl.ELEMENTS", 2 * 3 * 6)
+    monkeypatch.setattr("palimpsest.contrast.amcl_temperatures.ELEMENTS", 2 * 3 * 6)
     torch.testing.assert_close(function(z, other), expected)
     assert not torch.allclose(function(z), function(z).T)
 

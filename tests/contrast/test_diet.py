@@ -8,7 +8,8 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
-from palimpsest.contrast.diet import DIET, IndexedViews, IndexTargets, diet_loss, loss_tracks_probe
+from palimpsest.contrast.diet import DIET, IndexTargets, diet_loss
+from palimpsest.contrast.diet_measures import IndexedViews, loss_tracks_probe
 from palimpsest.metrics.probes import linear_probe
 from palimpsest.tasks.tabular import masked_batches, tabular
 from palimpsest.train import fit

@@ -12,15 +12,18 @@ from palimpsest.contrast import SentenceLoss, info_nce, nt_xent, sigmoid_nce, st
 from palimpsest.contrast.amcl import amcl_loss, amcl_queue_loss
 from palimpsest.contrast.cacr import multi_view_cacr, queue_cacr
 from palimpsest.contrast.dbpm_measures import nt_xent_per_sample
-from palimpsest.contrast.debiased_cl import debiased_loss, hard_debiased_loss, oracle_loss
+from palimpsest.contrast.debiased_cl import debiased_loss, hard_debiased_loss
+from palimpsest.contrast.debiased_cl_measures import oracle_loss
 from palimpsest.contrast.decoupled_cl import dcl_loss, dcl_queue_loss, dclw_loss
 from palimpsest.contrast.diet import diet_loss
-from palimpsest.contrast.groco import groco_loss, views_nt_xent
+from palimpsest.contrast.groco import groco_loss
 from palimpsest.contrast.inf_cl import ring_nce, tiled_nce
 from palimpsest.contrast.llave import hardness_nce
 from palimpsest.contrast.llave_measures import gradient_share
 from palimpsest.contrast.macl import macl_loss
-from palimpsest.contrast.moco_dualview import dual_view_loss, queue_nce
+from palimpsest.contrast.many_views import views_nt_xent
+from palimpsest.contrast.moco import queue_nce
+from palimpsest.contrast.moco_dualview import dual_view_loss
 from palimpsest.contrast.nonneg_cl import ncl_loss, spectral_loss
 from palimpsest.contrast.siglip import SigmoidLoss, sigmoid_loss
 from palimpsest.contrast.siglip_chunked import chunked_sigmoid_loss

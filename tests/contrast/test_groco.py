@@ -9,7 +9,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from palimpsest.contrast import nt_xent
-from palimpsest.contrast.groco import diff_sort, groco_loss, top_probability, views_nt_xent
+from palimpsest.contrast.groco import diff_sort, groco_loss, top_probability
+from palimpsest.contrast.many_views import views_nt_xent
 from palimpsest.train import fit
 
 

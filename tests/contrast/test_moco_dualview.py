@@ -9,7 +9,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from palimpsest.contrast.heads import Projected, projection_head
-from palimpsest.contrast.moco_dualview import dual_view_loss, hard_mask, hard_negatives, queue_nce
+from palimpsest.contrast.moco import queue_nce
+from palimpsest.contrast.moco_dualview import dual_view_loss, hard_mask, hard_negatives
 from palimpsest.contrast.momentum import KeyQueue, MomentumPair
 from palimpsest.contrast.pretrain import Momentum
 from palimpsest.train import fit

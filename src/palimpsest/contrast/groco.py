@@ -27,9 +27,9 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from palimpsest.contrast.info_nce import info_nce
-from palimpsest.contrast.input_checks import Blaming, check_embeddings, look
-from palimpsest.contrast.precision import widened, without_autocast
+from palimpsest.contrast.input_checks import Blaming, look
+from palimpsest.contrast.many_views import check_negatives, checked_views
+from palimpsest.contrast.precision import without_autocast
 from palimpsest.renamed import renamed
 
 ROWS = 512  # anchors whose similarities are held at a time
@@ -118,9 +118,9 @@ def groco_loss(
     >>> bool(apart < groco_loss(torch.ones(2, 3, 3), k_neg=2))
     True
     """
-    z = _checked(views)
+    z = checked_views(views)
     number, batch, _ = z.shape
-    _check_negatives(k_neg, batch - 1, batch)
+    check_negatives(k_neg, batch - 1, batch)
     others = z.detach() if stop_grad else z
     partners = torch.tensor([[w for w in range(number) if w != v] for v in range(number)], device=z.device)
     with without_autocast(z):
@@ -134,54 +134,6 @@ def groco_loss(
         with Blaming(views=views.flatten(0, 1)):
             q = top_probability(s, k_neg, steepness, art)  # no values but probabilities may enter the cross-entropy
         return F.binary_cross_entropy(q, (torch.arange(s.shape[1], device=s.device) >= k_neg).to(s).expand_as(s))
-
-
-@renamed(z="views")
-def views_nt_xent(
-    views: Float[Tensor, "views batch d"],
-    temperature: float | Tensor = 0.5,
-    *,
-    k_neg: int | None = None,
-    stop_grad: bool = False,
-) -> Float[Tensor, ""]:
-    """The baselines of the paper: NT-Xent for any number of views, and with only the hardest negatives.
-
-        mean over anchors i and their partners p of  -log( e^{s_ip} / (e^{s_ip} + sum_{j of other samples} e^{s_ij}) )
-
-    For two views and all negatives it is `nt_xent`. An anchor's other partners are not among the negatives.
-
-    Args:
-        views: as for `groco_loss`.
-        temperature: above 0.
-        k_neg: only that many negatives of an anchor, those with the highest cosine in any view (ties are all kept).
-        stop_grad: the gradient goes to anchors only.
-
-    >>> views_nt_xent(torch.eye(3).expand(2, 3, 3)).item()  # -2 + log(e^2 + 4)
-    0.4326...
-    """
-    z = _checked(views)
-    number, batch, _ = z.shape
-    if batch < 2:
-        raise ValueError(f"a batch needs at least 2 samples, got {batch}: there are no negatives without another")
-    if k_neg is not None:
-        _check_negatives(k_neg, number * (batch - 1), batch)
-    z = z.flatten(0, 1)
-    sample = torch.arange(batch, device=z.device).repeat(number)
-
-    def counted(part: slice, cosines: Tensor) -> Tensor:
-        negative = sample[part, None] != sample
-        if k_neg is None:
-            return negative
-        lowest = cosines.masked_fill(~negative, -torch.inf).topk(k_neg, 1).values[:, -1:]
-        return negative & (cosines >= lowest)
-
-    keys = z.detach() if stop_grad else z
-    row = torch.arange(len(z), device=z.device)
-    with Blaming(views=views.flatten(0, 1)):
-        losses = [
-            info_nce(z, keys, temperature, targets=row.roll(-shift * batch), mask=counted) for shift in range(1, number)
-        ]
-    return torch.stack(losses).mean()
 
 
 def _sort(s: Tensor, steepness: float, art: float) -> tuple[Tensor, list[tuple[int, Tensor]]]:
@@ -231,18 +183,3 @@ def _negatives(
             drawn = torch.rand(len(own), len(others) - 1, generator=generator, device=device).topk(k, 1).indices.to(own)
             found.append(cosines.gather(1, drawn + (drawn >= own)))
     return torch.cat(found)
-
-
-def _checked(views: Tensor) -> Tensor:
-    """The views at norm 1, in float32 or wider; values are looked at by the caller."""
-    if not isinstance(views, Tensor):
-        raise TypeError(f"views must be a tensor [views, batch, d], got {type(views).__name__}: stack the views")
-    if views.ndim != 3 or len(views) < 2:
-        raise ValueError(f"views must be [views, batch, d] with at least 2 views, got {list(views.shape)}")
-    check_embeddings(views=views.flatten(0, 1), values=False)
-    return F.normalize(widened(views), dim=2)
-
-
-def _check_negatives(k_neg: int, most: int, batch: int) -> None:
-    if not isinstance(k_neg, int) or not 1 <= k_neg <= most:
-        raise ValueError(f"k_neg must be a whole number from 1 to {most} for a batch of {batch}, got {k_neg}")

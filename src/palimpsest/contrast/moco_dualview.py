@@ -22,12 +22,10 @@ from collections.abc import Callable
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
-from torch.nn import functional as F
 
-from palimpsest.contrast.info_nce import info_nce
-from palimpsest.contrast.input_checks import Blaming, check_embeddings, check_pairs, check_positive, check_unit
-from palimpsest.contrast.precision import widened, without_autocast
-from palimpsest.contrast.streaming import OfPairs
+from palimpsest.contrast.input_checks import Blaming, check_embeddings, check_pairs, check_positive
+from palimpsest.contrast.moco import queue_nce, unit
+from palimpsest.contrast.precision import without_autocast
 from palimpsest.renamed import renamed
 
 
@@ -52,7 +50,7 @@ def hard_mask(
     """
     check_embeddings(query=query, queue=queue)
     with torch.no_grad(), without_autocast(query):
-        return hard_negatives(keep, drop_top)(slice(None), _unit(query) @ _unit(queue).T)
+        return hard_negatives(keep, drop_top)(slice(None), unit(query) @ unit(queue).T)
 
 
 def hard_negatives(keep: float = 0.25, drop_top: float = 0.0) -> Callable[[slice, Tensor], Tensor]:
@@ -79,50 +77,6 @@ def hard_negatives(keep: float = 0.25, drop_top: float = 0.0) -> Callable[[slice
         return torch.zeros_like(products, dtype=torch.bool).scatter_(1, chosen, True)
 
     return mask
-
-
-@renamed(anchor="query", positive="key", tau="temperature")
-def queue_nce(
-    query: Float[Tensor, "batch d"],
-    key: Float[Tensor, "batch d"],
-    queue: Float[Tensor, "queue d"],
-    mask: OfPairs | None = None,
-    temperature: float = 0.1,
-    *,
-    normalize: bool = False,
-) -> Float[Tensor, ""]:
-    """mean over the batch of nce(a, p, N), above; N from the mask, all of the queue without one.
-
-    Query (the anchor) and key (its positive) are brought to norm 1; gradients reach both.
-
-    Args:
-        query, key: row i of one goes with row i of the other.
-        queue: keys of norm 1.
-        mask: which pairs of query and queue count: boolean [batch, queue], or `hard_negatives(...)`.
-        temperature: above 0.
-        normalize: bring the queue to norm 1 too; otherwise its keys must have it.
-
-    Raises:
-        ValueError, TypeError: what does not fit, with its value.
-
-    >>> a = torch.tensor([[1.0, 0.0]])
-    >>> loss = queue_nce(a, a, torch.tensor([[0.0, 1.0]]), temperature=0.5)  # -2 + log(e^2 + 1)
-    >>> torch.isclose(loss, torch.log1p(torch.exp(torch.tensor(-2.0))))
-    tensor(True)
-    """
-    check_pairs(query=query, key=key, values=False)
-    check_embeddings(query=query, queue=queue, values=False)
-    if not normalize:
-        check_unit(queue=queue)
-    if not len(queue):
-        raise ValueError("the queue is empty")
-    with Blaming(query=query, key=key, queue=queue):
-        return info_nce(*map(_unit, (query, key)), temperature, negatives=_unit(queue), in_batch=False, mask=mask)
-
-
-def _unit(z: Tensor) -> Tensor:
-    """Rows of norm 1, in float32 at least: in half precision norms are off by up to 1%, and many cosines are equal."""
-    return F.normalize(widened(z))
 
 
 @renamed(tau="temperature")

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from palimpsest.contrast import Views, info_nce
-from palimpsest.contrast.cacr import multi_view_cacr, weights_report
+from palimpsest.contrast.cacr import multi_view_cacr
+from palimpsest.contrast.cacr_measures import weights_report
 from palimpsest.contrast.digits_trial import DigitsTrial
 from palimpsest.evidence import Claim, expect, given
 from palimpsest.tasks.digits_views import views as random_views

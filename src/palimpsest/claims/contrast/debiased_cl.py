@@ -9,7 +9,8 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from palimpsest.contrast.debiased_cl import bias_gap, debiased_loss, oracle_loss
+from palimpsest.contrast.debiased_cl import debiased_loss
+from palimpsest.contrast.debiased_cl_measures import bias_gap, oracle_loss
 from palimpsest.contrast.digits_trial import DigitsTrial
 from palimpsest.contrast.info_nce import nt_xent
 from palimpsest.contrast.pretrain import Views

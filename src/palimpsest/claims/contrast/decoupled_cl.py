@@ -34,7 +34,7 @@ claim = GLYPHS.claim(
     ),
     method=Recipe(
         Views(partial(dcl_loss, temperature=0.2)),
-        grid={"temperature": [0.1, 0.2, 0.5], "lr": [1e-3, 3e-3]},
+        grid=GLYPHS.baselines["nt_xent, batch 16"].grid,
         settings=SMALL,
     ),
     then=coupling,

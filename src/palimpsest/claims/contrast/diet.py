@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from palimpsest.contrast.diet import DIET, IndexTargets, loss_tracks_probe
+from palimpsest.contrast.diet import DIET, IndexTargets
+from palimpsest.contrast.diet_measures import loss_tracks_probe
 from palimpsest.contrast.digits_trial import DigitsTrial
 from palimpsest.contrast.heads import Projected, projection_head
 from palimpsest.contrast.info_nce import nt_xent

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from palimpsest.contrast.hypersphere_novel import NormSoftmax, novel_accuracy
+from palimpsest.contrast.hypersphere_novel import NormSoftmax
+from palimpsest.contrast.hypersphere_novel_measures import novel_accuracy
 from palimpsest.evidence import Claim, expect, given
 from palimpsest.losses import contrastive_loss, triplet_loss
 from palimpsest.models.vision import cnn

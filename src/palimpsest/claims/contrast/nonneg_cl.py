@@ -39,7 +39,7 @@ claim = GLYPHS.claim(
     ),
     method=Recipe(
         Views(partial(ncl_loss, temperature=0.2, activation=nonneg)),
-        grid={"temperature": [0.05, 0.1, 0.2], "lr": [5e-3, 2e-2]},
+        grid={"temperature": [0.2, 0.4], "lr": [2e-3, 5e-3, 1e-2]},
     ),
     arms={"plain relu": {"activation": F.relu}},
     then=dimensions,
