@@ -38,16 +38,16 @@ GLYPHS = Bench(
     ),
     baselines={
         "nt_xent": Recipe(
-            Views(partial(nt_xent, temperature=0.1)), grid={"temperature": [0.1, 0.2], "lr": [2e-3, 5e-3, 1e-2]}
+            Views(partial(nt_xent, temperature=0.1)), grid={"temperature": [0.1, 0.2], "lr": [5e-3, 1e-2, 2e-2]}
         ),
         "nt_xent, batch 16": Recipe(
             Views(partial(nt_xent, temperature=0.2)),
-            grid={"temperature": [0.1, 0.2], "lr": [3e-3, 6e-3, 1.2e-2]},
+            grid={"temperature": [0.1, 0.2], "lr": [1.5e-3, 3e-3, 6e-3]},
             settings={"batch_size": 16, "steps": 800},
         ),
         "moco": Recipe(
             Momentum(partial(queue_nce, temperature=0.2), m=0.95, size=512),
-            grid={"temperature": [0.05, 0.1], "lr": [5e-4, 1e-3, 2e-3]},
+            grid={"temperature": [0.1, 0.2], "lr": [1e-3, 2e-3, 5e-3]},
         ),
         "pixels": Recipe(start="pixels"),
     },

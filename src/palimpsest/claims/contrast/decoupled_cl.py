@@ -34,7 +34,7 @@ claim = GLYPHS.claim(
     ),
     method=Recipe(
         Views(partial(dcl_loss, temperature=0.2)),
-        grid=GLYPHS.baselines["nt_xent, batch 16"].grid,
+        grid={"temperature": [0.05, 0.1, 0.2], "lr": [3e-3, 6e-3]},
         settings=SMALL,
     ),
     then=coupling,

@@ -39,7 +39,7 @@ claim = GLYPHS.claim(
     ),
     method=Recipe(
         Views(partial(ncl_loss, temperature=0.2, activation=nonneg)),
-        grid={"temperature": [0.2, 0.4], "lr": [2e-3, 5e-3, 1e-2]},
+        grid=GLYPHS.baselines["nt_xent"].grid,
     ),
     arms={"plain relu": {"activation": F.relu}},
     then=dimensions,
