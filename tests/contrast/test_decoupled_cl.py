@@ -8,7 +8,8 @@ from tests.contrast.training import views
 from torch.nn import functional as F
 
 from palimpsest.contrast import nt_xent
-from palimpsest.contrast.decoupled_cl import dcl_loss, dcl_queue_loss, dclw_loss, npc_multiplier, positive_weights
+from palimpsest.contrast.decoupled_cl import dcl_loss, dcl_queue_loss, dclw_loss, positive_weights
+from palimpsest.contrast.decoupled_cl_measures import npc_multiplier
 
 WRONG = (dcl_loss, dclw_loss, npc_multiplier, positive_weights)
 

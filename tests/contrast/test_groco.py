@@ -9,8 +9,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from palimpsest.contrast import nt_xent
-from palimpsest.contrast.groco import diff_sort, groco_loss, top_probability
+from palimpsest.contrast.groco import groco_loss
 from palimpsest.contrast.many_views import views_nt_xent
+from palimpsest.contrast.sorting_network import diff_sort, top_probability
 from palimpsest.train import fit
 
 

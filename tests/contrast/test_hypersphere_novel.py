@@ -9,8 +9,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from palimpsest.contrast.hypersphere_novel import NormSoftmax, add_classes, classify, novel_weights
-from palimpsest.contrast.hypersphere_novel_measures import novel_accuracy
+from palimpsest.contrast.hypersphere_novel import NormSoftmax, add_classes, novel_weights
+from palimpsest.contrast.hypersphere_novel_measures import classify, novel_accuracy
 from palimpsest.contrast.info_nce import info_nce
 from palimpsest.losses import contrastive_loss, triplet_loss
 from palimpsest.train import fit

@@ -8,7 +8,8 @@ from tests.contrast.training import views
 from torch.nn import functional as F
 
 from palimpsest.contrast import nt_xent
-from palimpsest.contrast.decoupled_cl import dcl_loss, npc_multiplier
+from palimpsest.contrast.decoupled_cl import dcl_loss
+from palimpsest.contrast.decoupled_cl_measures import npc_multiplier
 from palimpsest.contrast.macl import adaptive_tau, alignment, macl_loss, uniformity_tolerance
 
 

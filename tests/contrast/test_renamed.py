@@ -37,7 +37,7 @@ CALLS = {
     "decoupled_cl.dcl_loss": WARM,
     "decoupled_cl.dcl_queue_loss": {**WARM, "queue": QUEUE},
     "decoupled_cl.dclw_loss": WARM,
-    "decoupled_cl.npc_multiplier": WARM,
+    "decoupled_cl_measures.npc_multiplier": WARM,
     "decoupled_cl.positive_weights": PAIR,
     "groco.groco_loss": {"views": torch.stack([Q, K]), "k_neg": 3},
     "many_views.views_nt_xent": {"views": torch.stack([Q, K])},

@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
 
+from palimpsest.contrast.many_views import views_mse
 from palimpsest.contrast.pretrain import Views
-from palimpsest.contrast.w_mse import views_mse, w_mse, whiten
+from palimpsest.contrast.w_mse import w_mse, whiten
 from palimpsest.metrics.probes import effective_rank
 from palimpsest.train import fit
 

@@ -5,9 +5,9 @@ sigmoid loss, streamed), both on `streaming`; `distributed` (batches of several 
 queue), `pair_losses` (what `palimpsest contrast` offers, in one form), `heads` (projection heads), `pretrain` (what
 `fit` trains encoders on), `sentences` (any loss in sentence-transformers), `clustering` (k-means on the sphere),
 `input_checks` (what losses ask of their inputs), `precision`, `dimensions` (what single dimensions stand for),
-`many_views` and `moco` (NT-Xent of several views, and with a queue), `digits_trial` and `captions_trial` (what claims
-on views of digits, and on captions, repeat). Rooms, one paper each, are beside them. The names below can be imported
-from here.
+`many_views` and `moco` (NT-Xent of several views, and with a queue), `sorting_network`, `digits_trial` and
+`captions_trial` (what claims on views of digits, and on captions, repeat). Rooms, one paper each, are beside them. The
+names below can be imported from here.
 """
 
 from __future__ import annotations
@@ -26,22 +26,23 @@ _ROOMS = {
     "dbpm_measures": ("PairMemory", "bad_pairs", "nt_xent_per_sample"),
     "debiased_cl": ("debiased_loss", "hard_debiased_loss"),
     "debiased_cl_measures": ("bias_gap",),
-    "decoupled_cl": ("dcl_loss", "dcl_queue_loss", "dclw_loss", "npc_multiplier"),
+    "decoupled_cl": ("dcl_loss", "dcl_queue_loss", "dclw_loss"),
+    "decoupled_cl_measures": ("npc_multiplier",),
     "diet": ("DIET", "IndexTargets", "diet_loss"),
     "diet_measures": ("IndexedViews", "loss_tracks_probe"),
     "dimensions": ("class_consistency", "rotation_test", "sparsity"),
     "distributed": ("gather_rows", "gathered"),
     "gradcache": ("GradCache",),
-    "groco": ("diff_sort", "groco_loss"),
+    "groco": ("groco_loss",),
     "heads": ("Projected", "projection_head"),
-    "hypersphere_novel": ("NormSoftmax", "add_classes", "classify"),
-    "hypersphere_novel_measures": ("novel_accuracy",),
+    "hypersphere_novel": ("NormSoftmax", "add_classes"),
+    "hypersphere_novel_measures": ("classify", "novel_accuracy"),
     "inf_cl": ("ring_nce", "tiled_nce"),
     "info_nce": ("nt_xent", "reference_info_nce"),
     "llave": ("hardness_nce",),
     "llave_measures": ("gradient_share", "overlap"),
     "macl": ("adaptive_tau", "alignment", "macl_loss", "uniformity_tolerance"),
-    "many_views": ("views_nt_xent",),
+    "many_views": ("views_mse", "views_nt_xent"),
     "moco": ("queue_nce",),
     "moco_dualview": ("dual_view_loss", "hard_mask"),
     "momentum": ("KeyQueue", "MomentumPair"),
@@ -52,7 +53,8 @@ _ROOMS = {
     "siglip": ("SigmoidLoss",),
     "siglip_chunked": ("chunked_sigmoid_loss",),
     "sigmoid": ("reference_sigmoid_nce", "sigmoid_nce"),
-    "w_mse": ("views_mse", "whiten"),
+    "sorting_network": ("diff_sort",),
+    "w_mse": ("whiten",),
 }
 
 __getattr__, __dir__, __all__ = front_door(__name__, _ROOMS)

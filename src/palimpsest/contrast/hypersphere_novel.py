@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float, Int
@@ -56,7 +55,7 @@ class NormSoftmax(nn.Module):
 
     def forward(self, x: Float[Tensor, "batch dim"]) -> Float[Tensor, "batch classes"]:
         check_embeddings(x=widened(x), weight=widened(self.weight))
-        return _cosines(x, self.weight) / self.sigma
+        return cosines(x, self.weight) / self.sigma
 
     def loss(self, x: Float[Tensor, "batch dim"], y: Int[Tensor, " batch"]) -> Float[Tensor, ""]:
         """Cross-entropy of the logits."""
@@ -107,58 +106,10 @@ def add_classes(head: NormSoftmax, embeddings: Float[Tensor, "n dim"], labels: I
     return extended
 
 
-def classify(
-    embeddings: Float[Tensor, "n dim"],
-    support: Float[Tensor, "examples dim"],
-    labels: Int[Tensor, " examples"],
-    mode: str = "prototype",
-    k: int = 5,
-    among: Sequence[int] | None = None,
-) -> Int[Tensor, " n"]:
-    """The label of each row, by cosine to labelled embeddings.
-
-    Args:
-        embeddings: what to classify.
-        support, labels: examples, or the class vectors of a head (one a label).
-        mode: "prototype" compares with `novel_weights` of the support; "knn" lets the k nearest examples vote, and the
-            nearer ones decide a tie.
-        k: neighbours; fewer where there are not that many.
-        among: the candidates; by default all labels of the support.
-
-    Cosines are float32 at least.
-
-    >>> support, labels = torch.eye(3), torch.tensor([0, 1, 2])
-    >>> classify(torch.tensor([[0.9, 0.5, 0.0]]), support, labels), classify(
-    ...     torch.tensor([[0.9, 0.5, 0.0]]), support, labels, among=(1, 2)
-    ... )
-    (tensor([0]), tensor([1]))
-    """
-    check_embeddings(embeddings=widened(embeddings), support=widened(support))
-    check_embeddings(support=support)
-    check_labels(labels, len(support))
-    if among is not None:
-        kept = torch.isin(labels, torch.as_tensor(list(among), device=labels.device))
-        support, labels = support[kept], labels[kept]
-    if not len(labels):
-        raise ValueError(f"no example to compare with: none has a label among {None if among is None else list(among)}")
-    if mode == "prototype":
-        vectors, classes = novel_weights(support, labels)
-        return classes[_cosines(embeddings, vectors).argmax(1)]
-    if mode != "knn":
-        raise ValueError(f'mode must be "prototype" or "knn", got {mode!r}')
-    if k < 1:
-        raise ValueError(f"k must be at least 1, got {k}")
-    near, which = _cosines(embeddings, support).double().topk(min(k, len(labels)), dim=1)
-    classes, column = labels.unique(return_inverse=True)
-    votes = near.new_zeros(len(near), len(classes))
-    votes.scatter_add_(1, column[which], 1 + near / (2 * k))  # k cosines weigh less than a vote
-    return classes[votes.argmax(1)]
-
-
 def _unit(rows: Tensor) -> Tensor:
     return F.normalize(widened(rows), dim=1)
 
 
-def _cosines(first: Tensor, second: Tensor) -> Tensor:
+def cosines(first: Tensor, second: Tensor) -> Tensor:
     with without_autocast(first):
         return _unit(first) @ _unit(second).T

@@ -1,4 +1,4 @@
-"""NT-Xent of any number of views of a sample, with all negatives or the hardest ones only."""
+"""Losses of any number of views of a sample: NT-Xent, with all negatives or the hardest only, and their distance."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from palimpsest.contrast.info_nce import info_nce
-from palimpsest.contrast.input_checks import Blaming, check_embeddings
+from palimpsest.contrast.input_checks import Blaming, check_embeddings, check_pairs, look
 from palimpsest.contrast.precision import widened
 from palimpsest.renamed import renamed
 
@@ -59,6 +59,42 @@ def views_nt_xent(
             info_nce(z, keys, temperature, targets=row.roll(-shift * batch), mask=counted) for shift in range(1, number)
         ]
     return torch.stack(losses).mean()
+
+
+def views_mse(*views: Float[Tensor, "batch d"], norm: bool = True) -> Float[Tensor, ""]:
+    """The mean distance over pairs of views, which is 0 once all embeddings are the same: the baseline that collapses.
+
+    Args:
+        views: two or more, one argument each; row i of each is the embedding of a view of image i.
+        norm: distances between unit vectors, 2 - 2 cos; otherwise |x - y|^2 / d.
+
+    Raises:
+        ValueError, TypeError: fewer than two views, views without rows, or views that do not match.
+
+    >>> views_mse(torch.eye(2), torch.eye(2).flip(0), norm=False)
+    tensor(1.0000)
+    """
+    loss = distance(stacked(views), norm)
+    look(loss, **numbered(views))
+    return loss
+
+
+def stacked(views: tuple[Tensor, ...]) -> Float[Tensor, "views batch d"]:
+    """In float32 at least: squares of half-precision embeddings overflow."""
+    if len(views) < 2:
+        raise ValueError(f"at least two views are compared, each an argument of its own, got {len(views)}")
+    check_pairs(values=False, **numbered(views))
+    return widened(torch.stack(views))
+
+
+def numbered(views: tuple[Tensor, ...]) -> dict[str, Tensor]:
+    return {f"view {number}": view for number, view in enumerate(views, 1)}
+
+
+def distance(z: Float[Tensor, "views batch d"], norm: bool) -> Float[Tensor, ""]:
+    """All pairs of views at once: sum_{a<b} |z_a - z_b|^2 = V sum_a |z_a - mean z|^2."""
+    z = F.normalize(z, dim=-1) if norm else z / z.shape[-1] ** 0.5
+    return 2 / (len(z) - 1) * (z - z.mean(0)).square().sum(-1).mean(-1).sum()
 
 
 def checked_views(views: Tensor) -> Tensor:

@@ -21,10 +21,10 @@ from numbers import Integral
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn import functional as F
 
-from palimpsest.contrast.input_checks import Blaming, check_pairs, look
-from palimpsest.contrast.precision import widened, without_autocast
+from palimpsest.contrast.input_checks import Blaming, look
+from palimpsest.contrast.many_views import distance, numbered, stacked
+from palimpsest.contrast.precision import without_autocast
 
 # The share of a dimension's variance that earlier ones do not explain must be above this. Of dependent dimensions, rows
 # rounded to float32 mostly leave less (about 1e-12); of independent ones twice as many rows leave more (about 1e-3).
@@ -61,8 +61,8 @@ def w_mse(
     >>> bool(w_mse(z, 3 * z + 5) < 1e-5 < near < far)
     True
     """
-    stacked = _stacked(views)
-    n, d = stacked.shape[1:]
+    together = stacked(views)
+    n, d = together.shape[1:]
     size = min(2 * d, n) if w_size is None else w_size
     for name, value in (("w_size", size), ("w_iter", w_iter)):
         if not isinstance(value, Integral):
@@ -71,32 +71,14 @@ def w_mse(
         raise ValueError(f"a slice must have more rows than d = {d} and at most the batch's {n}, got {size}")
     if w_iter < 1:
         raise ValueError(f"w_iter must be at least 1, got {w_iter}")
-    slices, total = n // size, stacked.new_zeros(())
-    with Blaming(**_numbered(views)):
+    slices, total = n // size, together.new_zeros(())
+    with Blaming(**numbered(views)):
         for _ in range(w_iter):
-            rows = torch.randperm(n, generator=generator)[: slices * size].to(stacked.device)
-            cut = stacked[:, rows].unflatten(1, (slices, size))
-            total = total + _distance(whiten(cut, eps).flatten(1, 2), norm)
-    look(total, **_numbered(views))
+            rows = torch.randperm(n, generator=generator)[: slices * size].to(together.device)
+            cut = together[:, rows].unflatten(1, (slices, size))
+            total = total + distance(whiten(cut, eps).flatten(1, 2), norm)
+    look(total, **numbered(views))
     return total / w_iter
-
-
-def views_mse(*views: Float[Tensor, "batch d"], norm: bool = True) -> Float[Tensor, ""]:
-    """The same distance without whitening, which is 0 once all embeddings are the same: the baseline that collapses.
-
-    Args:
-        views: two or more, one argument each; row i of each is the embedding of a view of image i.
-        norm: distances between unit vectors, 2 - 2 cos; otherwise |x - y|^2 / d.
-
-    Raises:
-        ValueError, TypeError: fewer than two views, views without rows, or views that do not match.
-
-    >>> views_mse(torch.eye(2), torch.eye(2).flip(0), norm=False)
-    tensor(1.0000)
-    """
-    loss = _distance(_stacked(views), norm)
-    look(loss, **_numbered(views))
-    return loss
 
 
 def whiten(v: Float[Tensor, "*slices n d"], eps: float = 0.0) -> Float[Tensor, "*slices n d"]:
@@ -150,21 +132,3 @@ def whiten(v: Float[Tensor, "*slices n d"], eps: float = 0.0) -> Float[Tensor, "
                 " finite; take larger slices or eps above 0"
             )
         return torch.linalg.solve_triangular(factor, centred.mT, upper=False).mT.to(v.dtype)
-
-
-def _stacked(views: tuple[Tensor, ...]) -> Float[Tensor, "views batch d"]:
-    """In float32 at least: squares of half-precision embeddings overflow."""
-    if len(views) < 2:
-        raise ValueError(f"at least two views are compared, each an argument of its own, got {len(views)}")
-    check_pairs(values=False, **_numbered(views))
-    return widened(torch.stack(views))
-
-
-def _numbered(views: tuple[Tensor, ...]) -> dict[str, Tensor]:
-    return {f"view {number}": view for number, view in enumerate(views, 1)}
-
-
-def _distance(z: Float[Tensor, "views batch d"], norm: bool) -> Float[Tensor, ""]:
-    """All pairs of views at once: sum_{a<b} |z_a - z_b|^2 = V sum_a |z_a - mean z|^2."""
-    z = F.normalize(z, dim=-1) if norm else z / z.shape[-1] ** 0.5
-    return 2 / (len(z) - 1) * (z - z.mean(0)).square().sum(-1).mean(-1).sum()

@@ -9,7 +9,8 @@ import torch
 from palimpsest.benches.arm import Recipe
 from palimpsest.benches.glyphs import GLYPHS
 from palimpsest.benches.glyphs_world import UNSEEN, Letters
-from palimpsest.contrast.decoupled_cl import dcl_loss, npc_multiplier
+from palimpsest.contrast.decoupled_cl import dcl_loss
+from palimpsest.contrast.decoupled_cl_measures import npc_multiplier
 from palimpsest.contrast.pretrain import Views
 from palimpsest.evidence.sentences import at_most, beats, not_worse, safety
 from palimpsest.train.method import Applied

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from palimpsest.contrast import Views
 from palimpsest.contrast.digits_trial import DigitsTrial, over
-from palimpsest.contrast.groco import groco_loss, views_nt_xent
+from palimpsest.contrast.groco import groco_loss
+from palimpsest.contrast.many_views import views_nt_xent
 from palimpsest.evidence import Claim, expect, given
 
 VIEWS = {"2 views": {"views": 2}, "4 views": {"views": 4}}

@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from palimpsest.contrast.digits_trial import DigitsTrial
 from palimpsest.contrast.heads import projection_head
 from palimpsest.contrast.info_nce import nt_xent
+from palimpsest.contrast.many_views import views_mse
 from palimpsest.contrast.momentum import MomentumPair
 from palimpsest.contrast.pretrain import Views
-from palimpsest.contrast.w_mse import views_mse, w_mse
+from palimpsest.contrast.w_mse import w_mse
 from palimpsest.evidence import Claim, expect, given
 from palimpsest.metrics.probes import effective_rank
 
