@@ -97,7 +97,7 @@ def amcl_queue_loss(
 
     `Momentum` and its queue know one vector a sample, so heads travel side by side:
 
-    >>> from palimpsest.contrast import Momentum, Projected
+    >>> from palimpsest.contrast import Momentum, MultiHead, Projected
     >>> from palimpsest.train import fit
     >>> amcl = AMCL(4, heads=3)
     >>> model = Projected(nn.Linear(8, 8), nn.Sequential(MultiHead(8, 4, heads=3), nn.Flatten(1)), {"amcl": amcl})
@@ -145,7 +145,7 @@ class AMCL(nn.Module):
         beta: weight of the penalty.
         options: hidden, lo, hi, start and form of `PairTemperature`.
 
-    >>> from palimpsest.contrast import Projected, Views
+    >>> from palimpsest.contrast import MultiHead, Projected, Views
     >>> from palimpsest.train import fit
     >>> model = Projected(nn.Linear(8, 8), MultiHead(8, 4), {"amcl": AMCL(4)})
     >>> batches = [{"views": torch.randn(16, 1, 8) + 0.1 * torch.randn(16, 2, 8)}]

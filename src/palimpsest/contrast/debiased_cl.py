@@ -58,6 +58,7 @@ def debiased_loss(
         ValueError, TypeError: embeddings that do not fit each other or are not finite, fewer than two samples, a
             prior or a temperature out of range.
 
+    >>> from palimpsest.contrast import nt_xent
     >>> query, key = torch.randn(6, 4), torch.randn(6, 4)
     >>> torch.allclose(debiased_loss(query, key, tau_plus=0.0), nt_xent(query, key, 0.5), atol=1e-6)
     True

@@ -57,6 +57,7 @@ def hard_negatives(keep: float = 0.25, drop_top: float = 0.0) -> Callable[[slice
     """The same as a function of a slice of anchors and their products with the queue: the `mask` of `info_nce`, with
     which no array of the batch by the queue is held.
 
+    >>> from palimpsest.contrast import info_nce
     >>> query, key, queue = (F.normalize(torch.randn(n, 4)) for n in (6, 6, 20))
     >>> loss = info_nce(query, key, 0.1, negatives=queue, in_batch=False, mask=hard_negatives(0.5))
     >>> torch.isclose(loss, queue_nce(query, key, queue, hard_mask(query, queue, 0.5)))

@@ -11,7 +11,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from palimpsest.contrast import Projected, Views
-from palimpsest.contrast.amcl import AMCL, MultiHead, amcl_loss
+from palimpsest.contrast.amcl import AMCL, amcl_loss
+from palimpsest.contrast.amcl_temperatures import MultiHead
 from palimpsest.contrast.digits_trial import DigitsTrial, over
 from palimpsest.evidence import Claim, expect, given
 from palimpsest.tasks.digits_views import KINDS
