@@ -184,6 +184,14 @@ def test_an_interrupt_exits_with_130_and_one_line(argv, line, monkeypatch, capsy
     assert called(capsys, *argv) == (130, "", f"\npalimpsest: {line}\n")
 
 
+def test_a_path_of_nobody_is_one_line(capsys, tmp_path):
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"question": "a", "answer": "b"}\n')
+    assert main(["audit", "~nobody-at-all/x", "--data", str(rows)]) == 2
+    err = capsys.readouterr().err
+    assert err == "palimpsest: a path begins with ~ and the name of no user of this machine: write it out\n"
+
+
 def test_termination_ends_with_143_and_one_line(monkeypatch, capsys):
     before = signal.getsignal(signal.SIGTERM)
     monkeypatch.setattr("palimpsest.cli.search.search", lambda *args: os.kill(os.getpid(), signal.SIGTERM))

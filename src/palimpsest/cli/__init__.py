@@ -83,6 +83,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         _close_stdout()
         return 141
     except (MemoryError, RuntimeError) as error:
+        if "home directory" in str(error):  # pathlib's, of a path that begins with ~nobody
+            print(
+                "palimpsest: a path begins with ~ and the name of no user of this machine: write it out",
+                file=sys.stderr,
+            )
+            return 2
         if not out_of_memory(error):
             raise
         less = LESS_MEMORY.get(argv[0], "a machine with more")
