@@ -10,6 +10,8 @@ from palimpsest.errors import UserError
 
 BENCHES: dict[str, tuple[str, ...]] = {
     "glyphs": ("glyphs",),
+    "digit_views": ("digit_views",),
+    "new_letters": ("new_letters",),
     "imports": ("imports",),
     "mnist": ("mnist_few", "mnist_noise", "mnist_longtail"),
     "mnist_sets": ("mnist_multilabel",),
