@@ -22,7 +22,6 @@ from palimpsest.contrast import (
     sigmoid_nce,
     spherical_kmeans,
 )
-from palimpsest.contrast.digits_trial import DigitsTrial
 from palimpsest.contrast.groco import groco_loss
 from palimpsest.contrast.input_checks import check_embeddings, check_pairs, check_unit
 from palimpsest.contrast.llave import hardness_nce
@@ -194,19 +193,6 @@ def test_clusters_are_found() -> None:
     assert torch.equal(found.assigned, spherical_kmeans(z, 5, restarts=4).assigned)
     with pytest.raises(ValueError, match="k must be a whole number from 1 to 6, the number of rows, got 7"):
         spherical_kmeans(torch.ones(6, 2), 7)
-
-
-def test_a_trial_is_seeded_and_its_smoke_is_short() -> None:
-    trial = DigitsTrial(0, smoke=True)
-    found = [trial.measures(trial.train(Views(nt_xent))) for _ in range(2)]
-    assert found[0] == found[1]
-    assert set(found[0]) == {"kNN accuracy", "linear probe"}
-    shown = [trial.one_label(trial.model(), split) for split in ("validation", "test")]
-    assert shown[0] != shown[1]
-    assert 0 < shown[0]["nearest, one label a class"] < found[0]["kNN accuracy"]
-    three = DigitsTrial(0, smoke=True, classes=(3, 5, 8), imbalance=10)
-    assert three.splits.test.y.unique().tolist() == [0, 1, 2]
-    assert len(three.splits.train) < len(DigitsTrial(0, classes=(3, 5, 8)).splits.train)
 
 
 class Lookup(nn.Embedding):
