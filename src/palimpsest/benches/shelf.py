@@ -12,6 +12,7 @@ BENCHES: dict[str, tuple[str, ...]] = {
     "glyphs": ("glyphs",),
     "digit_views": ("digit_views",),
     "new_letters": ("new_letters",),
+    "docpairs": ("docpairs",),
     "imports": ("imports",),
     "mnist": ("mnist_few", "mnist_noise", "mnist_longtail"),
     "mnist_sets": ("mnist_multilabel",),
