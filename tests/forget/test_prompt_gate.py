@@ -10,14 +10,9 @@ from hypothesis import strategies as st
 from palimpsest.errors import UserError
 from palimpsest.forget.intervention import INTERVENTIONS, intervene, load, save
 from palimpsest.forget.procedure import prepare
-from palimpsest.forget.prompt_gate import (
-    GuardedLM,
-    MeanEmbedding,
-    PromptGate,
-    RefusalGuard,
-    conformal_threshold,
-    prompt_encoder,
-)
+from palimpsest.forget.prompt_encoders import MeanEmbedding, prompt_encoder
+from palimpsest.forget.prompt_gate import PromptGate, conformal_threshold
+from palimpsest.forget.refusal_guard import GuardedLM, RefusalGuard
 from palimpsest.metrics.text import words
 from palimpsest.models import causal_lm, word_tokenizer
 from palimpsest.models.score import encode, greedy, score
@@ -148,7 +143,7 @@ def test_guard_reads_whole_rows_only(task):
 
 def test_guard_comes_back_from_disk(task, tmp_path, monkeypatch):
     model, tokenizer, data = task
-    monkeypatch.setitem(INTERVENTIONS, "refusal_guard", ("palimpsest.forget.prompt_gate", "RefusalGuard"))
+    monkeypatch.setitem(INTERVENTIONS, "refusal_guard", ("palimpsest.forget.refusal_guard", "RefusalGuard"))
     method = RefusalGuard(alpha=0.2)
     guarded, learned = intervene(model, method, data)
     save(model, tokenizer, tmp_path / "m", method, learned)

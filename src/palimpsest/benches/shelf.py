@@ -18,6 +18,7 @@ BENCHES: dict[str, tuple[str, ...]] = {
     "mnist_sets": ("mnist_multilabel",),
     "tables": ("modechoice", "breast_cancer", "diabetes"),
     "authors": ("authors",),
+    "mixture": ("mixture",),
     "harm": ("harm",),
     "private_people": ("private_people",),
     "two_hop": ("two_hop",),

@@ -42,7 +42,7 @@ _ROOMS = {
     "pistol": ("deviation_score", "pistol_graph", "pistol_score"),
     "pretrained_unlearning": ("AdversarialLabel", "RandomTokens", "approximate_gold", "seven_methods", "tune"),
     "procedure": ("ForgetData", "prepare", "unlearn"),
-    "prompt_gate": ("RefusalGuard",),
+    "refusal_guard": ("RefusalGuard",),
     "relearn": ("ReLearn", "augment"),
     "rwku": ("Steering",),
     "rwku_measures": ("Frames", "rwku_score"),

@@ -32,7 +32,7 @@ SETTINGS, TENSORS = "intervention.json", "intervention.safetensors"
 INTERVENTIONS: dict[str, tuple[str, str]] = {
     "uld": ("palimpsest.forget.uld", "ULD"),
     "eco_prompts": ("palimpsest.forget.eco_prompts", "ECO"),
-    "refusal_guard": ("palimpsest.forget.prompt_gate", "RefusalGuard"),
+    "refusal_guard": ("palimpsest.forget.refusal_guard", "RefusalGuard"),
     "neuron_adjust": ("palimpsest.forget.skill_unlearning", "NeuronAdjust"),
     "key_space": ("palimpsest.forget.skill_unlearning", "KeySpaceDetection"),
     "sae_unlearning": ("palimpsest.forget.sae_unlearning", "SaeClamp"),

@@ -31,7 +31,7 @@ METHODS = Table(
         "memflex": ("knowundo", "MemFlex", {"grad": None}),
         "uld": ("uld", "ULD", {}),
         "eco_prompts": ("eco_prompts", "ECO", {}),
-        "refusal_guard": ("prompt_gate", "RefusalGuard", {}),
+        "refusal_guard": ("refusal_guard", "RefusalGuard", {}),
         "neuron_adjust": ("skill_unlearning", "NeuronAdjust", {}),
         "key_space": ("skill_unlearning", "KeySpaceDetection", {}),
         "rwku_steering": ("rwku", "Steering", {}),

@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from palimpsest.forget.procedure import ForgetData
-from palimpsest.forget.prompt_gate import GuardedLM, refusal_ids
+from palimpsest.forget.refusal_guard import GuardedLM, refusal_ids
 from palimpsest.models.blocks import blocks, mlp_activation, mlp_output
 from palimpsest.models.hooks import activations, edit_activation
 from palimpsest.models.score import Encoded, pad_token_id
