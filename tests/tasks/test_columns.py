@@ -31,7 +31,7 @@ def write(tmp_path, content, name="mine.csv"):
         TABLE.replace("\n", "\r\n"),
         TABLE.replace("\n", "\r"),
         TABLE.encode("utf-8-sig"),
-        gzip.compress(TABLE.encode()),
+        gzip.compress(TABLE.encode(), mtime=0),
         "\n\n" + TABLE.replace("\n", "\n\n"),
         TABLE + ";\n;\n",
         'a,b\n"1","x"\n2,"y"',
