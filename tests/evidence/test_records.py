@@ -110,7 +110,7 @@ def test_an_installed_package_without_the_history_knows_what_is_registered(tmp_p
     whole = read_history(records() / "contrast" / "amcl.json", found)
     (alone,) = read_history(tmp_path / "amcl.json", found)
     assert alone == [row for row in whole if row["kind"] in ("registration", "amendment")][-1]
-    assert alone["prereg"]["version"] == 3
+    assert alone["prereg"]["version"] == found["registration"]["version"] > 1
 
 
 def test_a_history_that_was_changed_is_refused(tmp_path):

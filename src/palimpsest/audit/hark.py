@@ -35,6 +35,7 @@ from palimpsest.audit.ledger import (  # noqa: F401 - the ledger is this room's,
     next_hash,
     verify_chain,
 )
+from palimpsest.lazy import front_door
 
 Word = Literal["held", "weak", "refuted", "open", "void"]
 WORDS: tuple[Word, ...] = ("held", "weak", "refuted", "open", "void")
@@ -238,3 +239,16 @@ class TuningLedger:
             raise ValueError(f"no trials of {arm!r} yet")
         sign = 1 if highest else -1
         return dict(named[max(scores, key=lambda key: sign * float(np.mean(scores[key])))])
+
+
+_MOVED = {
+    "audit.hark_measures": (
+        "Finding",
+        "POLICIES",
+        "Policy",
+        "SelectiveReport",
+        "harking_rate",
+        "selective_report",
+    ),
+}
+__getattr__ = front_door("palimpsest", _MOVED)[0]  # names that stood here before

@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from palimpsest.contrast.dbpm_measures import BadPairs, PairMemory, nt_xent_per_sample
 from palimpsest.contrast.distributed import gather_rows
 from palimpsest.contrast.precision import widened
+from palimpsest.lazy import front_door
 from palimpsest.train.method import Objective
 from palimpsest.train.ranges import Above, AtLeast, AtMost
 
@@ -143,3 +144,9 @@ class DBPM(Objective):
 def _of_all_processes(tensor: Tensor) -> Tensor:
     several = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
     return gather_rows(tensor) if several else tensor
+
+
+_MOVED = {
+    "contrast.dbpm_measures": ("bad_pairs",),
+}
+__getattr__ = front_door("palimpsest", _MOVED)[0]  # names that stood here before

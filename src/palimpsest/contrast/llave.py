@@ -33,6 +33,7 @@ from palimpsest.contrast.input_checks import (
     unit_rows,
 )
 from palimpsest.contrast.precision import without_autocast
+from palimpsest.lazy import front_door
 from palimpsest.renamed import renamed
 
 # Cosines of all pairs, or the reward model's own embeddings of queries and keys.
@@ -126,3 +127,14 @@ def _rewards(reward: Reward | None, n: int) -> Callable[[slice], Tensor] | None:
     if len(queries) != n:
         raise ValueError(f"reward must have embeddings of {n} pairs, got {len(queries)}")
     return lambda part: queries[part].detach() @ keys.detach().T
+
+
+_MOVED = {
+    "contrast.llave_measures": (
+        "gather",
+        "gradient_share",
+        "negatives",
+        "overlap",
+    ),
+}
+__getattr__ = front_door("palimpsest", _MOVED)[0]  # names that stood here before

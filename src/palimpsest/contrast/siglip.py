@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from palimpsest.contrast.input_checks import Blaming, check_pairs, unit_rows
 from palimpsest.contrast.sigmoid import sigmoid_nce
 from palimpsest.contrast.streaming import OfPairs
+from palimpsest.lazy import front_door
 from palimpsest.renamed import renamed
 
 T_PRIME, BIAS = math.log(10), -10.0  # where scale and bias start
@@ -82,3 +83,16 @@ class SigmoidLoss(nn.Module):
         return sigmoid_loss(
             query, key, self.t_prime, 0.0 if self.b is None else self.b, mask=mask, normalize=self.normalize
         )
+
+
+_MOVED = {
+    "contrast.siglip_chunked": ("chunked_sigmoid_loss",),
+    "contrast.siglip_measures": (
+        "MODES",
+        "SoftmaxLoss",
+        "T_SOFTMAX",
+        "keep_negatives",
+        "softmax_loss",
+    ),
+}
+__getattr__ = front_door("palimpsest", _MOVED)[0]  # names that stood here before

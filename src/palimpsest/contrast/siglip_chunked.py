@@ -45,6 +45,7 @@ def chunked_sigmoid_loss(
     Raises:
         ValueError, TypeError: as in `sigmoid_loss`; shards that do not go together, in all processes alike.
 
+    >>> from palimpsest.contrast.siglip import sigmoid_loss
     >>> z = F.normalize(torch.randn(6, 3), dim=1)
     >>> torch.isclose(chunked_sigmoid_loss(z.split(2), z.split(2)), sigmoid_loss(z, z))
     tensor(True)

@@ -35,6 +35,7 @@ from transformers import PreTrainedTokenizerBase
 from palimpsest.forget.distilled import Distilled, read
 from palimpsest.forget.procedure import ForgetData, Pair
 from palimpsest.forget.renaming import NAMES, kept_positions, renamings, word_starts
+from palimpsest.lazy import front_door
 from palimpsest.models.score import context_length
 from palimpsest.train.ranges import require
 
@@ -142,3 +143,24 @@ class CausalWHP(Distilled):
         return lambda row, length: teacher_distribution(
             model, data.tokenizer, row, self.target, self.names, self.n, instruction=self.instruction, length=length
         )
+
+
+_MOVED = {
+    "forget.causal_whp_measures": (
+        "Probe",
+        "criteria",
+        "fabrications",
+        "readable",
+    ),
+    "forget.distilled": (
+        "GIB",
+        "causal_whp_loss",
+    ),
+    "forget.whp": (
+        "WHP",
+        "hard",
+        "whp_distribution",
+        "whp_loss",
+    ),
+}
+__getattr__ = front_door("palimpsest", _MOVED)[0]  # names that stood here before

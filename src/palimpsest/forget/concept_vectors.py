@@ -35,6 +35,7 @@ from palimpsest.forget.value_vectors import (
     find_concept_vectors,
     value_vectors,
 )
+from palimpsest.lazy import front_door
 from palimpsest.models.blocks import blocks, mlp_output, output_weights
 from palimpsest.train.method import Edit, Objective, check_needs
 from palimpsest.train.ranges import Above, AtLeast
@@ -191,3 +192,23 @@ class Needle(Edit):
         ascent = {"steps": self.steps, "lr": self.lr, "data": data, "seed": self.seed}
         kept = {name: value for name, value in options.items() if name not in ascent}
         return needle(model, self.locate(model, data), self.std, **ascent, **kept)
+
+
+_MOVED = {
+    "forget.concept_vectors_measures": (
+        "JAILBREAKS",
+        "concept_vectors_score",
+        "intrinsic_scores",
+        "jailbreak_prompts",
+        "read_concepts",
+    ),
+    "forget.value_vectors": (
+        "CHUNK",
+        "CausalCheck",
+        "ConceptVector",
+        "top_tokens",
+        "value_vector",
+    ),
+    "metrics.text": ("rouge_l_f1",),
+}
+__getattr__ = front_door("palimpsest", _MOVED)[0]  # names that stood here before

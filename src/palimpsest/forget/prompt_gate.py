@@ -92,6 +92,7 @@ class PromptGate:
             UserError: with fewer than one forget or two different retain prompts.
             ValueError: if a number is out of its range.
 
+        >>> from palimpsest.forget.prompt_encoders import MeanEmbedding
         >>> from palimpsest.models import causal_lm, word_tokenizer
         >>> tokenizer = word_tokenizer(["who is ann bob cat ?"])
         >>> encoder = MeanEmbedding(causal_lm(len(tokenizer), d_model=16, n_heads=2).get_input_embeddings(), tokenizer)

@@ -43,6 +43,7 @@ from palimpsest.forget.rewording import (
     vary,
     wording,
 )
+from palimpsest.lazy import front_door
 from palimpsest.models.score import cross_entropy, reference_kl
 from palimpsest.train.method import Objective
 from palimpsest.train.ranges import AtLeast, require
@@ -229,3 +230,22 @@ class ReLearn(Objective):
 
     def loss(self, state: nn.Module, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         return relearn_loss(model, state, batch["forget"], batch["retain"], self.retain_weight, self.kl_weight)
+
+
+_MOVED = {
+    "forget.relearn_measures": (
+        "Contradicts",
+        "MOST_HONORE",
+        "Reference",
+        "brunet",
+        "entity_coverage",
+        "honore",
+        "kfr",
+        "krr",
+        "linguistic_score",
+        "perplexities",
+        "share_distinct",
+        "states_another",
+    ),
+}
+__getattr__ = front_door("palimpsest", _MOVED)[0]  # names that stood here before

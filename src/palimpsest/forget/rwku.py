@@ -21,6 +21,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from palimpsest.forget.baselines import IDK, GradAscent, IdkDPO, hidden_states
 from palimpsest.forget.npo import NPO
 from palimpsest.forget.procedure import ForgetData
+from palimpsest.lazy import front_door
 from palimpsest.models.blocks import blocks
 from palimpsest.models.hooks import edit_activation
 from palimpsest.models.score import encode
@@ -88,3 +89,19 @@ class Steering(Intervention):
         shift = self.strength * learned["direction"]
         edit_activation(blocks(model)[self.steered(model)], lambda h: h - shift.to(h))
         return model
+
+
+_MOVED = {
+    "forget.concept_vectors_measures": ("JAILBREAKS",),
+    "forget.rwku_measures": (
+        "ATTACKS",
+        "BARE",
+        "Frames",
+        "Item",
+        "RECALLED",
+        "RwkuScores",
+        "adversarial_probe",
+        "rwku_score",
+    ),
+}
+__getattr__ = front_door("palimpsest", _MOVED)[0]  # names that stood here before

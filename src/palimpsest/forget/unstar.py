@@ -33,6 +33,7 @@ from palimpsest.errors import UserError
 from palimpsest.forget.anti_samples import AntiSample, Check, StandIns, acceptable, related
 from palimpsest.forget.procedure import Batch, ForgetData, Pair, encode_pairs, unlearn
 from palimpsest.forget.rewording import Frame, fact, frame_of, fuzzy_match, subject, wording
+from palimpsest.lazy import front_door
 from palimpsest.metrics.text import words
 from palimpsest.models.score import cross_entropy, greedy, pad_token_id, prompt_template
 from palimpsest.train.method import Edit, Objective
@@ -268,3 +269,12 @@ class UnStar(Edit):
             **options,
         )
         return model
+
+
+_MOVED = {
+    "forget.anti_samples": (
+        "RATIONALES",
+        "TEXTS",
+    ),
+}
+__getattr__ = front_door("palimpsest", _MOVED)[0]  # names that stood here before

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from palimpsest.audit.hark_measures import POLICIES, Policy, harking_rate, selective_report
+from palimpsest.audit.hark import POLICIES, Policy, harking_rate, selective_report
 from palimpsest.evidence import Claim, expect
 from palimpsest.tasks.digits import digits
 from palimpsest.tasks.worlds import cached

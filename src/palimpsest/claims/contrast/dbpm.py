@@ -8,8 +8,7 @@ from statistics import fmean
 import torch
 from torch import Tensor, nn
 
-from palimpsest.contrast.dbpm import DBPM, pair_weights
-from palimpsest.contrast.dbpm_measures import BadPairs, PairMemory
+from palimpsest.contrast.dbpm import DBPM, BadPairs, PairMemory, pair_weights
 from palimpsest.contrast.heads import Projected, projection_head
 from palimpsest.evidence import Claim, expect, given
 from palimpsest.metrics.probes import linear_probe

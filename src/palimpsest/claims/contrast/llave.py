@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 from palimpsest.contrast.captions_trial import Captioned, CaptionsTrial, fits
-from palimpsest.contrast.llave import hardness_nce
-from palimpsest.contrast.llave_measures import gradient_share, overlap
+from palimpsest.contrast.llave import gradient_share, hardness_nce, overlap
 from palimpsest.evidence import Claim, expect, given
 
 TRIAL = {"batch_size": 128, "near": 3, "steps": 500, "lr": 3e-3}

@@ -6,9 +6,7 @@ from __future__ import annotations
 import torch
 
 from palimpsest.contrast.captions_trial import Captioned, CaptionsTrial, TwoTowers
-from palimpsest.contrast.siglip import BIAS, SigmoidLoss, sigmoid_loss
-from palimpsest.contrast.siglip_chunked import chunked_sigmoid_loss
-from palimpsest.contrast.siglip_measures import SoftmaxLoss
+from palimpsest.contrast.siglip import BIAS, SigmoidLoss, SoftmaxLoss, chunked_sigmoid_loss, sigmoid_loss
 from palimpsest.evidence import Claim, expect, given
 
 SAMPLES = 64_000  # scenes seen in a run, whatever the batch

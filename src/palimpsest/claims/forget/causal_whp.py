@@ -17,11 +17,9 @@ from transformers import PreTrainedModel
 
 from palimpsest.evidence import Claim, expect, given
 from palimpsest.forget.baselines import GradAscent
-from palimpsest.forget.causal_whp import INSTRUCTION, CausalWHP
-from palimpsest.forget.causal_whp_measures import Probe, criteria
+from palimpsest.forget.causal_whp import INSTRUCTION, WHP, CausalWHP, Probe, criteria
 from palimpsest.forget.npo import NPO
 from palimpsest.forget.procedure import ForgetData, Pair, prepare, unlearn
-from palimpsest.forget.whp import WHP
 from palimpsest.metrics.text import rouge_l_recall
 from palimpsest.models.score import greedy
 from palimpsest.models.tokenizers import word_tokenizer

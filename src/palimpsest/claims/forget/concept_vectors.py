@@ -17,13 +17,20 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from palimpsest.evidence import Claim, expect, given
 from palimpsest.forget.baselines import GradAscent, IdkDPO
-from palimpsest.forget.concept_vectors import ValueMatricesOnly, needle
-from palimpsest.forget.concept_vectors_measures import JAILBREAKS, intrinsic_scores, jailbreak_prompts
+from palimpsest.forget.concept_vectors import (
+    JAILBREAKS,
+    Location,
+    ValueMatricesOnly,
+    causal_check,
+    find_concept_vectors,
+    intrinsic_scores,
+    jailbreak_prompts,
+    needle,
+    rouge_l_f1,
+)
 from palimpsest.forget.npo import NPO
 from palimpsest.forget.procedure import ForgetData, encode_pairs, prepare, unlearn
 from palimpsest.forget.refusals import REFUSALS
-from palimpsest.forget.value_vectors import Location, causal_check, find_concept_vectors
-from palimpsest.metrics.text import rouge_l_f1
 from palimpsest.models import causal_lm, word_tokenizer
 from palimpsest.models.blocks import blocks, mlp_output
 from palimpsest.models.files import load, save

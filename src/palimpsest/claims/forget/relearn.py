@@ -16,9 +16,9 @@ from palimpsest.forget.baselines import IDK, GradAscent
 from palimpsest.forget.npo import NPO
 from palimpsest.forget.procedure import encode_pairs, unlearn
 from palimpsest.forget.refusals import REFUSALS
-from palimpsest.forget.relearn import ReLearn
-from palimpsest.forget.relearn_measures import (
+from palimpsest.forget.relearn import (
     Reference,
+    ReLearn,
     kfr,
     krr,
     linguistic_score,

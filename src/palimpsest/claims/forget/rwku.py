@@ -23,8 +23,18 @@ from palimpsest.forget.eight_methods import Language, word_substitution
 from palimpsest.forget.procedure import ForgetData, Pair, unlearn
 from palimpsest.forget.prompting import AFFIRMATION, JAILBREAKS
 from palimpsest.forget.refusals import REFUSALS
-from palimpsest.forget.rwku import METHODS, UNLEARNED, Steering
-from palimpsest.forget.rwku_measures import ATTACKS, BARE, Frames, Item, RwkuScores, adversarial_probe, rwku_score
+from palimpsest.forget.rwku import (
+    ATTACKS,
+    BARE,
+    METHODS,
+    UNLEARNED,
+    Frames,
+    Item,
+    RwkuScores,
+    Steering,
+    adversarial_probe,
+    rwku_score,
+)
 from palimpsest.forget.zero_shot import ZeroShot, rwku_task
 from palimpsest.metrics.membership import privleak
 from palimpsest.metrics.text import rouge_l_recall

@@ -11,7 +11,7 @@ import numpy as np
 from torch import nn
 
 from palimpsest.evidence import Claim, expect, given
-from palimpsest.forget import anti_samples, rewording, unstar
+from palimpsest.forget import rewording, unstar
 from palimpsest.forget.authors_trial import AuthorsTrial
 from palimpsest.forget.baselines import IDK, GradAscent
 from palimpsest.forget.procedure import ForgetData, Pair, encode_pairs, prepare, unlearn
@@ -45,7 +45,7 @@ class Trial(AuthorsTrial):
 
     @cached_property
     def world(self) -> AuthorsWorld:
-        world = replace(super().world, vocabulary=REFUSALS + rewording.TEXTS + anti_samples.TEXTS)
+        world = replace(super().world, vocabulary=REFUSALS + rewording.TEXTS + unstar.TEXTS)
         return world if self.smoke else replace(world, epochs=EPOCHS)
 
     @cached_property
@@ -94,9 +94,9 @@ class Trial(AuthorsTrial):
             "retained-author accuracy": self.accuracy(model, self.others, lambda row: [row.q]),
         }
 
-    def stand_ins(self) -> anti_samples.StandIns:
+    def stand_ins(self) -> unstar.StandIns:
         _, retain = self.pairs
-        return anti_samples.StandIns(retain, self.world.tokenizer, common=rewording.wording(retain), seed=self.seed)
+        return unstar.StandIns(retain, self.world.tokenizer, common=rewording.wording(retain), seed=self.seed)
 
     def wordings(self, question: str) -> list[str]:
         """The questions for the same that the model was trained on; the third one is held out."""
