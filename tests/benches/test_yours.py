@@ -2,9 +2,14 @@
 
 import json
 from dataclasses import replace
+from math import log2
+from statistics import fmean
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
+from torch.nn import functional as F
 
 from palimpsest.benches import yours
 from palimpsest.benches.labelled_yours import class_table
@@ -157,3 +162,56 @@ def test_the_verbs_can_be_imported_from_the_front_door():
         palimpsest.score("contrast")
     with pytest.raises(AttributeError, match="no attribute 'forget_all'"):
         palimpsest.forget_all  # noqa: B018
+
+
+def test_measures_of_pairs_are_those_of_a_loop_whatever_the_blocks(monkeypatch):
+    from palimpsest.benches import pairs_yours
+    from palimpsest.tasks.docpairs import Pairs
+
+    n, draws = 7, torch.Generator().manual_seed(0)
+    vectors = {f"{side}{i}": torch.randn(4, generator=draws) for side in "qd" for i in range(n)}
+    numbers = torch.arange(n)
+    content = torch.tensor([0, 0, 2, 3, 4, 5, 6])  # the first two documents are alike
+    queries, documents = (tuple(f"{side}{i}" for i in range(n)) for side in "qd")
+    pairs = Pairs(queries, documents, numbers, content, numbers >= 0, numbers)
+    model = SimpleNamespace(texts=lambda texts: torch.stack([F.normalize(vectors[text], dim=0) for text in texts]))
+    gains, precisions, firsts = [], [], []
+    for i in range(n):
+        likeness = [float(model.texts((f"q{i}",)) @ model.texts((f"d{j}",)).T) for j in range(n)]
+        order = sorted(range(n), key=lambda j: -likeness[j])
+        hits = [bool(content[j] == content[i]) for j in order]
+        best = sum(1 / log2(place + 2) for place in range(sum(hits)))
+        gains.append(sum(hit / log2(place + 2) for place, hit in enumerate(hits)) / best)
+        precisions.append(fmean(sum(hits[: place + 1]) / (place + 1) for place, hit in enumerate(hits) if hit))
+        firsts.append(hits[0])
+    for block in (2, 100):
+        monkeypatch.setattr(pairs_yours, "BLOCK", block)
+        found = pairs_yours._scores(model, pairs)
+        assert found == pytest.approx(
+            {"nDCG@10": fmean(gains), "retrieval": fmean(precisions), "found first": fmean(firsts)}, abs=1e-6
+        )
+
+
+def test_measures_of_images_are_those_of_a_loop_whatever_the_blocks(monkeypatch):
+    from palimpsest.benches import images_yours
+    from palimpsest.tasks.splits import Split
+
+    draws = torch.Generator().manual_seed(1)
+    parts = []
+    for n in (9, 8):
+        y = torch.arange(n) % 3
+        parts.append(Split(torch.randn(n, 1, 2, 2, generator=draws), y, torch.arange(n)))
+    train, asked = parts
+    model = SimpleNamespace(eval=lambda: None, features=lambda x: x.flatten(1))
+    known, query = (F.normalize(part.x.flatten(1), dim=1) for part in parts)
+    right, precision = [], []
+    for i in range(len(asked)):
+        right.append(train.y[max(range(9), key=lambda j: float(query[i] @ known[j]))] == asked.y[i])
+        order = sorted((j for j in range(8) if j != i), key=lambda j: -float(query[i] @ query[j]))
+        hits = [bool(asked.y[j] == asked.y[i]) for j in order]
+        precision.append(fmean(sum(hits[: place + 1]) / (place + 1) for place, hit in enumerate(hits) if hit))
+    for block in (3, 100):
+        monkeypatch.setattr(images_yours, "BLOCK", block)
+        found = images_yours._scores(model, train, asked)
+        expected = {"nearest neighbour": fmean(map(float, right)), "retrieval": fmean(precision)}
+        assert found == pytest.approx(expected, abs=1e-6)

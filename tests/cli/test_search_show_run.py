@@ -739,6 +739,8 @@ def test_show_says_on_what_data_of_yours_a_claim_runs(capsys):
             "a verdict on your data is not one of them",
         ),
         (["squentropy", "--target", "ripe"], "--target is about --table"),
+        (["squentropy", "--table", "TABLE", "--target", "ripe", "--workers", "0"], "--workers must be at least 1"),
+        (["squentropy", "--table", "TABLE", "--target", "ripe", "--verify"], "--verify runs one seed"),
     ],
 )
 def test_a_claim_on_bad_files_is_refused_in_one_line(argv, why, tmp_path, capsys, monkeypatch):

@@ -140,6 +140,8 @@ def compare(
     """
     if seeds < 1:
         raise UserError(f"--seeds must be at least 1, got {seeds}")
+    if workers is not None and workers < 1:
+        raise UserError(f"--workers must be at least 1, got {workers}")
     folder = place(yours)
     with held(folder / "comparison", f"compares methods on {yours.about}"):
         return _compare(yours, recipes, seeds, lr, tune, workers, progress, folder)

@@ -17,9 +17,8 @@ from torch.nn import functional as F
 from transformers import ResNetConfig, ResNetModel
 
 from palimpsest.benches.bench import Bench, Measure, Recipe
-from palimpsest.benches.yours import Yours
+from palimpsest.benches.yours import Yours, unchanged
 from palimpsest.contrast.heads import Projected, projection_head
-from palimpsest.errors import UserError
 from palimpsest.metrics.retrieval import average_precision
 from palimpsest.tasks.image_folders import ImageFolder, read_images
 from palimpsest.tasks.image_views import view_batches
@@ -29,6 +28,7 @@ NEAREST, RETRIEVAL = "nearest neighbour", "retrieval"
 READ = {NEAREST: Measure(), RETRIEVAL: Measure()}
 WIDTHS, PROJECTED = (32, 64, 128), 64
 SMOKE = 40  # rows of a smoke run
+BLOCK = 1024  # images that are compared with all others at a time
 
 
 @dataclass(frozen=True)
@@ -53,10 +53,7 @@ class PicturesWorld:
         Raises:
             UserError: the folder has changed since.
         """
-        read = _images(self.path, self.size)
-        if self.digest and read.digest != self.digest:
-            raise UserError(f"{self.path} was changed while it was in use: run the command again")
-        return read
+        return unchanged(_images(self.path, self.size), self.digest, self.path)
 
     def __call__(
         self,
@@ -190,13 +187,16 @@ def _scores(model: nn.Module, train: Split, asked: Split) -> dict[str, float]:
     known, query = (
         F.normalize(torch.cat([model.features(x) for x in part.x.split(256)]), dim=1) for part in (train, asked)
     )
-    nearest = train.y[(query @ known.T).argmax(1)]
-    likeness = (query @ query.T).fill_diagonal_(-2.0)  # an image is no answer to itself, and comes last
-    hits = (asked.y[likeness.argsort(1, descending=True)] == asked.y[:, None])[:, :-1]
-    found = hits.any(1)
+    right, precision = [], []
+    for rows in torch.arange(len(query)).split(BLOCK):
+        right.append(train.y[(query[rows] @ known.T).argmax(1)] == asked.y[rows])
+        likeness = query[rows] @ query.T
+        likeness[torch.arange(len(rows)), rows] = -2.0  # an image is no answer to itself, and comes last
+        hits = (asked.y[likeness.argsort(1, descending=True)] == asked.y[rows, None])[:, :-1]
+        precision.append(average_precision(hits[hits.any(1)]))
     return {
-        NEAREST: float((nearest == asked.y).float().mean()),
-        RETRIEVAL: float(average_precision(hits[found]).mean()),
+        NEAREST: float(torch.cat(right).float().mean()),
+        RETRIEVAL: float(torch.cat(precision).mean()),
     }
 
 

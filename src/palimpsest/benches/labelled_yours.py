@@ -10,7 +10,7 @@ from typing import Any
 
 from palimpsest.benches.bench import Bench
 from palimpsest.benches.labelled import LabelledWorld, world_of
-from palimpsest.benches.yours import Yours
+from palimpsest.benches.yours import Yours, unchanged
 from palimpsest.errors import UserError
 from palimpsest.models.vision import cnn, mlp
 from palimpsest.tasks.image_folders import ImageFolder, read_images
@@ -41,7 +41,7 @@ class TableWorld:
         Raises:
             UserError: the file has changed since.
         """
-        return _same(_table(self.path, self.targets, self.group, self.time), self.digest, self.path)
+        return unchanged(_table(self.path, self.targets, self.group, self.time), self.digest, self.path)
 
     def __call__(self, seed: int, smoke: bool) -> LabelledWorld:
         task, outputs = self.table.splits(seed), max(1, len(self.table.classes))
@@ -71,7 +71,7 @@ class ImagesWorld:
         Raises:
             UserError: the folder has changed since.
         """
-        return _same(_images(self.path, self.size), self.digest, self.path)
+        return unchanged(_images(self.path, self.size), self.digest, self.path)
 
     def __call__(self, seed: int, smoke: bool) -> LabelledWorld:
         task = self.images.splits(seed)
@@ -91,11 +91,6 @@ def class_table(bench: Bench, **files: Any) -> Yours:
 def number_table(bench: Bench, **files: Any) -> Yours:
     """A bench on a user's table whose target is a number."""
     return _on_table(bench, "number", **files)
-
-
-def label_table(bench: Bench, **files: Any) -> Yours:
-    """A bench on a user's table with several targets, labels of 0 and 1."""
-    return _on_table(bench, "labels", **files)
 
 
 def class_images(bench: Bench, images: Path, *, size: int | None = None) -> Yours:
@@ -126,12 +121,6 @@ def _yours(bench: Bench, world: Any, about: str, notes: Sequence[str]) -> Yours:
 def _predicted(targets: Sequence[str], classes: Sequence[str]) -> str:
     what = ", ".join(targets)
     return f"{what} ({len(classes)} classes)" if len(targets) == 1 and classes else what
-
-
-def _same(read: Any, digest: str, path: str) -> Any:
-    if digest and read.digest != digest:
-        raise UserError(f"{path} was changed while it was in use: run the command again")
-    return read
 
 
 @lru_cache(maxsize=2)

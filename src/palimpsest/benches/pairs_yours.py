@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from palimpsest.benches.bench import Bench, Measure, Recipe
-from palimpsest.benches.yours import Yours
-from palimpsest.errors import UserError
+from palimpsest.benches.yours import Yours, unchanged
 from palimpsest.metrics.retrieval import average_precision
 from palimpsest.models.sentence_encoders import load_encoder
 from palimpsest.tasks.docpairs import Pairs
@@ -25,6 +24,7 @@ from palimpsest.train.order import shuffled
 RETRIEVAL, FIRST, GAIN = "retrieval", "found first", "nDCG@10"
 READ = {GAIN: Measure(), RETRIEVAL: Measure(), FIRST: Measure()}
 SMOKE = 30  # rows of a smoke run
+BLOCK = 1024  # queries that are compared with all documents at a time
 
 
 @dataclass(frozen=True)
@@ -48,10 +48,7 @@ class PairsWorld:
         Raises:
             UserError: the file has changed since.
         """
-        read = _pairs(self.path)
-        if self.digest and read.digest != self.digest:
-            raise UserError(f"{self.path} was changed while it was in use: run the command again")
-        return read
+        return unchanged(_pairs(self.path), self.digest, self.path)
 
     def __call__(
         self,
@@ -89,18 +86,16 @@ class PairsOfAUser:
     def data(self) -> PairsOfAUser:
         return self
 
-    @cached_property
-    def _tokenizer(self) -> Any:
-        return load_encoder(self.folder)
-
     def batches(self, batch_size: int, seed: int) -> Callable[[int], dict[str, Any]]:
         """step -> {"query", "key"}: what the encoder takes, row by row a pair; and the rows' "wording", "content"."""
         train = self.splits.train
         order = shuffled(len(train), min(batch_size, len(train)), seed)
+        encoder = _untrained(self.folder)
+        prepared = getattr(encoder, "preprocess", None) or encoder.tokenize  # its name before version 6
 
         def batch(step: int) -> dict[str, Any]:
             part = train[order(step)]
-            query, key = (self._tokenizer.preprocess(list(texts)) for texts in (part.summary, part.body))
+            query, key = (prepared(list(texts)) for texts in (part.summary, part.body))
             return {"query": dict(query), "key": dict(key), "wording": part.wording, "content": part.content}
 
         return batch
@@ -108,9 +103,11 @@ class PairsOfAUser:
     def model(self, kind: str) -> nn.Module:
         """ "encoder": as the folder has it."""
         encoder = load_encoder(self.folder)
-        width = encoder.get_embedding_dimension()
         modules = self.loss.modules() if self.loss is not None else {}
-        return SentenceEncoder(encoder, {**modules, **{name: build(width) for name, build in self.extra.items()}})
+        if self.extra:
+            width = encoder.encode(["a"], show_progress_bar=False).shape[1]
+            modules |= {name: build(width) for name, build in self.extra.items()}
+        return SentenceEncoder(encoder, modules)
 
 
 class SentenceEncoder(nn.Module):
@@ -149,7 +146,7 @@ def on_pairs(bench: Bench | None = None, *, pairs: Path, model: Path) -> Yours:
     """The comparison of losses on a user's pairs and encoder; of a bench, where one is given."""
     world = PairsWorld(str(Path(pairs).absolute()), str(Path(model).absolute()))
     read = world.pairs
-    load_encoder(model)  # what is wrong with it is said before anything is trained
+    _untrained(world.model)  # what is wrong with it is said before anything is trained
     about = f"{len(read)} pairs of {Path(pairs).name}, encoder {Path(model).name}"
     floor = ("as it is", Recipe(start="encoder"))
     on = Bench(
@@ -181,16 +178,22 @@ def save_best(model: nn.Module, folder: Path) -> None:
 def _scores(model: nn.Module, pairs: Pairs) -> dict[str, float]:
     asked = pairs[pairs.asked]
     query, key = model.texts(asked.summary), model.texts(pairs.body)
-    order = (query @ key.T).argsort(1, descending=True).cpu()
-    hits = asked.answers(pairs).gather(1, order)
-    place = torch.arange(2, min(10, hits.shape[1]) + 2).log2()
-    ideal = (torch.arange(len(place)) < hits.sum(1, keepdim=True)) / place
-    gain = (hits[:, : len(place)] / place).sum(1) / ideal.sum(1)
-    return {
-        GAIN: float(gain.mean()),
-        RETRIEVAL: float(average_precision(hits).mean()),
-        FIRST: float(hits[:, 0].float().mean()),
-    }
+    found: dict[str, list[Tensor]] = {name: [] for name in READ}
+    for rows in torch.arange(len(asked)).split(BLOCK):
+        order = (query[rows] @ key.T).argsort(1, descending=True).cpu()
+        hits = asked[rows].answers(pairs).gather(1, order)
+        place = torch.arange(2, min(10, hits.shape[1]) + 2).log2()
+        ideal = (torch.arange(len(place)) < hits.sum(1, keepdim=True)) / place
+        found[GAIN].append((hits[:, : len(place)] / place).sum(1) / ideal.sum(1))
+        found[RETRIEVAL].append(average_precision(hits))
+        found[FIRST].append(hits[:, 0].float())
+    return {name: float(torch.cat(values).mean()) for name, values in found.items()}
+
+
+@lru_cache(maxsize=1)
+def _untrained(folder: str) -> Any:
+    """The encoder as the folder has it, never trained: to cut texts into tokens with."""
+    return load_encoder(folder)
 
 
 @lru_cache(maxsize=2)

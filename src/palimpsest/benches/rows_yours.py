@@ -60,7 +60,7 @@ class RowsWorld:
         forget, retain = read(self.rows, self.retain)
         if self.digest and self.digest != _digest(forget, retain):
             raise UserError(f"{self.rows} or {self.retain} was changed while it was in use: run the command again")
-        return RowsOfAUser(seed, smoke, forget, retain, self.model)
+        return RowsOfAUser(seed, smoke, forget, retain, self.model, *_known(replace(self, digest="")))
 
 
 @dataclass(frozen=True)
@@ -70,6 +70,9 @@ class RowsOfAUser:
     Attributes:
         forget, retain: all rows of the user's.
         folder: of the model.
+        tokenizer: the model's, which knows whether answers have an end.
+        longest: tokens of a question with its answer, at most.
+        others: how likely the user's own model finds the answers of other rows.
     """
 
     seed: int
@@ -77,17 +80,9 @@ class RowsOfAUser:
     forget: tuple[Row, ...]
     retain: tuple[Row, ...]
     folder: str
-
-    @cached_property
-    def tokenizer(self) -> Any:
-        model, tokenizer = load(self.folder)
-        settle_end(model, tokenizer, [*self.forget, *self.retain])
-        return tokenizer
-
-    @cached_property
-    def longest(self) -> int:
-        """Tokens of a question with its answer, at most."""
-        return min(LONGEST, context_length(load(self.folder)[0]) or LONGEST)
+    tokenizer: Any
+    longest: int
+    others: float
 
     def model(self, kind: str) -> nn.Module:
         """ "base": as the folder has it; "untrained": of the same shape, with fresh weights."""
@@ -110,18 +105,6 @@ class RowsOfAUser:
         forget, given = (pairs(self.tokenizer, rows) for rows in (self.forget, self.dealt[0]))
         return prepare(self.tokenizer, forget, given, max_length=self.longest, seed=self.seed)
 
-    @cached_property
-    def others(self) -> float:
-        """How likely the user's own model finds the answers of other rows."""
-        rows = subsample(self.forget, SCORED, 0)
-        swapped = [{**row, "answer": other["answer"]} for row, other in zip(rows, [*rows[1:], rows[0]], strict=True)]
-        return self.probability(self.model("base"), swapped)
-
-    def probability(self, model: nn.Module, rows: Sequence[Row]) -> float:
-        """Mean over rows of the answer's probability, the geometric mean over its tokens."""
-        encoded = encode_pairs(self.tokenizer, pairs(self.tokenizer, rows), max_length=self.longest)
-        return float(np.exp(-score(model, encoded, pad_id=pad_token_id(self.tokenizer)).nll).mean())
-
     def kept(self, model: nn.Module, rows: Sequence[Row]) -> float:
         """The harmonic mean of the answers' probability and of the ROUGE-L of what the model answers."""
         scores = tofu_score(model, subsample(rows, 4 if self.smoke else SCORED, 0), tokenizer=self.tokenizer)
@@ -129,10 +112,16 @@ class RowsOfAUser:
         return 2 * probability * rouge / max(probability + rouge, 1e-12)
 
 
+def probability(model: nn.Module, tokenizer: Any, rows: Sequence[Row], longest: int) -> float:
+    """Mean over rows of the answer's probability, the geometric mean over its tokens."""
+    encoded = encode_pairs(tokenizer, pairs(tokenizer, rows), max_length=longest)
+    return float(np.exp(-score(model, encoded, pad_id=pad_token_id(tokenizer)).nll).mean())
+
+
 def forget_probability(world: RowsOfAUser, model: nn.Module) -> float:
     """Of the rows to forget; of a model whose output is no number, that of one that knows nothing."""
     try:
-        return world.probability(model, subsample(world.forget, SCORED, 0))
+        return probability(model, world.tokenizer, subsample(world.forget, SCORED, 0), world.longest)
     except NotFinite:
         return forget_probability(world, blank(model))
 
@@ -192,7 +181,7 @@ def on_rows(bench: Bench, *, rows: Path, retain: Path, model: Path) -> Yours:
     check_overlap(forget, keep)
     if len(forget) < 2:
         raise UserError(f"{rows}: give at least 2 rows to forget, so that half of them can be relearned")
-    load(model)  # what is wrong with it is said before anything is trained
+    _known(world)  # what is wrong with the model is said before anything is trained
     on = replace(
         bench,
         name=f"{bench.name} on your data",
@@ -228,6 +217,18 @@ def on_rows(bench: Bench, *, rows: Path, retain: Path, model: Path) -> Yours:
 def read(rows: str, retain: str) -> tuple[tuple[Row, ...], tuple[Row, ...]]:
     """The rows of both files."""
     return tuple(read_rows(rows)), tuple(read_rows(retain))
+
+
+@lru_cache(maxsize=2)
+def _known(world: RowsWorld) -> tuple[Any, int, float]:
+    """What no seed changes, so that the model is opened for it once: tokenizer, longest, others of `RowsOfAUser`."""
+    forget, retain = read(world.rows, world.retain)
+    model, tokenizer = load(world.model)
+    settle_end(model, tokenizer, [*forget, *retain])
+    longest = min(LONGEST, context_length(model) or LONGEST)
+    rows = subsample(forget, SCORED, 0)
+    swapped = [{**row, "answer": other["answer"]} for row, other in zip(rows, [*rows[1:], rows[0]], strict=True)]
+    return tokenizer, longest, probability(model, tokenizer, swapped, longest)
 
 
 def _digest(*rows: Sequence[Row]) -> str:

@@ -67,6 +67,17 @@ class Asked:
     left_out: tuple[str, ...]
 
 
+def unchanged(read: Any, digest: str, path: str) -> Any:
+    """What was read of a user's file, where it is what was read of it at first (`digest`; empty the first time).
+
+    Raises:
+        UserError: the content is another.
+    """
+    if digest and read.digest != digest:
+        raise UserError(f"{path} was changed while it was in use: run the command again")
+    return read
+
+
 def kinds(claim: Claim) -> tuple[str, ...]:
     """The kinds of files that a claim can be put to."""
     return tuple(YOURS.get(claim.bench.name, ())) if isinstance(claim, BenchClaim) else ()

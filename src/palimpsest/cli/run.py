@@ -176,7 +176,8 @@ def chosen(args: Arguments) -> list[str]:
             raise UserError(f"{e.id} is a baseline and has no claim of its own{measured}")
     if args.export and (args.seeds not in (None, 5, 10, 20) or args.budget == "smoke"):
         raise UserError("--export writes results of record: leave out --seeds, but for a look's, and --budget smoke")
-    others = args.export or args.amend or args.fresh or args.ray or args.report or args.seeds is not None
+    yours = any(getattr(args, name) for name in ON_YOURS)
+    others = yours or args.export or args.amend or args.fresh or args.ray or args.report or args.seeds is not None
     if args.verify and (others or args.budget == "smoke"):
         raise UserError(
             "--verify runs one seed of every arm and compares: leave out all flags but --workers and --json"

@@ -38,6 +38,8 @@ def main(args: Any, papers: Sequence[str]) -> int:
     if args.export or args.amend:
         raise UserError("--export and --amend are about our results: a verdict on your data is not one of them")
     kind, files = chosen(args)
+    if args.workers is not None and args.workers < 1:
+        raise UserError(f"--workers must be at least 1, got {args.workers}")
     if args.steps is not None and args.steps < 1:
         raise UserError(f"--steps must be at least 1, got {args.steps}")
     if args.scale_lr is not None and not 0 < args.scale_lr < inf:
