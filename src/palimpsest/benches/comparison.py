@@ -144,39 +144,26 @@ def compare(
         raise UserError(f"--workers must be at least 1, got {workers}")
     folder = place(yours)
     with held(folder / "comparison", f"compares methods on {yours.about}"):
-        return _compare(yours, recipes, seeds, lr, tune, workers, progress, folder)
-
-
-def _compare(
-    yours: Yours,
-    recipes: Mapping[str, Recipe],
-    seeds: int,
-    lr: float,
-    tune: int | None,
-    workers: int | None,
-    progress: bool,
-    folder: Path,
-) -> Comparison:
-    rates = [float(f"{lr * 10 ** ((i - (tune - 1) / 2) / 2):.3g}") for i in range(tune)] if tune else [lr]
-    bench = replace(yours.bench, tuned=folder / "tuned", points=len(rates))
-    arms, chosen, ledger = {}, {}, {}
-    for name, recipe in recipes.items():
-        recipe = replace(recipe, grid={"lr": rates})
-        if tune and tuning.chosen(bench, name, recipe) is None:
-            tuning.tune(bench, name, recipe, workers=workers, progress=progress)
-        if tune:
-            found = tuning.ledger(bench, name)["trials"]
-            ledger[name] = [(trial["point"]["lr"], float(np.mean(trial["validation"]))) for trial in found]
-        chosen[name] = tuning.chosen(bench, name, recipe)["lr"] if tune else lr
-        arms[name] = Judged(Arm(bench, name, recipe.at({"lr": chosen[name]})))
-    floor, as_it_is = bench.floor
-    arms = {floor: Judged(Arm(bench, floor, as_it_is)), **arms}
-    numbers = tuple(range(FIRST_SEED, FIRST_SEED + seeds))
-    values, errors = _run(bench, arms, numbers, folder, workers, progress)
-    lines = tuple(Line(name, values[name], chosen.get(name), errors.get(name, "")) for name in arms)
-    result = Comparison(lines, numbers, tuple(bench.read), ledger)
-    _ = result.best  # raises where there is none
-    return result
+        rates = [float(f"{lr * 10 ** ((i - (tune - 1) / 2) / 2):.3g}") for i in range(tune)] if tune else [lr]
+        bench = replace(yours.bench, tuned=folder / "tuned", points=len(rates))
+        arms, chosen, ledger = {}, {}, {}
+        for name, recipe in recipes.items():
+            recipe = replace(recipe, grid={"lr": rates})
+            if tune and tuning.chosen(bench, name, recipe) is None:
+                tuning.tune(bench, name, recipe, workers=workers, progress=progress)
+            if tune:
+                found = tuning.ledger(bench, name)["trials"]
+                ledger[name] = [(trial["point"]["lr"], float(np.mean(trial["validation"]))) for trial in found]
+            chosen[name] = tuning.chosen(bench, name, recipe)["lr"] if tune else lr
+            arms[name] = Judged(Arm(bench, name, recipe.at({"lr": chosen[name]})))
+        floor, as_it_is = bench.floor
+        arms = {floor: Judged(Arm(bench, floor, as_it_is)), **arms}
+        numbers = tuple(range(FIRST_SEED, FIRST_SEED + seeds))
+        values, errors = _run(bench, arms, numbers, folder, workers, progress)
+        lines = tuple(Line(name, values[name], chosen.get(name), errors.get(name, "")) for name in arms)
+        result = Comparison(lines, numbers, tuple(bench.read), ledger)
+        _ = result.best  # raises where there is none
+        return result
 
 
 def trained(yours: Yours, recipe: Recipe, line: Line, seeds: Sequence[int]) -> nn.Module:

@@ -51,6 +51,7 @@ def main(args: Any) -> None:
             pass
     if out:
         best = comparison.best
+        print(f"palimpsest: training {best.name} once more, to save it", file=sys.stderr)
         model = trained(yours, recipes[best.name], best, comparison.seeds)
         with held(out, f"writes {out}"):
             tidy(out)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from palimpsest.audit.hark import TUNING_SEEDS, WORDS, Prereg, TamperedLedger, canonical_json, digest
 from palimpsest.errors import UserError
@@ -285,6 +285,7 @@ def watched(finished: Iterable[Job], paper: str, total: int, todo: int, progress
         yield from finished
         return
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    columns += (TextColumn("left"), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True)) as bar:
         task = bar.add_task(paper, total=total, completed=total - todo)
         if todo < total:
