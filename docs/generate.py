@@ -109,7 +109,7 @@ def page(entry: Entry, found: dict | None) -> str:
         parts.append(f"Not measured yet: `palimpsest run {entry.id}`.")
     else:
         age = [f"**{age}**"] if (age := age_of(found)) else []
-        parts += [found["question"], verdicts(found), *age, *on_these_rows(entry)]
+        parts += [found["question"], verdicts(found), *age, *said_of_its_rows(entry)]
         parts.append(f"Again: `palimpsest run {entry.id}`.")
         if found["notes"]:
             parts.append(found["notes"])
@@ -129,7 +129,7 @@ def verdicts(found: dict) -> str:
     return "\n".join(lines)
 
 
-def on_these_rows(entry: Entry) -> list[str]:
+def said_of_its_rows(entry: Entry) -> list[str]:
     told = "on these rows: every seed splits the same {} anew, and an interval is too narrow for other rows."
     return [told.format(entry.pool).capitalize()] if entry.pool else []
 

@@ -27,3 +27,8 @@ def test_the_guide_to_the_users_own_files_runs(tmp_path, monkeypatch) -> None:
     known: dict = {}
     exec(block, known)
     assert (len(known["table"]), known["task"].train.x.dtype) == (90, torch.float32)
+
+
+def test_only_what_mkdocs_calls_is_named_like_its_events() -> None:
+    source = (GUIDE.parent / "generate.py").read_text(encoding="utf-8")
+    assert re.findall(r"^def (on_\w+)", source, re.MULTILINE) == ["on_files"]  # it refuses the build over any other
