@@ -387,6 +387,7 @@ def test_two_commands_into_one_folder_and_two_equal_ones(trained, tmp_path, caps
         (["--npo.beta", "-1"], "npo", ("beta must be above 0",)),
         (["--lr", "0"], "npo", ("lr",)),
         (["--steps", "0"], "npo", ("steps",)),
+        (["--refusal-guard.refusal", "no\udcff"], "refusal_guard", ("--refusal-guard.refusal is not UTF-8",)),
         (["--seed", "1" * 20], "npo", ("seed", "must be below")),
         (["--steps", "1" * 5000], "npo", ("steps",)),
         (["--accumulate", "9" * 20], "npo", ("accumulate", "must be below")),

@@ -98,6 +98,7 @@ def search(query: str, k: int = 10, rerank: Rerank | None = None, runs_on: str |
         raise UserError("the query is empty: describe the problem in a few words")
     if k < 1:
         raise UserError(f"k is {k}: ask for at least one hit")
+    query = query.encode(errors="replace").decode()  # an argument may hold bytes that no tokenizer reads
     shelf = entries()
     scores = _similarity(query)
     fit = [i for i, e in enumerate(shelf) if runs_on is None or runs_on in e.runs_on]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import make_dataclass
+from dataclasses import fields, make_dataclass
 from difflib import get_close_matches
 from itertools import pairwise
 from textwrap import shorten
@@ -60,7 +60,7 @@ def chosen(args: Any, methods: Mapping[str, Any]) -> dict[str, Any]:
     """The methods asked for, with their fields.
 
     Raises:
-        UserError: for none, an unknown one (with the nearest names), or one given twice.
+        UserError: for none, an unknown one (with the nearest names), one given twice, or a text that is not UTF-8.
     """
     if not args.method:
         raise UserError(f"give --method, once or several times: {', '.join(methods)}")
@@ -71,4 +71,11 @@ def chosen(args: Any, methods: Mapping[str, Any]) -> dict[str, Any]:
             raise UserError(f"unknown method {name!r}: {hint}")
     if len(set(args.method)) < len(args.method):
         raise UserError(f"--method names one method twice: {', '.join(args.method)}")
-    return {name: getattr(args, name) for name in args.method}
+    methods = {name: getattr(args, name) for name in args.method}
+    for name, method in methods.items():
+        for field in fields(method):
+            text = getattr(method, field.name)
+            if isinstance(text, str) and text.encode(errors="replace").decode() != text:
+                flag = f"--{name}.{field.name}".replace("_", "-")
+                raise UserError(f"{flag} is not UTF-8, so that no tokenizer can read it")
+    return methods
