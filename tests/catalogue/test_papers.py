@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib
 import io
+import math
 from contextlib import redirect_stdout
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from palimpsest.catalogue.index import index, write_index
 from palimpsest.catalogue.papers import _parity, record_file
 from palimpsest.errors import UserError
 from palimpsest.evidence import load_claim
+from palimpsest.evidence.leaning import REMARK, leaning
 from palimpsest.evidence.source import code_digest, digest_of, reached
 from palimpsest.paths import records
 from palimpsest.record_files import broken, marked, read, sealed, write
@@ -178,7 +180,7 @@ def kept(tmp_path, monkeypatch):
         shown, promised = [v for v, _ in verdicts], [p for _, p in verdicts]
         found = {"paper": "npo", "verdicts": shown, "time": ""}
         named = {"modules": list(modules)} if modules else {}
-        found["registration"] = {"code": code, **named, "plan": {"expectations": promised}}
+        found["registration"] = {"code": code, "seeds": list(range(20)), **named, "plan": {"expectations": promised}}
         write(tmp_path / "forget" / "npo.json", sealed(found, None) | changed)
 
     return keep
@@ -234,6 +236,10 @@ UNSURE = "there is a difference of that sign; whether it is as large as asked is
         ({"word": "refuted", "interval": [0.3, 0.4], "kind": "within"}, None),
         ({"word": "refuted", "interval": [-0.4, -0.3], "by": -0.01}, None),
         ({"word": "open", "interval": ["nan", "nan"]}, None),
+        ({"word": "open", "interval": [0.02, 0.03], "look": 5, "estimate": 0.025}, REMARK.format("held")),
+        ({"word": "open", "interval": [-0.03, -0.01], "look": 10, "estimate": -0.02}, REMARK.format("refuted")),
+        ({"word": "open", "interval": [0.005, 0.009], "look": 5, "estimate": 0.007}, REMARK.format("weak")),
+        ({"word": "open", "interval": [0.005, 0.019], "look": 20, "estimate": 0.007}, UNSURE),
     ],
 )
 def test_a_gain_that_is_not_surely_what_was_asked_is_said_beside_the_word(fields, told, kept):
@@ -456,3 +462,23 @@ def test_an_unknown_name_is_answered_with_the_nearest(name, hint):
 def test_a_list_that_is_changed_leaves_the_catalogue_alone():
     entries().clear()
     assert len(entries()) == len(ENTRIES)
+
+
+@pytest.mark.parametrize(
+    ("fields", "interval", "share", "word"),
+    [
+        ({"kind": "above", "by": 0.0, "share": -0.1}, (-0.01, 0.03), 0.05, "held"),  # a tenth of 0.2 may be lost
+        ({"kind": "above", "by": 0.0, "share": -0.1}, (-0.05, -0.03), -0.2, "refuted"),
+        ({"kind": "below", "by": 0.01, "share": 0.0}, (-0.03, -0.02), math.nan, "held"),
+        ({"kind": "below", "by": 0.01, "share": 0.0}, (-0.009, -0.005), math.nan, "weak"),
+        ({"kind": "at_least", "by": -1.3, "share": 0.0}, (-1.2, -0.1), math.nan, "held"),
+        ({"kind": "at_most", "by": -1.3, "share": 0.0}, (-1.2, -0.1), math.nan, "refuted"),
+        ({"kind": "within", "by": 0.1, "share": 0.0}, (-0.05, 0.09), math.nan, "held"),
+        ({"kind": "within", "by": 0.1, "share": 0.0}, (0.05, 0.2), math.nan, ""),
+        ({"kind": "within", "by": 0.1, "share": 0.0}, (0.11, 0.2), math.nan, "refuted"),
+        ({"kind": "above", "by": 0.0, "share": 0.0}, (-0.1, 0.2), math.nan, ""),
+        ({"kind": "above", "by": 0.0, "share": 0.1}, (math.nan, math.nan), math.nan, ""),
+    ],
+)
+def test_an_open_sentence_leans_where_its_interval_lies(fields, interval, share, word):
+    assert leaning(fields, sum(interval) / 2, interval, share) == word

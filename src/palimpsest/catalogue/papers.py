@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from palimpsest.errors import UserError
+from palimpsest.evidence.leaning import REMARK, leaning
 from palimpsest.evidence.source import code_digest, digest_of
 from palimpsest.paths import records
 from palimpsest.record_files import broken, read, rerun_of
@@ -196,8 +197,9 @@ def record(entry: Entry) -> dict[str, Any] | None:
     try:
         found = read(file)
         promised = found["registration"]["plan"]["expectations"]
+        last = len(found["registration"].get("seeds", ()))
         verdicts = [
-            _remarked(entry, {"note": "", **promise, **verdict})
+            _remarked(entry, {"note": "", "look": 0, **promise, **verdict, "asked": promise}, last)
             for promise, verdict in zip(promised, found["verdicts"], strict=True)
         ]
         for verdict in verdicts:
@@ -244,15 +246,21 @@ def age_of(found: dict[str, Any]) -> str:
     )
 
 
-def _remarked(entry: Entry, verdict: dict[str, Any]) -> dict[str, Any]:
-    """A verdict with what its word alone does not say."""
+def _remarked(entry: Entry, verdict: dict[str, Any], last: int) -> dict[str, Any]:
+    """A verdict with what its word alone does not say; `last` is the number of seeds of its last look."""
     sentence, word, precondition = verdict["expectation"], verdict["word"], verdict["precondition"]
     remarks = [f"withdrawn, see the next version: {w.why}" for w in entry.withdrawn if sentence in w.sentences]
     withdrawn, definition = bool(remarks), sentence in entry.definitions
     if definition:
         remarks.append("a check of a definition: it cannot fail while the code is right")
     low, high = map(float, verdict["interval"])
-    if (verdict["kind"] == "above" and low > 0) or (verdict["kind"] == "below" and high < 0):
+    verdict["leaning"] = ""
+    if word == "open" and 0 < verdict["look"] < last and not precondition:
+        share = float(verdict.get("share", math.nan))
+        verdict["leaning"] = leaning(verdict["asked"], float(verdict["estimate"]), (low, high), share)
+    if towards := verdict["leaning"]:
+        remarks.append(REMARK.format(towards))
+    elif (verdict["kind"] == "above" and low > 0) or (verdict["kind"] == "below" and high < 0):
         if word == "refuted" and verdict["by"] > 0:
             remarks.append(f"there is a difference of that sign, but it is smaller than {verdict['by']:g}")
         if word == "open" and (verdict["by"] > 0 or verdict.get("share", 0) > 0):

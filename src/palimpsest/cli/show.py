@@ -162,17 +162,20 @@ def _evidence(e: Entry, result: dict[str, Any] | None) -> RenderableType | None:
 def in_short(result: dict[str, Any]) -> str:
     """What a claim on a bench found, for who has to decide: both arms, floor and ceiling, seeds and cost."""
     central = next((v for v in result["verdicts"] if v.get("role") == "central"), None)
-    if central is None or len(central["arms"]) != 2:
+    if central is None:
         return ""
-    method, baseline = central["arms"]
-    means = {arm: mean(metrics[central["on"]]) for arm, metrics in result["values"].items() if central["on"] in metrics}
-    if not {method, baseline} <= means.keys():
+    on, (method, *others) = central["on"], central["arms"]
+    means = {arm: mean(metrics[on]) for arm, metrics in result["values"].items() if on in metrics}
+    if len(others) > 1 or not {method, *others} <= means.keys():
         return ""
+    leans = f" (leans to {central['leaning']})" if central["leaning"] else ""
+    said = f"{central['word']}{leans}: {method} {number(means[method])}"
+    said += f" against {others[0]} {number(means[others[0]])}" if others else ""
+    said += f" on {on}" + ("" if others else f", {central['kind'].replace('_', ' ')} {number(central['by'])} was asked")
     ends = [f"{arm} {number(means[arm])}" for arm in (central["floor"], central["ceiling"]) if arm in means]
-    said = f"{central['word']}: {method} {number(means[method])} against {baseline} {number(means[baseline])}"
-    said += f" on {central['on']}" + (f" ({', '.join(ends)})" if ends else "") + f", {_seeds(result)}"
+    said += (f" ({', '.join(ends)})" if ends else "") + f", {_seeds(result)}"
     seconds = [mean(result["values"][arm].get("seconds", [])) for arm in central["arms"]]
-    if all(second > 0 for second in seconds):
+    if others and all(second > 0 for second in seconds):
         said += f"; it costs {seconds[0] / seconds[1]:.2g} times the baseline's training"
     return said
 

@@ -16,7 +16,7 @@ from palimpsest.errors import UserError
 from palimpsest.evidence.figures import ARMS, curve_figure, metric_figure, svg, verdict_figure
 from palimpsest.evidence.outcome import Outcome
 from palimpsest.evidence.registration import STANDINGS
-from palimpsest.evidence.terminal import interval, number, numbers_of, probability, seeds_of, sentence_of
+from palimpsest.evidence.terminal import interval, leaning_of, number, numbers_of, probability, seeds_of, sentence_of
 from palimpsest.evidence.verdict import omnibus
 from palimpsest.models.output_folders import written
 from palimpsest.paths import resolved
@@ -92,6 +92,7 @@ def render(outcome: Outcome) -> str:
             standing=STANDINGS[outcome.standing],
             sentence_of=sentence_of,
             numbers_of=numbers_of,
+            leaning_of=leaning_of,
             seeds=seeds_of(outcome),
             verdict_figures=[
                 Markup(svg(verdict_figure(v), f"v{i}")) if v.differences else "" for i, v in enumerate(outcome.verdicts)

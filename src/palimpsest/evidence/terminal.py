@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import asdict
 
 from rich import box
 from rich.console import Console
@@ -10,6 +11,8 @@ from rich.table import Table
 from rich.text import Text
 
 from palimpsest.audit.hark import WORDS
+from palimpsest.evidence.decision import LOOKS
+from palimpsest.evidence.leaning import REMARK, leaning
 from palimpsest.evidence.outcome import Outcome
 from palimpsest.evidence.registration import STANDINGS
 from palimpsest.evidence.verdict import Cell, Verdict
@@ -43,8 +46,9 @@ def verdict_table(outcome: Outcome) -> Table:
     table = Table(box=box.SIMPLE, show_header=False, caption=caption, caption_justify="left")
     for verdict in outcome.verdicts:
         said = Text.assemble(sentence_of(verdict, outcome), (f"\n{numbers_of(verdict)}", "dim"))
-        if verdict.note:
-            said.append(f"\n{verdict.note}", style="dim italic")
+        for note in (verdict.note, leaning_of(verdict)):
+            if note:
+                said.append(f"\n{note}", style="dim italic")
         table.add_row(Text(verdict.word, style=_STYLES[verdict.word]), said)
     return table
 
@@ -91,6 +95,14 @@ def numbers_of(verdict: Verdict) -> str:
     bounds = "" if math.isnan(verdict.interval[0]) else f" {interval(verdict.interval)}"
     of_room = [] if math.isnan(verdict.share) else [f"{verdict.share:.0%} of the room"]
     return " · ".join([number(verdict.estimate) + bounds, *of_room, *shown])
+
+
+def leaning_of(verdict: Verdict) -> str:
+    """Which way a sentence leans that an early look leaves open; empty for any other."""
+    if verdict.word != "open" or not 0 < verdict.look < max(LOOKS) or verdict.expectation.precondition:
+        return ""
+    towards = leaning(asdict(verdict.expectation), verdict.estimate, verdict.interval, verdict.share)
+    return REMARK.format(towards) if towards else ""
 
 
 def seeds_of(outcome: Outcome) -> str:
