@@ -214,6 +214,17 @@ def test_broken_tokenizer(folder):
         load(folder)
 
 
+def test_a_tokenizer_that_panics_is_named(folder):
+    content = json.loads((folder / "tokenizer.json").read_text())
+    text = {"Sequence": {"id": "A", "type_id": 0}}
+    single = [{"SpecialToken": {"id": "[X]", "type_id": 0}}, text]  # which no special token is
+    pair = [text, {"Sequence": {"id": "B", "type_id": 1}}]
+    template = {"type": "TemplateProcessing", "single": single, "pair": pair, "special_tokens": {}}
+    (folder / "tokenizer.json").write_text(json.dumps({**content, "post_processor": template}))
+    with pytest.raises(UserError, match=r"cannot load the tokenizer in .*: no entry found for key"):
+        load(folder)
+
+
 def test_a_setting_of_the_tokenizer_of_a_wrong_kind_is_found_when_it_is_loaded(folder):
     edit_config(folder, "tokenizer_config.json", model_max_length=[])
     with pytest.raises(UserError, match="cannot load the tokenizer in"):

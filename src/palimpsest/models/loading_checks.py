@@ -188,7 +188,10 @@ def explained(what: str) -> Iterator[None]:
         yield
     except UserError:
         raise
-    except Exception as error:
+    except BaseException as error:
+        # What is written in Rust, tokenizers and safetensors, panics: that is no Exception, and cannot be named.
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
         lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
         reason = " ".join(lines[: 2 if lines[0].endswith(":") else 1])
         if out_of_memory(error):
