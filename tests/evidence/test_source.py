@@ -159,6 +159,13 @@ def test_code_digest_follows_a_lazy_front_door(package):
     assert code_digest("zzlab.claims") != before
 
 
+def test_code_digest_follows_an_old_address(package, monkeypatch):
+    (package / "claims.py").write_text("from palimpsest.forget.rwku import Frames\n")
+    assert "forget/rwku_measures.py" in files_behind("zzlab.claims", monkeypatch)
+    (package / "claims.py").write_text("from palimpsest.forget.rwku import Steering\n")
+    assert "forget/rwku_measures.py" not in files_behind("zzlab.claims", monkeypatch)
+
+
 def test_a_module_without_source_has_a_digest():
     assert source_digest("no.such.module") == source_digest("sys")
 

@@ -103,6 +103,8 @@ def reached(module: str) -> dict[str, str]:
             if behind := _behind(name, file, item):
                 todo += behind
                 continue
+        if moved := _facts(file).moved.get(item):
+            todo.append((f"palimpsest.{moved}", item))
         found.setdefault(name, _facts(file).digest)
         todo += [(target, original) for target, original, _ in _imports(name, file)]
     return found
@@ -172,6 +174,8 @@ class _Facts(NamedTuple):
     """dots before the name, module, name in it or *, name it is bound to"""
     rooms: dict[str, str]
     """of a lazy front door: name -> the module in the package that has it"""
+    moved: dict[str, str]
+    """names that stood in the file before -> the module that has them now"""
 
 
 _known: dict[str, tuple[int, int, _Facts]] | None = None
@@ -194,23 +198,26 @@ def _facts(file: Path) -> _Facts:
 
 def _read(file: Path) -> _Facts:
     source = file.read_text(encoding="utf-8")
-    imports, rooms = [], {}
+    imports, tables = [], {"_ROOMS": {}, "_MOVED": {}}
     for node in ast.walk(_tree(source)):
         if isinstance(node, ast.Import):
             imports += [(0, alias.name, "*", alias.asname or alias.name) for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             module = node.module or ""
             imports += [(node.level, module, alias.name, alias.asname or alias.name) for alias in node.names]
-        elif isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "_ROOMS":
-            rooms = {name: room for room, names in ast.literal_eval(node.value).items() for name in names}
-    return _Facts(sha256(normalised(source).encode()).hexdigest(), imports, rooms)
+        elif isinstance(node, ast.Assign) and (table := getattr(node.targets[0], "id", "")) in tables:
+            with suppress(ValueError):  # one that is made of another module's reaches that by its imports
+                named = ast.literal_eval(node.value)
+                tables[table] = {name: room for room, names in named.items() for name in names}
+    return _Facts(sha256(normalised(source).encode()).hexdigest(), imports, *tables.values())
 
 
 def _kept() -> dict[str, tuple[int, int, _Facts]]:
     try:
         found = json.loads(_cache().read_text(encoding="utf-8"))
         return {
-            file: (at, size, _Facts(d, [tuple(i) for i in imports], r)) for file, at, size, (d, imports, r) in found
+            file: (at, size, _Facts(d, [tuple(i) for i in imports], *tables))
+            for file, at, size, (d, imports, *tables) in found
         }
     except (OSError, ValueError, TypeError):
         return {}  # none yet, or damaged: it can be made again
