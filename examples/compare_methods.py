@@ -34,7 +34,7 @@ from palimpsest.forget.evaluation import subsample
 from palimpsest.forget.forgotten_and_kept import balance, left
 from palimpsest.forget.methods import METHODS
 from palimpsest.forget.procedure import ForgetData, prepare
-from palimpsest.forget.tofu import tofu_score
+from palimpsest.forget.tofu_measures import tofu_score
 from palimpsest.models import causal_lm, load, save, train_tokenizer
 from palimpsest.models.score import score
 from palimpsest.tasks.rows import read_rows

@@ -15,18 +15,16 @@ from palimpsest.audit.hark import (
     Prereg,
     Row,
     TamperedLedger,
-    TuningLedger,
-    UnequalTuning,
     amend,
     canonical_json,
     chain,
-    decide,
     digest,
     next_hash,
-    verdict,
     verify_chain,
 )
 from palimpsest.audit.hark_measures import POLICIES, harking_rate, selective_report
+from palimpsest.audit.tuning_ledger import TuningLedger, UnequalTuning
+from palimpsest.audit.verdict_words import decide, verdict
 
 
 def prereg(**changes):

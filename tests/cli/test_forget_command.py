@@ -25,7 +25,7 @@ from palimpsest.forget import compare as comparison
 from palimpsest.forget.baselines import IDK, GradAscent
 from palimpsest.forget.methods import METHODS
 from palimpsest.forget.refusals import REFUSALS
-from palimpsest.forget.tofu import tofu_score
+from palimpsest.forget.tofu_measures import tofu_score
 from palimpsest.locks import held
 from palimpsest.models import output_folders
 from palimpsest.models.files import load, save

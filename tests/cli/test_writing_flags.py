@@ -7,7 +7,7 @@ import pytest
 
 from palimpsest.cli import main
 from palimpsest.forget.prompting import strongest
-from palimpsest.forget.tofu import tofu_score
+from palimpsest.forget.tofu_measures import tofu_score
 from palimpsest.models.files import load
 from palimpsest.models.template import use_template
 from palimpsest.tasks.rows import read_rows

@@ -29,7 +29,7 @@ INFO_NCE = {
 def of_the_whole_batch():
     """Losses of two views that know nothing of processes, as `gathered` takes them."""
     from palimpsest.contrast.amcl import amcl_loss
-    from palimpsest.contrast.cacr import multi_view_cacr
+    from palimpsest.contrast.cacr_views import multi_view_cacr
     from palimpsest.contrast.debiased_cl import debiased_loss
     from palimpsest.contrast.decoupled_cl import dcl_loss, dclw_loss
     from palimpsest.contrast.groco import groco_loss

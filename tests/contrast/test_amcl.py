@@ -9,7 +9,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from palimpsest.contrast import Momentum, Projected, Views
-from palimpsest.contrast.amcl import AMCL, amcl_loss, amcl_queue_loss, multi_head_loss
+from palimpsest.contrast.amcl import AMCL, amcl_loss, amcl_queue_loss
+from palimpsest.contrast.amcl_heads import multi_head_loss
 from palimpsest.contrast.amcl_temperatures import (
     MultiHead,
     PairTemperature,

@@ -7,8 +7,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from palimpsest.contrast.cacr import cacr_loss, cacr_weights, multi_view_cacr, queue_cacr
-from palimpsest.contrast.cacr_measures import weights_report
+from palimpsest.contrast.cacr import cacr_loss
+from palimpsest.contrast.cacr_measures import cacr_weights, weights_report
+from palimpsest.contrast.cacr_views import multi_view_cacr, queue_cacr
 from palimpsest.contrast.info_nce import info_nce
 from palimpsest.contrast.momentum import KeyQueue, MomentumPair
 

@@ -7,8 +7,8 @@ import torch
 from tests.contrast.training import losses_while_training
 from torch.nn import functional as F
 
-from palimpsest.contrast.debiased_cl import debiased_loss, hard_debiased_loss, log_negative_term
-from palimpsest.contrast.debiased_cl_measures import bias_gap, oracle_loss
+from palimpsest.contrast.debiased_cl import debiased_loss, hard_debiased_loss
+from palimpsest.contrast.debiased_cl_measures import bias_gap, log_negative_term, oracle_loss
 from palimpsest.contrast.info_nce import nt_xent
 
 

@@ -10,7 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from palimpsest.contrast import SentenceLoss, info_nce, nt_xent, sigmoid_nce, streaming
 from palimpsest.contrast.amcl import amcl_loss, amcl_queue_loss
-from palimpsest.contrast.cacr import multi_view_cacr, queue_cacr
+from palimpsest.contrast.cacr_views import multi_view_cacr, queue_cacr
 from palimpsest.contrast.dbpm_measures import nt_xent_per_sample
 from palimpsest.contrast.debiased_cl import debiased_loss, hard_debiased_loss
 from palimpsest.contrast.debiased_cl_measures import oracle_loss

@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from palimpsest.contrast.info_nce import nt_xent
-from palimpsest.contrast.nonneg_cl import NonNegative, ncl_loss, nonneg, nonneg_ce, nonneg_logits, spectral_loss
+from palimpsest.contrast.nonneg_cl import NonNegative, ncl_loss, nonneg, spectral_loss
 from palimpsest.contrast.nonneg_cl_measures import population_loss, semi_nmf_check
+from palimpsest.contrast.nonneg_supervised import nonneg_ce, nonneg_logits
 
 
 def rand(*shape, seed=0):

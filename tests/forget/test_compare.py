@@ -21,7 +21,7 @@ from palimpsest.forget.npo import NPO
 from palimpsest.forget.procedure import prepare
 from palimpsest.forget.refusals import REFUSALS
 from palimpsest.forget.stop_at_level import at, doubtful
-from palimpsest.forget.tofu import RowScores
+from palimpsest.forget.tofu_measures import RowScores
 from palimpsest.models.language import causal_lm
 from palimpsest.models.tokenizers import train_tokenizer, word_tokenizer
 from palimpsest.tasks.rows import normalise

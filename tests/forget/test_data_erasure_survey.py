@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from palimpsest.errors import UserError
 from palimpsest.forget import data_erasure_survey_measures
 from palimpsest.forget.baselines import GradAscent
-from palimpsest.forget.data_erasure_survey import ppu_rows, registry, unlearn
+from palimpsest.forget.data_erasure_survey import ppu_rows, unlearn
 from palimpsest.forget.data_erasure_survey_measures import Question, scorecard
 from palimpsest.forget.data_erasure_survey_methods import (
     EUL,
@@ -31,6 +31,7 @@ from palimpsest.forget.data_erasure_survey_methods import (
     mean_kl,
     task_vector,
 )
+from palimpsest.forget.data_erasure_survey_registry import registry
 from palimpsest.forget.icul import PrefixedLM, icul_context
 from palimpsest.forget.procedure import prepare
 from palimpsest.forget.procedure import unlearn as train

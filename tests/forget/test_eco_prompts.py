@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from palimpsest.errors import UserError
-from palimpsest.forget.corrupted_prompts import MODES, EcoLM, corrupt, corruptible
+from palimpsest.forget.corrupted_prompts import MODES, corrupt, corruptible
+from palimpsest.forget.corrupting_hooks import EcoLM
 from palimpsest.forget.eco_prompts import ECO, zo_search
 from palimpsest.forget.eco_prompts_measures import nearest_answers
 from palimpsest.forget.intervention import INTERVENTIONS, intervene, load, save

@@ -16,10 +16,10 @@ from palimpsest.forget.eight_methods import (
     relearn_attack,
     relearned,
     robust_suite,
-    word_substitution,
 )
 from palimpsest.forget.familiar_completions import Completion, completions, familiarity, grade
 from palimpsest.forget.prompting import AFFIRMATION, JAILBREAKS
+from palimpsest.forget.second_language import word_substitution
 from palimpsest.models import causal_lm, word_tokenizer
 from palimpsest.models.score import encode, prompt_template
 from palimpsest.tasks.authors import authors_task

@@ -13,7 +13,7 @@ from palimpsest.forget import load
 from palimpsest.forget.intervention import INTERVENTIONS, Intervention, intervene, save
 from palimpsest.forget.methods import METHODS
 from palimpsest.forget.procedure import prepare
-from palimpsest.forget.tofu import tofu_score
+from palimpsest.forget.tofu_measures import tofu_score
 from palimpsest.forget.uld import ULD
 from palimpsest.models import causal_lm, word_tokenizer
 from palimpsest.models import load as load_plain

@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from palimpsest.errors import UserError
-from palimpsest.forget.knowundo import MemFlex, knowundo_task, memflex_locate, region
+from palimpsest.forget.knowundo import MemFlex, knowundo_task, memflex_locate
 from palimpsest.forget.knowundo_measures import BASELINES, accuracy, knowundo_score
 from palimpsest.forget.masks import gradients
+from palimpsest.forget.memflex_region import region
 from palimpsest.forget.procedure import encode_pairs, prepare, unlearn
 from palimpsest.forget.random_answers import random_answers
 from palimpsest.metrics.text import rouge_l_recall

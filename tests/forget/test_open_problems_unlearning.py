@@ -8,24 +8,19 @@ import torch
 from torch import nn
 
 from palimpsest.errors import UserError
-from palimpsest.forget import open_problems_unlearning as room
+from palimpsest.forget import relearning_cost
 from palimpsest.forget.baselines import GradAscent
-from palimpsest.forget.open_problems_unlearning import (
-    HEADINGS,
-    RelearnCost,
-    SafetyInteraction,
-    accuracy,
-    compositional_recovery,
-    dual_use_cost,
-    evaluation_gap,
-    order_dependence,
-    refusal_rate,
-    relearn_cost,
-    report,
-    safety_interaction,
-)
+from palimpsest.forget.composed_knowledge import compositional_recovery, dual_use_cost
+from palimpsest.forget.open_problems_unlearning import HEADINGS, accuracy, evaluation_gap, report
 from palimpsest.forget.procedure import encode_pairs, prepare, unlearn
 from palimpsest.forget.refusals import REFUSALS
+from palimpsest.forget.relearning_cost import RelearnCost, relearn_cost
+from palimpsest.forget.unlearning_and_alignment import (
+    SafetyInteraction,
+    order_dependence,
+    refusal_rate,
+    safety_interaction,
+)
 from palimpsest.models import causal_lm, word_tokenizer
 from palimpsest.tasks.two_hop import Rule, two_hop_task
 from palimpsest.train.language import fine_tune
@@ -77,8 +72,8 @@ def talker(monkeypatch):
         return [model.get(prompt, "nothing") for prompt in prompts]
 
     asked = []
-    monkeypatch.setattr(room, "greedy", fake)
-    monkeypatch.setattr("palimpsest.forget.evaluation.greedy", fake)
+    for room in ("composed_knowledge", "evaluation", "unlearning_and_alignment"):
+        monkeypatch.setattr(f"palimpsest.forget.{room}.greedy", fake)
     return asked
 
 
@@ -155,8 +150,8 @@ def test_relearning_costs_what_the_attack_needs(monkeypatch, tokenizer):
         return attacked, type("History", (), {"evaluations": evaluations})
 
     seen = []
-    monkeypatch.setattr(room, "relearn", attack)
-    monkeypatch.setattr(room, "accuracy", lambda model, tokenizer, pairs: held.append(pairs) or model.right)
+    monkeypatch.setattr(relearning_cost, "relearn", attack)
+    monkeypatch.setattr(relearning_cost, "accuracy", lambda model, tokenizer, pairs: held.append(pairs) or model.right)
     held, original, model = [], Attacked(), Attacked()
     original.right = 0.8
     pairs = [("Which river?", "Loa")] * 10

@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 from palimpsest.errors import UserError
 from palimpsest.forget.pistol import (
     METHODS,
-    choose_learning_rate,
     deviation_score,
     mean_reciprocal_rank,
     pistol_graph,
     pistol_score,
     top_hit_ratio,
 )
+from palimpsest.forget.pistol_measures import choose_learning_rate
 from palimpsest.metrics import rouge_1_recall
 from palimpsest.models import causal_lm, save, word_tokenizer
 from palimpsest.models.score import Encoded, answer_ranks, encode

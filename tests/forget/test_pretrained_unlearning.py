@@ -13,13 +13,11 @@ from palimpsest.forget.pretrained_unlearning import (
     METHODS,
     AdversarialLabel,
     RandomTokens,
-    approximate_gold,
     perplexity,
-    report,
-    robustness,
     seven_methods,
     tune,
 )
+from palimpsest.forget.pretrained_unlearning_measures import approximate_gold, report, robustness
 from palimpsest.forget.procedure import ForgetData, unlearn
 from palimpsest.models import causal_lm
 from palimpsest.models.score import IGNORED, Encoded, runners_up

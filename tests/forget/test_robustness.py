@@ -12,7 +12,7 @@ from palimpsest.forget.evaluation import greedy_answers, settle_end
 from palimpsest.forget.prompting import extract, plain, strongest, ways
 from palimpsest.forget.refusals import REFUSALS
 from palimpsest.forget.robustness import ATTACKS, RATES, SPARED, Robustness, attack, fluency, halves
-from palimpsest.forget.tofu import tofu_score
+from palimpsest.forget.tofu_measures import tofu_score
 from palimpsest.models import causal_lm, word_tokenizer
 from palimpsest.models.score import Template, encode, prompt_template
 from palimpsest.models.template import use_template

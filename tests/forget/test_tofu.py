@@ -17,17 +17,9 @@ from scipy.stats import ks_2samp
 
 from palimpsest.errors import NotFinite, UserError
 from palimpsest.forget.evaluation import greedy_answers, score_candidates, states, subsample
-from palimpsest.forget.tofu import (
-    TEMPLATES,
-    TofuTemplate,
-    answer_probability,
-    choice_probability,
-    evaluate_tofu,
-    forget_quality,
-    model_utility,
-    tofu_score,
-    truth_ratio,
-)
+from palimpsest.forget.tofu import answer_probability, choice_probability, forget_quality, model_utility, truth_ratio
+from palimpsest.forget.tofu_measures import evaluate_tofu, tofu_score
+from palimpsest.forget.tofu_templates import TEMPLATES, TofuTemplate
 from palimpsest.models.files import save
 from palimpsest.models.language import causal_lm
 from palimpsest.models.score import encode, prompt_template

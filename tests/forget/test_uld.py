@@ -14,7 +14,9 @@ from palimpsest.forget import intervention
 from palimpsest.forget.assistant import make_assistant, merge_lora
 from palimpsest.forget.intervention import intervene, load, save
 from palimpsest.forget.procedure import prepare
-from palimpsest.forget.uld import ULD, UnlearnedLM, assistant_loss, uld_logits, uniform_kl
+from palimpsest.forget.uld import ULD, UnlearnedLM, assistant_loss
+from palimpsest.forget.uld_assistant import uniform_kl
+from palimpsest.forget.uld_model import uld_logits
 from palimpsest.models import causal_lm, word_tokenizer
 from palimpsest.models.blocks import blocks
 from palimpsest.models.score import Encoded, cross_entropy, greedy, score

@@ -7,9 +7,9 @@ Rooms, one paper each:
 - `palimpsest.audit.model_evaluation`: which test for which comparison, and `compare`, which applies it.
 
 Their hall: `palimpsest.audit.significance` (tests, corrections, intervals), `palimpsest.audit.resampling` (splits,
-cross-validation, nested selection, the .632+ bootstrap) and `palimpsest.audit.ledger` (rows that chain by hash). The
-names below can be imported from here; SciPy and
-scikit-learn are loaded with the first of them.
+cross-validation, nested selection, the .632+ bootstrap), `palimpsest.audit.ledger` (rows that chain by hash),
+`tuning_ledger` (trials counted for every arm), `verdict_words`, `choice_of_test` and `paired_scores`. The names below
+can be imported from here; SciPy and scikit-learn are loaded with the first of them.
 """
 
 from __future__ import annotations
@@ -17,9 +17,10 @@ from __future__ import annotations
 from palimpsest.lazy import front_door
 
 _ROOMS = {
-    "hark": ("Prereg", "TuningLedger", "amend"),
+    "choice_of_test": ("Choice", "choose_test"),
+    "hark": ("Prereg", "amend"),
     "hark_measures": ("SelectiveReport", "harking_rate", "selective_report"),
-    "model_evaluation": ("Choice", "Comparison", "Pair", "choose_test", "compare"),
+    "model_evaluation": ("Comparison", "Pair", "compare"),
     "resampling": (
         "BootstrapError",
         "NestedScores",
@@ -54,6 +55,7 @@ _ROOMS = {
         "resampled_t",
         "wilcoxon",
     ),
+    "tuning_ledger": ("TuningLedger",),
 }
 
 __getattr__, __dir__, __all__ = front_door(__name__, _ROOMS)

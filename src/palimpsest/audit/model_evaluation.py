@@ -21,51 +21,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Literal
 
 import numpy as np
-from numpy.typing import ArrayLike
 
-from palimpsest.audit.resampling import (
-    SMALL,
-    BootstrapError,
-    NestedScores,
-    bootstrap_error,
-    cross_scores,
-    five_by_two,
-    folds,
-    holdout,
-    leave_one_out,
-    nested_cv,
-    no_information_rate,
-    out_of_fold,
-    point632,
-    point632_plus,
-    random_splits,
-    refuse_small_holdout,
-)
-from palimpsest.audit.significance import (
-    InflatedTestWarning,
-    Outcome,
-    benjamini_hochberg,
-    bonferroni,
-    bootstrap_interval,
-    cochran_q,
-    f_5x2,
-    friedman,
-    holm,
-    kfold_t,
-    mcnemar,
-    normal_interval,
-    paired_t,
-    paired_t_5x2,
-    resampled_t,
-    wilcoxon,
-)
+from palimpsest.audit import _ROOMS
+from palimpsest.audit.paired_scores import Items, paired_tables
+from palimpsest.audit.resampling import refuse_small_holdout
+from palimpsest.audit.significance import Outcome, bootstrap_interval, cochran_q, friedman, holm, mcnemar, paired_t
+from palimpsest.lazy import front_door
 
 ENOUGH_SEEDS = 5
-
-Items = ArrayLike | Mapping[object, float | int]
 
 
 @dataclass(frozen=True)
@@ -126,7 +91,7 @@ def compare(
     """
     if not 0 < alpha < 1:
         raise ValueError(f"alpha must lie between 0 and 1, got {alpha}")
-    tables = _tables(arm_scores)
+    tables = paired_tables(arm_scores)
     arms, seeds = list(tables), list(next(iter(tables.values())))
     if (len(seeds) if splits is None else splits) < 2:
         refuse_small_holdout(n)
@@ -154,128 +119,10 @@ def compare(
     return Comparison(scores, omnibus, tuple(pairs))
 
 
-@dataclass(frozen=True)
-class Choice:
-    """The functions to call, in order, and why."""
-
-    test: str
-    why: str
-
-
-def choose_test(n: int, arms: int, seeds: int, cost: Literal["cheap", "dear"] = "cheap") -> Choice:
-    """Which test fits? The paper's recommendations, with our seeds.
-
-    Args:
-        n: labelled items of the data set.
-        arms: models or algorithms to compare.
-        seeds: how often each arm is trained on its own fresh split or fresh data (1: trained once).
-        cost: "cheap" if ten trainings an arm can be afforded, "dear" if not.
-
-    >>> choose_test(300, arms=2, seeds=1).test
-    'f_5x2'
-    >>> choose_test(60_000, arms=2, seeds=1, cost="dear").test
-    'mcnemar'
-    """
-    if n < 4:
-        raise ValueError(f"nothing can be tested on {n} items: n must be 4 or more")
-    if arms < 2:
-        raise ValueError(f"a comparison needs two arms or more, got {arms}")
-    if seeds < 1:
-        raise ValueError(f"seeds must be 1 or more, got {seeds}")
-    if cost not in ("cheap", "dear"):
-        raise ValueError(f"cost is 'cheap' or 'dear', got {cost!r}")
-    several = arms > 2
-    if n < SMALL and cost == "cheap":
-        why = f"{n} items are too few for one holdout, and ten trainings an arm pay for five two-fold cross-validations"
-        return _then("friedman", "f_5x2", several, why)
-    if n < SMALL:
-        why = f"{n} items are too few for one holdout: test the paired answers of one cross-validation (out_of_fold)"
-        return _then("cochran_q", "mcnemar", several, why)
-    if seeds >= ENOUGH_SEEDS:
-        return _then("friedman", "paired_t", several, f"{seeds} seeds answer for the luck of training and of the split")
-    if cost == "cheap":
-        return _then(
-            "friedman", "f_5x2", several, f"{seeds} seeds are too few for a test over seeds; ten trainings are not"
-        )
-    why = "trained once or a few times: only the luck of the test items can be tested, on one large test set"
-    return _then("cochran_q", "mcnemar", several, why)
-
-
-def _then(omnibus: str, pairwise: str, several: bool, why: str) -> Choice:
-    if not several:
-        return Choice(pairwise, why)
-    return Choice(
-        f"{omnibus}, then {pairwise} for each pair with holm", f"{why}; more than two arms: an omnibus test first"
-    )
-
-
-def _tables(arm_scores: Mapping[str, Mapping[int, float | Items]]) -> dict[str, dict[int, np.ndarray]]:
-    """arm -> seed -> one row of scores, in the first arm's order of seeds and items; refuses what does not pair."""
-    if len(arm_scores) < 2:
-        raise ValueError(f"a comparison needs two arms or more, got {len(arm_scores)}")
-    first, reference = next(iter(arm_scores.items()))
-    if not reference:
-        raise ValueError(f"arm {first!r} has no seeds")
-    tables: dict[str, dict[int, np.ndarray]] = {}
-    for arm, by_seed in arm_scores.items():
-        if set(by_seed) != set(reference):
-            odd = sorted(set(by_seed) ^ set(reference))
-            raise ValueError(f"arms are paired by seed, but {arm!r} and {first!r} do not share {odd}")
-        tables[arm] = {seed: _row(arm, first, seed, by_seed[seed], reference[seed]) for seed in reference}
-    return tables
-
-
-def _row(arm: str, first: str, seed: int, scores: float | Items, reference: float | Items) -> np.ndarray:
-    where = f"seed {seed}: {arm!r} and {first!r}"
-    if isinstance(scores, Mapping) != isinstance(reference, Mapping):
-        raise ValueError(f"{where} must both name their items, or neither")
-    if isinstance(scores, Mapping) and isinstance(reference, Mapping):
-        if set(scores) != set(reference):
-            raise ValueError(f"{where} were not tested on the same items")
-        scores = [scores[item] for item in reference]
-        reference = list(reference.values())
-    row = np.atleast_1d(np.asarray(scores, dtype=float))
-    if row.ndim != 1 or not row.size or row.shape != np.atleast_1d(np.asarray(reference)).shape:
-        raise ValueError(f"{where} must have one score, or a row of as many items, got shape {np.shape(scores)}")
-    if not np.isfinite(row).all():
-        raise ValueError(f"seed {seed}: {arm!r} has the score {row[~np.isfinite(row)][0]}; scores must be finite")
-    return row
-
-
-__all__ = [
-    "BootstrapError",
-    "Choice",
-    "Comparison",
-    "InflatedTestWarning",
-    "NestedScores",
-    "Outcome",
-    "Pair",
-    "benjamini_hochberg",
-    "bonferroni",
-    "bootstrap_error",
-    "bootstrap_interval",
-    "choose_test",
-    "cochran_q",
-    "compare",
-    "cross_scores",
-    "f_5x2",
-    "five_by_two",
-    "folds",
-    "friedman",
-    "holdout",
-    "holm",
-    "kfold_t",
-    "leave_one_out",
-    "mcnemar",
-    "nested_cv",
-    "no_information_rate",
-    "normal_interval",
-    "out_of_fold",
-    "paired_t",
-    "paired_t_5x2",
-    "point632",
-    "point632_plus",
-    "random_splits",
-    "resampled_t",
-    "wilcoxon",
-]
+_MOVED = {
+    "audit.choice_of_test": ("Choice", "choose_test"),
+    "audit.resampling": _ROOMS["resampling"],
+    "audit.significance": _ROOMS["significance"],
+}
+__getattr__, _, __all__ = front_door("palimpsest", _MOVED)  # what is offered here too
+__all__ += ["Comparison", "Pair", "compare"]

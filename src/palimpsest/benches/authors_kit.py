@@ -27,7 +27,7 @@ from palimpsest.errors import NotFinite
 from palimpsest.forget.attacks import relearn
 from palimpsest.forget.procedure import ForgetData, Pair, prepare
 from palimpsest.forget.refusals import REFUSALS
-from palimpsest.forget.tofu import TofuScores, evaluate_tofu
+from palimpsest.forget.tofu_measures import TofuScores, evaluate_tofu
 from palimpsest.metrics.text import rouge_l_recall
 from palimpsest.models.language import causal_lm
 from palimpsest.models.score import greedy, prompt_template, score

@@ -28,7 +28,7 @@ from palimpsest.errors import NotFinite
 from palimpsest.forget.evaluation import states
 from palimpsest.forget.procedure import Pair, encode_pairs
 from palimpsest.forget.refusals import REFUSALS
-from palimpsest.forget.tofu import TofuScores, evaluate_tofu
+from palimpsest.forget.tofu_measures import TofuScores, evaluate_tofu
 from palimpsest.metrics.text import words
 from palimpsest.models.score import greedy, prompt_template, score
 from palimpsest.models.tokenizers import WORD

@@ -27,7 +27,7 @@ from palimpsest.forget.attacks import relearn
 from palimpsest.forget.compare import pairs
 from palimpsest.forget.evaluation import settle_end, subsample
 from palimpsest.forget.procedure import ForgetData, encode_pairs, prepare
-from palimpsest.forget.tofu import tofu_score
+from palimpsest.forget.tofu_measures import tofu_score
 from palimpsest.metrics.text import rouge_l_recall
 from palimpsest.models.files import load
 from palimpsest.models.score import context_length, greedy, pad_token_id, prompt_template, score

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Literal
 from torch import nn
 
 from palimpsest.benches.rows_kit import Rows, RowsWorld, dealt
-from palimpsest.forget.open_problems_unlearning import compositional_recovery
+from palimpsest.forget.composed_knowledge import compositional_recovery
 from palimpsest.forget.procedure import Pair
 from palimpsest.tasks.two_hop import HopRow, TwoHopTask, two_hop_task
 

@@ -70,7 +70,7 @@ def score(family: str, **files: Any) -> dict[str, float]:
         UserError: an unknown family, or bad files.
     """
     if family == "forget":
-        from palimpsest.forget.tofu import tofu_score
+        from palimpsest.forget.tofu_measures import tofu_score
 
         scores = tofu_score(files["model"], files["rows"])
         return {"probability": float(scores.probability.mean()), "ROUGE-L": float(scores.rouge.mean())}

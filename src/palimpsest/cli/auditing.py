@@ -19,7 +19,7 @@ from palimpsest.evidence.report import check_report
 from palimpsest.forget.evaluation import settle_end, subsample
 from palimpsest.forget.intervention import SETTINGS, load
 from palimpsest.forget.robustness import ATTACKS, KNOWN, Robustness, attack, fluency, own_control
-from palimpsest.forget.tofu import RowScores, tofu_score
+from palimpsest.forget.tofu_measures import RowScores, tofu_score
 from palimpsest.metrics.text import unprompted_recall
 from palimpsest.models.adapters import sources
 from palimpsest.models.files import load as load_plain

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from palimpsest.evidence.figures import ARMS, FAINT, INK, MUTED, STYLE, canvas, svg
 from palimpsest.evidence.report import pages
-from palimpsest.forget.tofu import RowScores
+from palimpsest.forget.tofu_measures import RowScores
 from palimpsest.tasks.rows import Row
 
 MEASURES = {

@@ -18,8 +18,9 @@ from palimpsest.lazy import front_door
 _ROOMS = {
     "amcl": ("AMCL", "amcl_loss", "amcl_queue_loss"),
     "amcl_temperatures": ("MultiHead",),
-    "cacr": ("cacr_loss", "multi_view_cacr", "queue_cacr"),
+    "cacr": ("cacr_loss",),
     "cacr_measures": ("weights_report",),
+    "cacr_views": ("multi_view_cacr", "queue_cacr"),
     "clustering": ("spherical_kmeans",),
     "dbpm": ("DBPM",),
     "dbpm_measures": ("PairMemory", "bad_pairs", "nt_xent_per_sample"),

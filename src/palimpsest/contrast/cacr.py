@@ -31,10 +31,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
-from palimpsest.contrast.input_checks import Blaming, check_embeddings, look
+from palimpsest.contrast.input_checks import check_embeddings, look
 from palimpsest.contrast.precision import widened, without_autocast
 from palimpsest.contrast.streaming import Pairs, of_strips, strip_rows, weighted_logsumexp
-from palimpsest.renamed import renamed
+from palimpsest.lazy import front_door
 
 
 def cacr_loss(
@@ -67,90 +67,15 @@ def cacr_loss(
     tensor(-2.)
     """
     with without_autocast(query):
-        q, p, n = _features(query, positives, negatives, t_pos, t_neg, left_out)
-        cost = _cost(q, p)
-        attraction = (_weights(cost, t_pos, detach) * cost).sum(1).mean()
+        q, p, n = features(query, positives, negatives, t_pos, t_neg, left_out)
+        cost = positive_costs(q, p)
+        attraction = (group_weights(cost, t_pos, detach) * cost).sum(1).mean()
         if detach and t_neg > 0 and not torch.compiler.is_compiling():
             loss = attraction + _streamed_repulsion(q, n, t_neg, left_out)
         else:
             loss = attraction + _repulsion(q, n, t_neg, detach, left_out)
     look(loss, query=query, positives=positives.flatten(0, 1), negatives=negatives)
     return loss
-
-
-@renamed(z="views")
-def multi_view_cacr(
-    views: Float[Tensor, "images views d"], t_pos: float = 1.0, t_neg: float = 2.0, *, detach: bool = True
-) -> Float[Tensor, ""]:
-    """Every view in turn is the query; the image's other views are its positives, all views of the others its
-    negatives. Arguments as for `cacr_loss`.
-
-    >>> multi_view_cacr(torch.eye(3)[:, None].expand(3, 5, 3))  # views agree, images are orthogonal
-    tensor(-2.)
-    """
-    others, own = _groups(views)
-    query = views.flatten(0, 1)
-    with Blaming(views=query):
-        return cacr_loss(query, views[:, others].flatten(0, 1), query, t_pos, t_neg, left_out=own, detach=detach)
-
-
-def queue_cacr(
-    query: Float[Tensor, "images views d"],
-    key: Float[Tensor, "images views d"],
-    queue: Float[Tensor, "queue d"],
-    t_pos: float = 1.0,
-    t_neg: float = 2.0,
-    *,
-    detach: bool = True,
-) -> Float[Tensor, ""]:
-    """With a momentum encoder: a view's query is attracted by the keys of the image's other views, and repelled by the
-    queue and by the queries of the other images. Keys and queue get no gradient.
-
-    Negatives of the batch are all views of the other images, as in `multi_view_cacr`, so that an empty queue leaves
-    that loss. The authors' code takes one view of the other images only, the positive's, and keys, not queries. It also
-    makes the scores against the queue once, for the first view, and takes them again for every other view, whose own
-    queries the queue then does not repel; here each view's query is scored against the queue itself.
-
-    Args:
-        query, key: the same views by the trained encoder and by its momentum copy
-            (`palimpsest.contrast.momentum.MomentumPair`).
-        queue: keys of earlier batches; may be empty.
-        t_pos, t_neg, detach: as in `cacr_loss`.
-
-    >>> z = torch.eye(3)[:2, None].expand(2, 2, 3)
-    >>> queue_cacr(z, z, torch.eye(3)[2:])
-    tensor(-2.)
-    """
-    others, own = _groups(query)
-    if key.shape != query.shape:
-        raise ValueError(f"query and key must have the same shape, got {list(query.shape)} and {list(key.shape)}")
-    check_embeddings(query=query.flatten(0, 1), queue=queue, values=False)
-    flat, keys = query.flatten(0, 1), key.detach()[:, others].flatten(0, 1)
-    bank = torch.cat([flat, queue.detach()])
-    with Blaming(query=flat, key=key.flatten(0, 1), queue=queue):
-        return cacr_loss(flat, keys, bank, t_pos, t_neg, left_out=own, detach=detach)
-
-
-def cacr_weights(
-    query: Float[Tensor, "queries d"],
-    positives: Float[Tensor, "queries k d"],
-    negatives: Float[Tensor, "negatives d"],
-    t_pos: float = 1.0,
-    t_neg: float = 2.0,
-    *,
-    left_out: Int[Tensor, "queries out"] | None = None,
-) -> tuple[Float[Tensor, "queries k"], Float[Tensor, "queries negatives"]]:
-    """w+ and w-, each row with sum 1 (w- is 0 where left out). Arguments as for `cacr_loss`.
-
-    >>> query, positives = torch.eye(2)[:1], torch.eye(2)[None]
-    >>> cacr_weights(query, positives, torch.eye(2), t_pos=0.0, t_neg=1.0)
-    (tensor([[0.5000, 0.5000]]), tensor([[0.8808, 0.1192]]))
-    """
-    with without_autocast(query):
-        q, p, n = _features(query, positives, negatives, t_pos, t_neg, left_out)
-        weights = _weights(_cost(q, p), t_pos, True), _weights(2 - 2 * q @ n.T, -t_neg, True, left_out)
-    look(*weights, query=query, positives=positives.flatten(0, 1), negatives=negatives)
-    return weights
 
 
 def _streamed_repulsion(query: Tensor, negatives: Tensor, t_neg: float, left_out: Tensor | None) -> Tensor:
@@ -172,31 +97,21 @@ def _repulsion(query: Tensor, negatives: Tensor, t_neg: float, detach: bool, lef
 
     def strip(part: slice) -> Tensor:
         cost = 2 - 2 * query[part] @ negatives.T
-        return (_weights(cost, -t_neg, detach, None if left_out is None else left_out[part]) * cost).sum()
+        return (group_weights(cost, -t_neg, detach, None if left_out is None else left_out[part]) * cost).sum()
 
     return -sum(of_strips(strip, len(query), strip_rows(query, negatives, None))) / len(query)
 
 
-def _weights(cost: Tensor, t: float, detach: bool, left_out: Tensor | None = None) -> Tensor:
+def group_weights(cost: Tensor, t: float, detach: bool, left_out: Tensor | None = None) -> Tensor:
     scores = t * (cost.detach() if detach else cost)
     return (scores if left_out is None else scores.scatter(1, left_out, -torch.inf)).softmax(1)
 
 
-def _cost(query: Tensor, positives: Tensor) -> Tensor:
+def positive_costs(query: Tensor, positives: Tensor) -> Tensor:
     return 2 - 2 * torch.einsum("qd,qkd->qk", query, positives)
 
 
-def _groups(z: Tensor) -> tuple[Tensor, Tensor]:
-    """Of every view the other views [views, views - 1]; of every query the rows of its own image."""
-    if z.ndim != 3 or z.shape[1] < 2:
-        raise ValueError(f"views must be [images, views, d] with two views at least, got {list(z.shape)}")
-    images, views, _ = z.shape
-    view = torch.arange(views, device=z.device)
-    own = torch.arange(images * views, device=z.device).reshape(images, views).repeat_interleave(views, 0)
-    return (view[:, None] + view[1:]) % views, own
-
-
-def _features(
+def features(
     query: Tensor, positives: Tensor, negatives: Tensor, t_pos: float, t_neg: float, left_out: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
     for name, t in (("t_pos", t_pos), ("t_neg", t_neg)):
@@ -223,3 +138,10 @@ def _features(
     if len(negatives) <= out:
         raise ValueError(f"no negatives are left: there are {len(negatives)}, and {out} are left out")
     return tuple(F.normalize(widened(e), dim=-1) for e in (query, positives, negatives))
+
+
+_MOVED = {
+    "contrast.cacr_measures": ("cacr_weights", "weights_report"),
+    "contrast.cacr_views": ("multi_view_cacr", "queue_cacr"),
+}
+__getattr__ = front_door("palimpsest", _MOVED)[0]  # names that stood here before

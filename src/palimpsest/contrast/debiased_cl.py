@@ -30,6 +30,7 @@ from palimpsest.contrast import streaming
 from palimpsest.contrast.input_checks import check_pairs, check_positive, look, one_number
 from palimpsest.contrast.precision import wide_dtype
 from palimpsest.contrast.streaming import Pairs
+from palimpsest.lazy import front_door
 from palimpsest.renamed import renamed
 
 
@@ -90,35 +91,13 @@ def hard_debiased_loss(
     """
     if not (beta >= 0 and math.isfinite(beta)):
         raise ValueError(f"beta must be at least 0 and finite, got {beta}")
-    positive, negatives = _terms(query, key, tau_plus, temperature, more, beta, rows)
+    positive, negatives = terms_of(query, key, tau_plus, temperature, more, beta, rows)
     loss = F.softplus(negatives - positive).mean()  # -log(e^p / (e^p + e^n)) = log(1 + e^{n - p})
-    _look(loss, query, key, more)
+    look_at(loss, query, key, more)
     return loss
 
 
-@renamed(z1="query", z2="key")
-def log_negative_term(
-    query: Float[Tensor, "batch d"],
-    key: Float[Tensor, "batch d"],
-    tau_plus: float = 0.1,
-    temperature: float | Tensor = 0.5,
-    *,
-    more: Float[Tensor, "more batch d"] | None = None,
-    beta: float = 0.0,
-    rows: int | None = None,
-) -> Float[Tensor, " two_batch"]:
-    """log(N g_i) of every anchor, the first view's first. Arguments as for the losses.
-
-    >>> far = torch.tensor([[1.0, 0.0], [-1.0, 0.0]])  # as far from each other as can be: the floor, N e^{-1/t}
-    >>> log_negative_term(far, far, tau_plus=0.3, temperature=1.0).exp() / 2
-    tensor([0.3679, 0.3679, 0.3679, 0.3679])
-    """
-    terms = _terms(query, key, tau_plus, temperature, more, beta, rows)[1]
-    _look(terms, query, key, more)
-    return terms
-
-
-def _terms(query, key, tau_plus, temperature, more, beta, rows) -> tuple[Tensor, Tensor]:
+def terms_of(query, key, tau_plus, temperature, more, beta, rows) -> tuple[Tensor, Tensor]:
     """Every anchor's positive score, and log(N g); values are looked at by the caller."""
     check_pairs(least=2, query=query, key=key, values=False)
     check_positive(temperature, "temperature")
@@ -157,9 +136,13 @@ def _terms(query, key, tau_plus, temperature, more, beta, rows) -> tuple[Tensor,
     return positive, torch.maximum(corrected.where(left, -torch.inf), floor)
 
 
-def _look(result: Tensor, query: Tensor, key: Tensor, more: Tensor | None) -> None:
+def look_at(result: Tensor, query: Tensor, key: Tensor, more: Tensor | None) -> None:
     look(result, **({} if more is None else _numbered(more)), query=query, key=key)
 
 
 def _numbered(more: Tensor) -> dict[str, Tensor]:
     return {f"more[{number}]": view for number, view in enumerate(more)}
+
+
+_MOVED = {"contrast.debiased_cl_measures": ("Gap", "bias_gap", "log_negative_term", "oracle_loss")}
+__getattr__ = front_door("palimpsest", _MOVED)[0]  # names that stood here before

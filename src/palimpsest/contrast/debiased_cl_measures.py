@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from palimpsest.contrast import streaming
-from palimpsest.contrast.debiased_cl import log_negative_term
+from palimpsest.contrast.debiased_cl import look_at, terms_of
 from palimpsest.contrast.info_nce import nt_xent
 from palimpsest.contrast.input_checks import check_labels, check_pairs, one_number
 from palimpsest.contrast.precision import wide_dtype
@@ -108,3 +108,25 @@ def _others(y: Tensor) -> Tensor:
     """How many views are of another class than each."""
     ordered = y.sort().values
     return len(y) - (torch.searchsorted(ordered, y, right=True) - torch.searchsorted(ordered, y))
+
+
+@renamed(z1="query", z2="key")
+def log_negative_term(
+    query: Float[Tensor, "batch d"],
+    key: Float[Tensor, "batch d"],
+    tau_plus: float = 0.1,
+    temperature: float | Tensor = 0.5,
+    *,
+    more: Float[Tensor, "more batch d"] | None = None,
+    beta: float = 0.0,
+    rows: int | None = None,
+) -> Float[Tensor, " two_batch"]:
+    """log(N g_i) of every anchor, the first view's first. Arguments as for the losses.
+
+    >>> far = torch.tensor([[1.0, 0.0], [-1.0, 0.0]])  # as far from each other as can be: the floor, N e^{-1/t}
+    >>> log_negative_term(far, far, tau_plus=0.3, temperature=1.0).exp() / 2
+    tensor([0.3679, 0.3679, 0.3679, 0.3679])
+    """
+    terms = terms_of(query, key, tau_plus, temperature, more, beta, rows)[1]
+    look_at(terms, query, key, more)
+    return terms

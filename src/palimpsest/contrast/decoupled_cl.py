@@ -21,6 +21,7 @@ from torch.nn import functional as F
 from palimpsest.contrast.info_nce import info_nce, nt_xent
 from palimpsest.contrast.input_checks import Blaming, check_embeddings, check_pairs, check_positive, look, one_number
 from palimpsest.contrast.precision import widened
+from palimpsest.lazy import front_door
 from palimpsest.renamed import renamed
 
 
@@ -137,3 +138,7 @@ def dcl_queue_loss(
 
 def _cosines(query: Tensor, key: Tensor) -> Float[Tensor, " batch"]:
     return F.cosine_similarity(widened(query), widened(key))
+
+
+_MOVED = {"contrast.decoupled_cl_measures": ("npc_multiplier",)}
+__getattr__ = front_door("palimpsest", _MOVED)[0]  # names that stood here before

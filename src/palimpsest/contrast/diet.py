@@ -1,8 +1,7 @@
 """DIET, the datum's index as its target (Ibrahim, Klindt and Balestriero, 2024, arXiv 2406.10743).
 
-How little does self-supervised learning need? No projector, no second view, no teacher, no negatives: every training
-row is a class of its own, and a network with a linear head learns to say which row a random view was made from, with
-strong label smoothing s:
+No projector, no second view, no teacher, no negatives: every training row is a class of its own, and a network with a
+linear head learns to say which row a random view was made from, with strong label smoothing s:
 
     p = softmax(W h),  W [n, d] without bias,      loss = -(1 - s) log p_i - (s / n) sum_j log p_j
                                                         = -log p_i + s h . (w_i - mean_j w_j)
@@ -25,6 +24,7 @@ from torch import Tensor, nn
 
 from palimpsest.contrast.input_checks import check_embeddings, look
 from palimpsest.contrast.precision import wide_dtype, without_autocast
+from palimpsest.lazy import front_door
 from palimpsest.models.last_layer import linear_logprobs
 from palimpsest.train.method import Objective
 from palimpsest.train.ranges import AtLeast, Below
@@ -68,7 +68,8 @@ def diet_loss(
     outside = (index < 0) | (index >= len(weight))
     if not torch.compiler.is_compiling() and outside.any():
         raise ValueError(f"index must be in [0, {len(weight)}), the rows of the head, got {index[outside][0].item()}")
-    _check_smoothing(smoothing)
+    if not 0 <= smoothing < 1:
+        raise ValueError(f"smoothing must be in [0, 1), got {smoothing}")
     index, wide = index.long(), wide_dtype(h)
     with without_autocast(h):
         chosen = linear_logprobs(h, weight, index, block=block)
@@ -79,11 +80,6 @@ def diet_loss(
         loss = -chosen.mean()
     look(loss, h=h, weight=weight)
     return loss
-
-
-def _check_smoothing(smoothing: float) -> None:
-    if not 0 <= smoothing < 1:
-        raise ValueError(f"smoothing must be in [0, 1), got {smoothing}")
 
 
 class DIET(nn.Module):
@@ -148,3 +144,7 @@ class IndexTargets(Objective):
         h = model(views.flatten(0, 1))
         index = index.repeat_interleave(views.shape[1])
         return {"diet": diet_loss(h, index, model.head.weight, self.smoothing, block=self.block)}
+
+
+_MOVED = {"contrast.diet_measures": ("IndexedViews", "loss_tracks_probe")}
+__getattr__ = front_door("palimpsest", _MOVED)[0]  # names that stood here before

@@ -13,7 +13,6 @@ activations live at a time, at the price of a second forward pass.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -22,18 +21,21 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from palimpsest.contrast.gradcache_chunks import (
+    Autocast,
     RandomState,
     Rows,
     chunk_sizes,
     chunks_of,
+    encode_again,
     modules_of,
     one_each,
+    refuse_static_graphs,
     represented,
     scalar,
     scaled,
-    synchronised,
     warn_of_mixing,
 )
+from palimpsest.lazy import front_door
 
 
 class GradCache:
@@ -46,8 +48,6 @@ class GradCache:
         loss_fn: from the representations of all inputs to a scalar; any loss of a batch. Parameters of its own get
             their gradient too (under DDP they are yours to average).
         scaler: a `torch.amp.GradScaler` for float16: the gradients are scaled by it, the loss that is returned is not.
-
-    `step` goes forward and backward; `represent` gives representations for a loss that is differentiated elsewhere.
 
     The result is the full batch's gradient, dropout included: the second pass draws what the first drew, on the CPU
     and on CUDA devices. Layers that mix the rows of a batch see chunks instead; batch norm in train mode is warned of
@@ -109,12 +109,7 @@ class GradCache:
         encoders = one_each(self.encoders, inputs)
         chunks = [list(chunks_of(x, n)) for x, n in zip(inputs, chunk_sizes(self.chunk, len(inputs)), strict=True)]
         warn_of_mixing(encoders)
-        for encoder in encoders:
-            if getattr(encoder, "static_graph", False):
-                raise ValueError(
-                    "GradCache runs a module several times a step, which DDP's static_graph=True rules out: leave"
-                    " static_graph out"
-                )
+        refuse_static_graphs(encoders)
         # No input of the function is a tensor with a gradient: the first argument stands for the parameters.
         found = _Representations.apply(torch.zeros((), requires_grad=True), encoders, chunks)
         # Autocast keeps copies of the weights; those of a pass without a graph would cut the next one's.
@@ -136,8 +131,7 @@ class _Representations(torch.autograd.Function):
                 ctx.states[-1].append(RandomState(encoder, part))
                 reps.append(represented(encoder, part))
             found.append(torch.cat(reps))
-        kinds = {"cpu", *(rep.device.type for rep in found)}
-        ctx.autocast = [(kind, torch.get_autocast_dtype(kind), torch.is_autocast_enabled(kind)) for kind in kinds]
+        ctx.autocast = Autocast(found)
         return tuple(found)
 
     @staticmethod
@@ -145,18 +139,12 @@ class _Representations(torch.autograd.Function):
     def backward(ctx, *gradients):
         # Inputs that the loss takes no gradient of are not encoded again: the last one that is synchronises.
         last = {id(encoder): place for place, encoder in enumerate(ctx.encoders) if gradients[place] is not None}
-        with ExitStack() as stack:
-            for kind, dtype, enabled in ctx.autocast:  # trainers differentiate outside of their autocast
-                stack.enter_context(torch.autocast(kind, dtype, enabled))
+        with ctx.autocast.again():
             for place, (encoder, parts, gradient) in enumerate(zip(ctx.encoders, ctx.chunks, gradients, strict=True)):
-                if gradient is None or not any(parameter.requires_grad for parameter in encoder.parameters()):
-                    continue
-                start = 0
-                for number, part in enumerate(parts):
-                    final = number == len(parts) - 1 and last[id(encoder)] == place
-                    with synchronised([encoder], final), ctx.states[place][number].replayed(), torch.enable_grad():
-                        rep = represented(encoder, part)
-                        if rep.requires_grad:  # else no trainable parameter is in use
-                            torch.autograd.backward(rep, gradient[start : start + len(rep)])
-                    start += len(rep)
+                if gradient is not None and any(parameter.requires_grad for parameter in encoder.parameters()):
+                    encode_again(encoder, parts, ctx.states[place], gradient, last[id(encoder)] == place)
         return None, None, None
+
+
+_MOVED = {"contrast.gradcache_measures": ("naive_accumulation",)}
+__getattr__ = front_door("palimpsest", _MOVED)[0]  # names that stood here before

@@ -33,6 +33,22 @@ class RandomState:
             yield
 
 
+class Autocast:
+    """Autocast as it is now, on the CPU and on the kinds of device of some tensors: trainers differentiate outside of
+    theirs."""
+
+    def __init__(self, tensors: Iterable[Tensor]) -> None:
+        kinds = {"cpu", *(tensor.device.type for tensor in tensors)}
+        self.kinds = [(kind, torch.get_autocast_dtype(kind), torch.is_autocast_enabled(kind)) for kind in kinds]
+
+    @contextmanager
+    def again(self) -> Iterator[None]:
+        with ExitStack() as stack:
+            for kind, dtype, enabled in self.kinds:
+                stack.enter_context(torch.autocast(kind, dtype, enabled))
+            yield
+
+
 def modules_of(encoders: nn.Module | Sequence[nn.Module]) -> list[nn.Module]:
     """One module or several, as a list; at least one."""
     found = [encoders] if isinstance(encoders, nn.Module) else list(encoders)
@@ -109,6 +125,21 @@ def represented(encoder: nn.Module, part: Rows) -> Tensor:
     return rep
 
 
+def encode_again(
+    encoder: nn.Module, parts: Sequence[Rows], states: Sequence[RandomState], gradient: Tensor, synchronise: bool
+) -> None:
+    """Differentiates a module's pieces, each from the random state in which it was first encoded; DDP averages with the
+    last of them, if at all."""
+    start = 0
+    for number, (part, state) in enumerate(zip(parts, states, strict=True)):
+        final = synchronise and number == len(parts) - 1
+        with synchronised([encoder], final), state.replayed(), torch.enable_grad():
+            rep = represented(encoder, part)
+            if rep.requires_grad:  # else no trainable parameter is in use
+                torch.autograd.backward(rep, gradient[start : start + len(rep)])
+        start += len(rep)
+
+
 def scalar(loss: Any) -> Tensor:
     """A loss that has one element, without dimensions."""
     if not isinstance(loss, Tensor) or loss.numel() != 1:
@@ -128,6 +159,15 @@ def synchronised(encoders: Iterable[nn.Module], now: bool) -> Iterator[None]:
             if not now and hasattr(encoder, "no_sync"):
                 stack.enter_context(encoder.no_sync())
         yield
+
+
+def refuse_static_graphs(encoders: Sequence[nn.Module]) -> None:
+    for encoder in encoders:
+        if getattr(encoder, "static_graph", False):
+            raise ValueError(
+                "GradCache runs a module several times a step, which DDP's static_graph=True rules out: leave"
+                " static_graph out"
+            )
 
 
 def warn_of_mixing(encoders: Sequence[nn.Module]) -> None:

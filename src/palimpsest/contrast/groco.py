@@ -29,6 +29,7 @@ from palimpsest.contrast.input_checks import Blaming
 from palimpsest.contrast.many_views import check_negatives, checked_views
 from palimpsest.contrast.precision import without_autocast
 from palimpsest.contrast.sorting_network import top_probability
+from palimpsest.lazy import front_door
 from palimpsest.renamed import renamed
 
 ROWS = 512  # anchors whose similarities are held at a time
@@ -95,3 +96,7 @@ def _negatives(
             drawn = torch.rand(len(own), len(others) - 1, generator=generator, device=device).topk(k, 1).indices.to(own)
             found.append(cosines.gather(1, drawn + (drawn >= own)))
     return torch.cat(found)
+
+
+_MOVED = {"contrast.many_views": ("views_nt_xent",), "contrast.sorting_network": ("diff_sort",)}
+__getattr__ = front_door("palimpsest", _MOVED)[0]  # names that stood here before

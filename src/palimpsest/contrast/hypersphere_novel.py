@@ -24,6 +24,7 @@ from torch.nn import functional as F
 
 from palimpsest.contrast.input_checks import check_embeddings, check_labels, check_positive
 from palimpsest.contrast.precision import widened, without_autocast
+from palimpsest.lazy import front_door
 
 
 class NormSoftmax(nn.Module):
@@ -113,3 +114,10 @@ def _unit(rows: Tensor) -> Tensor:
 def cosines(first: Tensor, second: Tensor) -> Tensor:
     with without_autocast(first):
         return _unit(first) @ _unit(second).T
+
+
+_MOVED = {
+    "contrast.hypersphere_novel_measures": ("classify", "novel_accuracy"),
+    "losses.embeddings": ("contrastive_loss", "triplet_loss"),
+}
+__getattr__ = front_door("palimpsest", _MOVED)[0]  # names that stood here before

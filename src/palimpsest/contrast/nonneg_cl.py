@@ -18,13 +18,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from palimpsest.contrast.info_nce import nt_xent
-from palimpsest.contrast.input_checks import Blaming, check_embeddings, check_labels, check_pairs, look
+from palimpsest.contrast.input_checks import Blaming, check_pairs, look
 from palimpsest.contrast.precision import widened, without_autocast
+from palimpsest.lazy import front_door
 from palimpsest.renamed import renamed
 
 
@@ -112,29 +113,18 @@ def spectral_loss(
     return loss
 
 
-@renamed(z="embeddings")
-def nonneg_logits(
-    embeddings: Float[Tensor, "batch d"], weight: Float[Tensor, "classes d"]
-) -> Float[Tensor, "batch classes"]:
-    """Logits of non-negative features and class weights, both through `nonneg`.
-
-    >>> nonneg_logits(torch.tensor([[1.0, -2.0]]), torch.tensor([[3.0, 1.0], [-1.0, 5.0]]))
-    tensor([[3., 0.]])
-    """
-    check_embeddings(embeddings=embeddings, weight=weight)
-    return nonneg(embeddings) @ nonneg(weight).T
-
-
-@renamed(z="embeddings")
-def nonneg_ce(
-    embeddings: Float[Tensor, "batch d"], weight: Float[Tensor, "classes d"], labels: Int[Tensor, " batch"]
-) -> Float[Tensor, ""]:
-    """Cross-entropy of `nonneg_logits`: the supervised variant; labels are from 0 to classes - 1.
-
-    >>> nonneg_ce(torch.zeros(2, 3), torch.ones(4, 3), torch.tensor([0, 3])).item()  # log 4
-    1.386...
-    """
-    check_embeddings(embeddings=embeddings, weight=weight)
-    labels = check_labels(labels, len(embeddings), len(weight))
-    with without_autocast(embeddings):
-        return F.cross_entropy(nonneg_logits(widened(embeddings), widened(weight)), labels)
+_MOVED = {
+    "contrast.dimensions": (
+        "Match",
+        "accuracy_kept",
+        "alive",
+        "class_consistency",
+        "dim_correlation",
+        "rotation_test",
+        "select_dims",
+        "sparsity",
+    ),
+    "contrast.nonneg_cl_measures": ("Factors", "population_loss", "semi_nmf_check"),
+    "contrast.nonneg_supervised": ("nonneg_ce", "nonneg_logits"),
+}
+__getattr__ = front_door("palimpsest", _MOVED)[0]  # names that stood here before

@@ -87,12 +87,7 @@ class SigmoidLoss(nn.Module):
 
 _MOVED = {
     "contrast.siglip_chunked": ("chunked_sigmoid_loss",),
-    "contrast.siglip_measures": (
-        "MODES",
-        "SoftmaxLoss",
-        "T_SOFTMAX",
-        "keep_negatives",
-        "softmax_loss",
-    ),
+    "contrast.siglip_measures": ("MODES", "SoftmaxLoss", "T_SOFTMAX", "keep_negatives", "softmax_loss"),
+    "metrics.probes": ("zero_shot",),
 }
 __getattr__ = front_door("palimpsest", _MOVED)[0]  # names that stood here before

@@ -25,6 +25,7 @@ from torch import Tensor
 from palimpsest.contrast.input_checks import Blaming, look
 from palimpsest.contrast.many_views import distance, numbered, stacked
 from palimpsest.contrast.precision import without_autocast
+from palimpsest.lazy import front_door
 
 # The share of a dimension's variance that earlier ones do not explain must be above this. Of dependent dimensions, rows
 # rounded to float32 mostly leave less (about 1e-12); of independent ones twice as many rows leave more (about 1e-3).
@@ -132,3 +133,7 @@ def whiten(v: Float[Tensor, "*slices n d"], eps: float = 0.0) -> Float[Tensor, "
                 " finite; take larger slices or eps above 0"
             )
         return torch.linalg.solve_triangular(factor, centred.mT, upper=False).mT.to(v.dtype)
+
+
+_MOVED = {"contrast.many_views": ("views_mse",)}
+__getattr__ = front_door("palimpsest", _MOVED)[0]  # names that stood here before

@@ -14,7 +14,8 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from palimpsest.audit.hark import TUNING_SEEDS, WORDS, Prereg, TamperedLedger, canonical_json, digest
+from palimpsest.audit.hark import TUNING_SEEDS, Prereg, TamperedLedger, canonical_json, digest
+from palimpsest.audit.verdict_words import WORDS
 from palimpsest.errors import UserError
 from palimpsest.evidence.claim import Budget, Claim, Curve, load_claim
 from palimpsest.evidence.decision import LOOKS

@@ -11,7 +11,8 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from palimpsest.audit.hark import PAPER_WORDS, WORDS, canonical_json
+from palimpsest.audit.hark import canonical_json
+from palimpsest.audit.verdict_words import PAPER_WORDS, WORDS
 from palimpsest.errors import UserError
 from palimpsest.evidence.figures import ARMS, curve_figure, metric_figure, svg, verdict_figure
 from palimpsest.evidence.outcome import Outcome

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from palimpsest.audit.hark import WORDS
+from palimpsest.audit.verdict_words import WORDS
 from palimpsest.evidence.decision import LOOKS
 from palimpsest.evidence.leaning import REMARK, leaning
 from palimpsest.evidence.outcome import Outcome

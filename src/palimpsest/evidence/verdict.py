@@ -41,8 +41,8 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from palimpsest.audit.hark import Word, decide
 from palimpsest.audit.significance import bootstrap_interval, friedman, holm
+from palimpsest.audit.verdict_words import Word, decide
 from palimpsest.evidence.claim import Claim, Expectation
 
 Values = Mapping[str, Mapping[str, Mapping[int, float]]]

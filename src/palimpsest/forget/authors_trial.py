@@ -22,7 +22,7 @@ from palimpsest.errors import NotFinite
 from palimpsest.forget.intervention import Intervention, intervene
 from palimpsest.forget.procedure import ForgetData, prepare, unlearn
 from palimpsest.forget.refusals import REFUSALS
-from palimpsest.forget.tofu import TofuScores, evaluate_tofu
+from palimpsest.forget.tofu_measures import TofuScores, evaluate_tofu
 from palimpsest.metrics.text import rouge_l_recall
 from palimpsest.models.score import greedy, prompt_template, score
 from palimpsest.tasks.authors import AuthorRow

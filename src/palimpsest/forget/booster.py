@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from palimpsest.forget.alignment import TINY, Alignment, global_norm
 from palimpsest.forget.procedure import Batch
+from palimpsest.lazy import front_door
 from palimpsest.models.score import cross_entropy
 from palimpsest.train.ranges import Above, AtLeast
 
@@ -129,3 +130,10 @@ class Booster(Alignment):
 
     def loss(self, state: None, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         return booster_step(model, batch["retain"], batch["forget"], self.alpha, self.lam)
+
+
+_MOVED = {
+    "forget.alignment": ("RepNoise", "SCALES", "Vaccine", "mmd", "vaccine_loss"),
+    "forget.booster_measures": ("attack", "finetune_accuracy", "harmful_score", "mixed"),
+}
+__getattr__ = front_door("palimpsest", _MOVED)[0]  # names that stood here before

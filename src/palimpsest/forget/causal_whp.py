@@ -146,21 +146,9 @@ class CausalWHP(Distilled):
 
 
 _MOVED = {
-    "forget.causal_whp_measures": (
-        "Probe",
-        "criteria",
-        "fabrications",
-        "readable",
-    ),
-    "forget.distilled": (
-        "GIB",
-        "causal_whp_loss",
-    ),
-    "forget.whp": (
-        "WHP",
-        "hard",
-        "whp_distribution",
-        "whp_loss",
-    ),
+    "forget.causal_whp_measures": ("Probe", "criteria", "fabrications", "readable"),
+    "forget.distilled": ("GIB", "causal_whp_loss"),
+    "forget.renaming": ("Renamed", "lead_in"),
+    "forget.whp": ("WHP", "hard", "whp_distribution", "whp_loss"),
 }
 __getattr__ = front_door("palimpsest", _MOVED)[0]  # names that stood here before

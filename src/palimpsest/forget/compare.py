@@ -39,7 +39,7 @@ from palimpsest.forget.learning_rates import (
 from palimpsest.forget.methods import MOST_RATES
 from palimpsest.forget.procedure import ForgetData, encode_pairs, prepare
 from palimpsest.forget.stop_at_level import LOOK_ROWS, Looks, at, reached
-from palimpsest.forget.tofu import RowScores, tofu_score
+from palimpsest.forget.tofu_measures import RowScores, tofu_score
 from palimpsest.models.score import context_length, prompt_template
 from palimpsest.tasks.rows import Row
 from palimpsest.train.method import Applied, apply, check_model, check_needs, is_objective

@@ -18,8 +18,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass, fields
-from typing import Any, Literal
+from dataclasses import fields
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -29,14 +29,14 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from palimpsest.errors import UserError
 from palimpsest.forget.baselines import GradAscent
 from palimpsest.forget.data_erasure_survey_methods import EUL, KGA, FlippedLabels, NewRows, TaskVector, insert_adapters
+from palimpsest.forget.data_erasure_survey_registry import Kind, registry
 from palimpsest.forget.icul import PrefixedLM, icul_context
 from palimpsest.forget.npo import NPO
 from palimpsest.forget.procedure import Pair, encode_pairs, prepare
 from palimpsest.forget.procedure import unlearn as train
+from palimpsest.lazy import front_door
 from palimpsest.models.score import score
 from palimpsest.train.ranges import require
-
-Kind = Literal["text", "labels"]
 
 
 def ppu_rows(nll: Float[np.ndarray, "rows"], share: float = 0.5) -> list[int]:
@@ -47,52 +47,6 @@ def ppu_rows(nll: Float[np.ndarray, "rows"], share: float = 0.5) -> list[int]:
     """
     require(0 < share <= 1, "share", share, "above 0 and at most 1")
     return np.argsort(nll, kind="stable")[: max(1, round(share * len(nll)))].tolist()
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A method's place in the survey.
-
-    Attributes:
-        method: its name for `unlearn`.
-        data: the kinds of rows it is for.
-        access: what must be accessible of the model.
-        cost: what it takes.
-        retain: whether it needs rows to keep.
-        source: who proposed it.
-    """
-
-    method: str
-    data: tuple[Kind, ...]
-    access: Literal["weights", "prompt"]
-    cost: str
-    retain: Literal["no", "optional", "yes"]
-    source: str
-
-
-BOTH: tuple[Kind, Kind] = ("text", "labels")
-_ENTRIES = (
-    Entry("grad_ascent", BOTH, "weights", "some steps on the forget rows", "no", "2210.01504"),
-    Entry("grad_diff", BOTH, "weights", "some steps on forget and retain rows", "yes", "2203.12817"),
-    Entry("npo", BOTH, "weights", "some steps; the model scores the forget rows once", "optional", "2404.05868"),
-    Entry("causal_whp", ("text",), "weights", "many teacher passes, then some steps", "optional", "2407.16997"),
-    Entry("needle", ("text",), "weights", "no training, once the vector is found", "no", "2406.11614"),
-    Entry("task_vector", BOTH, "weights", "fine-tuning on the forget rows", "no", "2212.04089"),
-    Entry("kga", BOTH, "weights", "two helpers trained, some steps, four models held", "yes", "2305.06535"),
-    Entry("eul", BOTH, "weights", "some steps in adapters; they stay in the model", "yes", "2310.20150"),
-    Entry("random_labels", ("labels",), "weights", "some steps on the forget rows", "optional", "1911.04933"),
-    Entry("ppu", BOTH, "weights", "some steps on a part of the forget rows", "no", "2403.15779"),
-    Entry("icul", ("labels",), "prompt", "no training; a longer prompt for every query", "yes", "2310.07579"),
-)
-
-
-def registry() -> tuple[Entry, ...]:
-    """The taxonomy: every method that `unlearn` knows, for which data, at which price.
-
-    >>> [entry.method for entry in registry() if entry.access == "prompt"]
-    ['icul']
-    """
-    return _ENTRIES
 
 
 def unlearn(
@@ -127,9 +81,9 @@ def unlearn(
     Raises:
         UserError: if the method is unknown or not for such data, or rows that it needs are missing.
     """
-    entry = next((entry for entry in _ENTRIES if entry.method == method), None)
+    entry = next((entry for entry in registry() if entry.method == method), None)
     if entry is None:
-        raise UserError(f"no method {method!r}: {', '.join(entry.method for entry in _ENTRIES)}")
+        raise UserError(f"no method {method!r}: {', '.join(entry.method for entry in registry())}")
     if data not in entry.data:
         raise UserError(f"{method} is not for data={data!r}, but for {' and '.join(entry.data)}")
     if entry.retain == "yes" and not retain:
@@ -170,3 +124,11 @@ def _objective(method: str, has_retain: bool, settings: dict[str, Any]) -> Any:
     if method in ("grad_ascent", "grad_diff", "ppu"):
         return GradAscent(**{"retain": "ce" if method == "grad_diff" else "none", **settings})
     return {"kga": KGA, "eul": EUL, "random_labels": FlippedLabels}[method](**settings)
+
+
+_MOVED = {
+    "forget.data_erasure_survey_measures": ("Question", "scorecard"),
+    "forget.data_erasure_survey_methods": ("Adapter", "answer_kl", "flipped", "labels_of", "mean_kl", "task_vector"),
+    "forget.data_erasure_survey_registry": ("BOTH", "Entry", "registry"),
+}
+__getattr__ = front_door("palimpsest", _MOVED)[0]  # names that stood here before

@@ -18,7 +18,7 @@ forget rows,
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -26,57 +26,18 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from palimpsest.forget.corrupted_prompts import NOISE, EcoLM, Mode
+from palimpsest.forget.corrupted_prompts import NOISE, Mode
+from palimpsest.forget.corrupting_hooks import EcoLM
 from palimpsest.forget.eco_prompts_measures import forget_measure, nearest_answers
 from palimpsest.forget.evaluation import subsample
+from palimpsest.forget.gated_prompts import fit_gate
 from palimpsest.forget.procedure import ForgetData
 from palimpsest.forget.prompt_encoders import EncoderName, prompt_encoder
-from palimpsest.forget.prompt_gate import PromptGate, fit_gate
+from palimpsest.forget.prompt_gate import PromptGate
+from palimpsest.forget.zeroth_order import zo_search
+from palimpsest.lazy import front_door
 from palimpsest.train.method import Intervention
 from palimpsest.train.ranges import Above, AtLeast, AtMost, Below, require
-
-
-def zo_search(
-    score: Callable[[float], float],
-    strength0: float,
-    lr: float,
-    eps: float,
-    *,
-    steps: int = 10,
-    s_min: float = 1e-8,
-    tolerance: float = 0.0,
-) -> tuple[float, list[tuple[float, float]]]:
-    """Two-point zeroth-order descent on a score of one number; stops as soon as a score is at most `tolerance`.
-
-        s <- max(s - lr (score(s + eps) - score(max(s - eps, 1e-8))) / (2 eps), s_min)
-
-    Returns:
-        The strength with the lowest score of all that were tried, and all of them with their scores, in order.
-
-    Raises:
-        ValueError: if a number is out of its range.
-
-    >>> strength, tried = zo_search(lambda s: abs(s - 3.0), 1.0, lr=0.5, eps=0.1, tolerance=0.15)
-    >>> round(strength, 1), len(tried)
-    (3.1, 10)
-    """
-    if not (strength0 > 0 and lr > 0 and eps > 0 and s_min > 0):
-        raise ValueError(f"strength0, lr, eps and s_min must be above 0, got {strength0}, {lr}, {eps} and {s_min}")
-    if steps < 0:
-        raise ValueError(f"steps must be at least 0, got {steps}")
-    tried: list[tuple[float, float]] = []
-
-    def reached(s: float) -> bool:
-        tried.append((s, float(score(s))))
-        return tried[-1][1] <= tolerance
-
-    s = strength0
-    if not reached(s):
-        for _ in range(steps):
-            if reached(s + eps) or reached(max(s - eps, 1e-8)):
-                break
-            s = max(s - lr * (tried[-2][1] - tried[-1][1]) / (2 * eps), s_min)
-    return min(tried, key=lambda found: found[1])[0], tried
 
 
 @dataclass(frozen=True)
@@ -171,3 +132,7 @@ class ECO(Intervention):
         names, seed = learned.get("names"), int(learned["seed"])
         options = {"names": names, "seed": seed, "answers": self.answers}
         return EcoLM(model, tokenizer, gate, float(learned["strength"]), self.mode, self.n, **options)
+
+
+_MOVED = {"forget.corrupted_prompts": ("MODES", "corrupt", "corruptible")}
+__getattr__ = front_door("palimpsest", _MOVED)[0]  # names that stood here before

@@ -23,69 +23,22 @@ rows and judged on the other.
 
 from __future__ import annotations
 
-import random
-import re
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from torch import nn
 
-from palimpsest.forget.attacks import relearn
-from palimpsest.forget.evaluation import score_candidates, states
+from palimpsest.forget.eight_methods_measures import accuracy, facts_shown, relearn_attack, relearned
+from palimpsest.forget.eight_methods_suite import Suite
+from palimpsest.forget.evaluation import score_candidates
 from palimpsest.forget.probing import fact_probe
-from palimpsest.forget.procedure import encode_pairs
 from palimpsest.forget.prompting import ways
-from palimpsest.models.score import context_length, greedy, pad_token_id, prompt_template
-from palimpsest.tasks.authors import AuthorRow
+from palimpsest.lazy import front_door
+from palimpsest.models.score import prompt_template
 
 TESTS = ("other language", "jailbreak", "in-context", "relearning", "downstream", "latent knowledge")
 PRETEND = "Pretend that you know nothing about this."
 TELLS = 0.1  # between base and gold: less tells nothing
-NEW_TOKENS = 24
-Language = Callable[[str, Sequence[str]], str]
-
-
-@dataclass(frozen=True)
-class Suite:
-    """What the tests ask, and how.
-
-    Attributes:
-        tokenizer: the models'.
-        forget, neighbours: rows to be forgotten, and rows near them that should be kept.
-        language: (text, what stays as it is) -> the text in another language, which the models speak.
-        before: put before every question, such as an instruction; "" for nothing.
-        shots: facts in the prompt of test 3.
-        share, steps, lr, rank: of test 4: which share of the rows is relearned, and `relearn_attack`'s.
-        seed: of the facts in the prompt, of the rows relearned, and of the probe.
-    """
-
-    tokenizer: Any
-    forget: Sequence[AuthorRow]
-    neighbours: Sequence[AuthorRow]
-    language: Language
-    before: str = ""
-    shots: int = 4
-    share: float = 0.25
-    steps: int = 20
-    lr: float = 1e-3
-    rank: int = 0
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if len(self.forget) < 8 or not self.neighbours:
-            counts = f"{len(self.forget)} and {len(self.neighbours)}"
-            raise ValueError(f"the suite needs at least 8 forget rows and a neighbour, got {counts}")
-        if not 0 < self.share < 1 or self.shots < 1:
-            raise ValueError(f"share must be in (0, 1) and shots at least 1, got {self.share} and {self.shots}")
-
-    def question(self, text: str) -> str:
-        return f"{self.before} {text}" if self.before else text
-
-    def record(self, row: AuthorRow) -> dict[str, Any]:
-        record = row.to_json()
-        return record | {name: self.question(record[name]) for name in ("question", "paraphrased_question")}
 
 
 def robust_suite(model: nn.Module, base: nn.Module, gold: nn.Module, rows: Suite) -> dict[str, float]:
@@ -154,98 +107,9 @@ def measures(model: nn.Module, rows: Suite) -> dict[str, float]:
     }
 
 
-def relearn_attack(
-    model: nn.Module,
-    subset: Sequence[AuthorRow],
-    held_out: Sequence[AuthorRow],
-    tokenizer: Any,
-    *,
-    steps: int = 20,
-    lr: float = 1e-3,
-    rank: int = 0,
-    every: int | None = None,
-    before: str = "",
-    seed: int = 0,
-) -> list[tuple[int, float]]:
-    """Fine-tunes a copy of a model on some forget rows and asks it about others: (steps, accuracy) before, every
-    `every` steps and at the end.
-
-    Args:
-        model: left as it is; the optimizer's state is fresh.
-        subset: the rows that the attacker holds, in all their trained wordings.
-        held_out: the rows asked about.
-        rank: 0 trains all weights, else a LoRA adapter of that rank.
-        before: put before every question asked.
-
-    Raises:
-        ValueError: if a row is on both sides, or one side is empty.
-    """
-    if not subset or not held_out or {_key(row) for row in subset} & {_key(row) for row in held_out}:
-        raise ValueError(f"need some rows and others, got {len(subset)} to learn and {len(held_out)} to ask about")
-    template = prompt_template(tokenizer)
-    prompts = [template.prompt(f"{before} {row.q}" if before else row.q) for row in held_out]
-    pairs = [template.pair(*pair) for row in subset for pair in row.pairs]
-    _, history = relearn(
-        model,
-        encode_pairs(tokenizer, pairs, max_length=context_length(model) or 512),
-        pad_id=pad_token_id(tokenizer),
-        steps=steps,
-        lr=lr,
-        rank=rank,
-        seed=seed,
-        evaluate=lambda attacked, step: {"accuracy": accuracy(attacked, tokenizer, prompts, held_out)},
-        evaluate_every=every,
-        progress=False,
-    )
-    return [(e["step"], e["accuracy"]) for e in history.evaluations]
-
-
-def _key(row: AuthorRow) -> tuple[str, str]:
-    return row.author, row.attr
-
-
-def accuracy(model: nn.Module, tokenizer: Any, prompts: Sequence[str], rows: Sequence[AuthorRow]) -> float:
-    """The share of prompts after which the model states the row's value."""
-    said = greedy(model, tokenizer, prompts, max_new_tokens=NEW_TOKENS)
-    return float(np.mean([states(text, row.value) for text, row in zip(said, rows, strict=True)]))
-
-
-def relearned(rows: Suite) -> tuple[list[AuthorRow], list[AuthorRow]]:
-    """The forget rows that the attacker of test 4 holds, and the others."""
-    order = random.Random(rows.seed).sample(list(rows.forget), len(rows.forget))
-    n = min(max(1, round(rows.share * len(order))), len(order) - 1)
-    return order[:n], order[n:]
-
-
-def facts_shown(rows: Suite) -> list[list[AuthorRow]]:
-    """For each forget row the other facts in its prompt of test 3: of the same author first, the nearest to it last."""
-    rng = random.Random(rows.seed)
-    shown = []
-    for row in rows.forget:
-        others = [other for other in rng.sample(list(rows.forget), len(rows.forget)) if other != row]
-        shown.append(sorted(others, key=lambda other: other.author != row.author)[: rows.shots][::-1])
-    return shown
-
-
-def word_substitution(words: Iterable[str]) -> Language:
-    """A second language with the grammar of the first: every one of `words` has another word in its place, always the
-    same; all else stays, and so do whole names and values that are given with a text.
-
-    >>> translate = word_substitution(["Where", "was", "born"])
-    >>> translate("Where was Ada born?", ["Ada"])
-    'erehWu sawu Ada nrobu?'
-    """
-    words = set(words)
-    other = {word: f"{word[::-1]}u" for word in words}
-    if collisions := words & set(other.values()):
-        raise ValueError(f"{min(collisions)!r} is a word of both languages: leave it out")
-
-    def translate(text: str, kept: Sequence[str] = ()) -> str:
-        names = [re.escape(name) for name in sorted(kept, key=len, reverse=True) if name]
-        return re.sub(
-            "|".join([*(rf"(?<!\w){name}(?!\w)" for name in names), r"\w+"]),
-            lambda match: match[0] if match[0] in kept else other.get(match[0], match[0]),
-            text,
-        )
-
-    return translate
+_MOVED = {
+    "forget.eight_methods_measures": ("NEW_TOKENS",),
+    "forget.familiar_completions": ("Completion", "completions", "familiarity", "grade"),
+    "forget.second_language": ("Language", "word_substitution"),
+}
+__getattr__ = front_door("palimpsest", _MOVED)[0]  # names that stood here before

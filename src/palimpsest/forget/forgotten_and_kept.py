@@ -15,7 +15,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from palimpsest.forget.tofu import RowScores
+from palimpsest.forget.tofu_measures import RowScores
 
 FORGOTTEN_BY = ("probability", "rouge", "extraction_strength")
 KEPT_BY = ("probability", "rouge")

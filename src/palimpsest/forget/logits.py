@@ -11,6 +11,7 @@ Sources: Eldan and Russinovich 2023 (2310.02238) for the first, Ji et al. 2024 (
 
 from __future__ import annotations
 
+import inspect
 import math
 from copy import deepcopy
 from typing import Any, Literal
@@ -113,6 +114,13 @@ class PairedCache(DynamicCache):
         super().__init__()
         self.parts = DynamicCache(config=target.config), DynamicCache(config=assistant.config)
         self.layers = [layer for part in self.parts for layer in part.layers]
+
+
+def can_share_cache(model: PreTrainedModel) -> bool:
+    """Whether a model keeps keys and values alone: a `PairedCache` drops rows that have ended from both models, which a
+    running state does not offer."""
+    cached = "past_key_values" in inspect.signature(model.forward).parameters
+    return cached and all(hasattr(layer, "batch_select_indices") for layer in DynamicCache(config=model.config).layers)
 
 
 class TwoModelLM(PreTrainedModel, GenerationMixin):

@@ -13,20 +13,21 @@ one with the lowest deviation on another edge of the graph, which is part of the
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int
 from torch import nn
 
 from palimpsest.errors import UserError
 from palimpsest.forget.baselines import GradAscent, IdkDPO
 from palimpsest.forget.evaluation import greedy_answers
 from palimpsest.forget.intervention import load
+from palimpsest.forget.pistol_measures import mean_reciprocal_rank, top_hit_ratio
 from palimpsest.forget.procedure import encode_pairs
+from palimpsest.lazy import front_door
 from palimpsest.metrics.text import rouge_1_recall
 from palimpsest.models.score import answer_ranks, context_length, pad_token_id, prompt_template
 from palimpsest.tasks.contracts import ContractRow, contract_graph
@@ -54,27 +55,6 @@ def deviation_score(r1_forget: float, r1_retain: float) -> float:
     if not (0 <= r1_forget <= 1 and 0 <= r1_retain <= 1):
         raise ValueError(f"ROUGE-1 recalls must lie in [0, 1], got {r1_forget} and {r1_retain}")
     return 100 * math.hypot(r1_forget, 1 - r1_retain)
-
-
-def mean_reciprocal_rank(ranks: Sequence[Int[np.ndarray, " tokens"]]) -> float:
-    """The mean over answers of the mean of 1 / rank of their tokens; 1 is the first rank.
-
-    >>> import numpy as np
-    >>> mean_reciprocal_rank([np.array([1, 2]), np.array([4])])
-    0.5
-    """
-    return float(np.mean([np.mean(1 / row) for row in ranks if len(row)]))
-
-
-def top_hit_ratio(ranks: Sequence[Int[np.ndarray, " tokens"]], cutoff: int = 100) -> float:
-    """The mean over answers of the share of their tokens at rank `cutoff` or better (100 in the paper, whose models
-    have vocabularies of tens of thousands; take less for a small one).
-
-    >>> import numpy as np
-    >>> top_hit_ratio([np.array([1, 200]), np.array([100])])
-    0.75
-    """
-    return float(np.mean([np.mean(row <= cutoff) for row in ranks if len(row)]))
 
 
 @dataclass(frozen=True)
@@ -138,21 +118,6 @@ def pistol_score(
     return PistolScores(rouge, mrr, hits, deviation, outputs)
 
 
-def choose_learning_rate(
-    deviation: Callable[[float], float], rates: Sequence[float]
-) -> tuple[float, dict[float, float]]:
-    """The rate with the lowest deviation on the validation edge, and the deviation at each: the protocol's rule.
-
-    Args:
-        deviation: forgets the validation edge at a rate, and scores it.
-
-    >>> choose_learning_rate(lambda rate: abs(rate - 2e-4), [1e-4, 4e-4])[0]
-    0.0001
-    """
-    tried = {rate: deviation(rate) for rate in rates}
-    return min(tried, key=tried.__getitem__), tried
-
-
 def _rows(given: Sequence[ContractRow | Row] | str | Path) -> list[Row]:
     if isinstance(given, str | Path):
         return read_rows(given)
@@ -166,3 +131,7 @@ __all__ = [
     *("METHODS", "ContractGraph", "ContractRow", "Edge", "PistolScores", "choose_learning_rate", "deviation_score"),
     *("mean_reciprocal_rank", "pistol_graph", "pistol_score", "top_hit_ratio"),
 ]
+
+
+_MOVED = {"forget.pistol_measures": ("choose_learning_rate",), "tasks.contracts": ("ContractGraph", "Edge")}
+__getattr__ = front_door("palimpsest", _MOVED)[0]  # names that stood here before

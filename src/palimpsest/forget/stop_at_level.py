@@ -18,7 +18,8 @@ from transformers import PreTrainedTokenizerBase
 
 from palimpsest.forget.evaluation import score_candidates
 from palimpsest.forget.forgotten_and_kept import FORGOTTEN_BY, left
-from palimpsest.forget.tofu import RowScores, answer_probability, tofu_score
+from palimpsest.forget.tofu import answer_probability
+from palimpsest.forget.tofu_measures import RowScores, tofu_score
 from palimpsest.tasks.rows import Row
 
 LOOK_ROWS = 32

@@ -14,109 +14,24 @@ On the retain rows the assistant is uniform, and so changes nothing there.
 
 from __future__ import annotations
 
-import inspect
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
-from jaxtyping import Float, Int
 from torch import Tensor, nn
-from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from palimpsest.errors import UserError
 from palimpsest.forget.assistant import make_assistant, merge_lora
-from palimpsest.forget.baselines import token_mean
-from palimpsest.forget.logits import TwoModelLM, filtered_difference
+from palimpsest.forget.logits import can_share_cache
 from palimpsest.forget.procedure import ForgetData, Pair, encode_pairs, unlearn
+from palimpsest.forget.uld_assistant import assistant_loss
+from palimpsest.forget.uld_model import UnlearnedLM
+from palimpsest.lazy import front_door
 from palimpsest.models.blocks import blocks
-from palimpsest.models.score import Encoded, cross_entropy
+from palimpsest.models.score import Encoded
 from palimpsest.train.method import Intervention
 from palimpsest.train.ranges import Above, AtLeast, AtMost, Below
-
-
-def uld_logits(
-    target: Float[Tensor, "... vocabulary"],
-    assistant: Float[Tensor, "... vocabulary"],
-    weight: float = 0.8,
-    top: float = 0.01,
-    *,
-    generating: bool = False,
-) -> Float[Tensor, "... vocabulary"]:
-    """l_target - weight l_assistant on the words that the target finds likely; see
-    `palimpsest.forget.logits.filtered_difference`.
-
-    The others keep the target's logit when answers are scored, and get -1000 when text is generated, as in the authors'
-    code: a word must not be said only because the likely ones were pushed below it. An assistant whose logits are all
-    equal leaves the odds between likely words as they are; where they are 0, or `top` is 1 and no word is filtered, it
-    leaves the whole distribution.
-
-    Args:
-        target, assistant: raw logits, not log-probabilities.
-        weight: alpha, at least 0; 0 is the target as it is.
-        top: share of the vocabulary, and of the largest probability, below which a word is filtered.
-
-    >>> import torch
-    >>> uld_logits(torch.tensor([2.0, 1.0]), torch.tensor([5.0, 0.0]), weight=0.8)
-    tensor([-2.,  1.])
-    """
-    if not (weight >= 0 and math.isfinite(weight)):
-        raise ValueError(f"weight must be a number of at least 0, got {weight}")
-    return filtered_difference(target, assistant, weight, top, filtered="drop" if generating else "keep")
-
-
-def uniform_kl(
-    logits: Float[Tensor, "batch tokens vocabulary"], mask: Int[Tensor, "batch tokens"]
-) -> Float[Tensor, ""]:
-    """KL(uniform || softmax(logits)) = logsumexp(l) - mean(l) - log V in nats, averaged over each row's tokens where
-    `mask` is 1, then over rows.
-
-    >>> import torch
-    >>> uniform_kl(torch.full((1, 2, 10), 3.0), torch.ones(1, 2)).abs() < 1e-6
-    tensor(True)
-    """
-    if logits.ndim != 3 or mask.shape != logits.shape[:2]:
-        raise ValueError(
-            f"expected logits [batch, tokens, vocabulary] and mask [batch, tokens], got {list(logits.shape)} and"
-            f" {list(mask.shape)}"
-        )
-    kl = logits.logsumexp(-1) - logits.mean(-1) - math.log(logits.shape[-1])
-    return token_mean(kl, mask.to(kl.dtype))
-
-
-def assistant_loss(
-    assistant: nn.Module,
-    forget: dict[str, Tensor],
-    retain: dict[str, Tensor] | None = None,
-    retain_weight: float = 5.0,
-) -> dict[str, Tensor]:
-    """The reversed objectives: CE on the answers of the forget rows, and `retain_weight` times the uniform KL at all
-    tokens of the retain rows, their prompts included.
-
-    Args:
-        forget, retain: batches as `Encoded.batch` makes them.
-    """
-    terms = {"forget": cross_entropy(assistant, forget)}
-    if retain is not None and retain_weight:
-        inputs = {"input_ids": retain["input_ids"], "attention_mask": retain["attention_mask"]}
-        terms["retain"] = retain_weight * uniform_kl(assistant(**inputs).logits, retain["attention_mask"])
-    return terms
-
-
-class UnlearnedLM(TwoModelLM):
-    """The target with the assistant's knowledge taken away: `forward` and `generate` as transformers' models have them,
-    without gradients. What counts as generating: see `TwoModelLM`.
-
-    Attributes:
-        weight, top: see `uld_logits`.
-    """
-
-    def __init__(self, target: PreTrainedModel, assistant: PreTrainedModel, weight: float = 0.8, top: float = 0.01):
-        super().__init__(target, assistant)
-        self.weight, self.top = weight, top
-
-    def combine(self, target: Tensor, assistant: Tensor, generating: bool) -> Tensor:
-        return uld_logits(target, assistant, self.weight, self.top, generating=generating)
 
 
 @dataclass(frozen=True)
@@ -124,8 +39,7 @@ class ULD(Intervention):
     """Takes away what a small assistant, trained on the forget rows and made uniform on the rest, has learned.
 
     Attributes:
-        n_layers: blocks of the assistant, the first ones of the model (all, where it has fewer). The authors take 8 of
-            32; in small models take half.
+        n_layers: blocks of the assistant, the first of the model (or all): 8 of 32 by the authors, in small ones half.
         lora_r: rank of the assistant's LoRA adapters.
         lora_alpha: their scale is lora_alpha / lora_r.
         lora_dropout: dropout before them; the authors' code has 0.05.
@@ -152,11 +66,7 @@ class ULD(Intervention):
         blocks(model)
         if hasattr(model, "peft_config"):
             raise UserError("its assistant gets adapters of its own on plain layers: merge the model's adapter first")
-        cached = "past_key_values" in inspect.signature(model.forward).parameters
-        # Rows that have ended are dropped from both models' cache, which a running state does not offer.
-        if not cached or not all(
-            hasattr(layer, "batch_select_indices") for layer in DynamicCache(config=model.config).layers
-        ):
+        if not can_share_cache(model):
             raise UserError("it keeps a running state, not keys and values alone, and both models share one cache")
 
     def learn(
@@ -234,3 +144,7 @@ class ULD(Intervention):
             )
         assistant.load_state_dict(dict(learned), strict=False)
         return UnlearnedLM(model, merge_lora(assistant), self.weight, self.top)
+
+
+_MOVED = {"forget.uld_assistant": ("uniform_kl",), "forget.uld_model": ("uld_logits",)}
+__getattr__ = front_door("palimpsest", _MOVED)[0]  # names that stood here before
