@@ -13,13 +13,16 @@ from palimpsest.benches import labelled
 from palimpsest.benches.bench import SEEDS
 from palimpsest.benches.estimators import Fitted, logistic, ridge
 from palimpsest.benches.shelf import BENCHES, bench
+from palimpsest.tasks.fresh import row_keys
 from palimpsest.tasks.labelled import Labelled
+from palimpsest.tasks.real_domains import DIRECTIONS, DOMAINS
 from palimpsest.tasks.splits import Split
 from palimpsest.tasks.tabular import Table
 
 MODULES = ("mnist", "mnist_sets", "tables")
 TASKS = [bench(name) for module in MODULES for name in BENCHES[module]]
-ARMS = [(one, arm) for one in TASKS for arm in one.recipes]
+# The rows of mnist1d are made for every seed, and come from no pool.
+ARMS = [(one, arm) for one in (*TASKS, bench("mnist1d")) for arm in one.recipes]
 
 
 @pytest.mark.parametrize(("one", "arm"), ARMS, ids=[f"{one.name}-{arm}" for one, arm in ARMS])
@@ -65,9 +68,28 @@ def test_labels_are_few_wrong_or_rare_where_they_should_be():
     assert mosaics.data.rows.y.sum(1).unique().tolist() == [1]
     assert (mosaics.data.rows.y <= known.data.rows.y).all()
     assert torch.equal(mosaics.data.rows.x, known.data.rows.x)
+    ambiguous = bench("mnist_partial").world(SEEDS[0], True).data.rows
+    assert ambiguous.y.gather(1, ambiguous.clean_y[:, None]).all()
+    assert 0.65 < (ambiguous.y.sum() - len(ambiguous)) / (9 * len(ambiguous)) < 0.75
+    known = bench("mnist_partial").world(SEEDS[0], True, known=True).data.rows
+    assert torch.equal(known.y, ambiguous.clean_y)
     tail = bench("mnist_longtail").world(SEEDS[0], False)
     assert tail.data.counts.tolist() == [250, 150, 90, 54, 32, 19, 12, 7, 4, 2]
     assert len(bench("mnist_longtail").world(SEEDS[0], False, balanced=True).data.rows) == len(tail.data.rows)
+
+
+@pytest.mark.parametrize(("source", "target"), DIRECTIONS)
+def test_no_label_of_the_target_is_known_but_to_the_ceiling_and_none_of_its_images_is_tested_twice(source, target):
+    one, places = bench(f"{source}_to_{target}"), {DOMAINS.index(source), DOMAINS.index(target)}
+    own, others, ceiling = (one.world(SEEDS[0], True, labels=labels) for labels in ("source", "others", "target"))
+    for world, known in ((own, places - {DOMAINS.index(target)}), (others, {0, 1, 2} - {DOMAINS.index(target)})):
+        assert set(world.data.rows.domain.tolist()) == set(world.validation.domain.tolist()) == known
+        assert world.data.unlabelled.y.unique().tolist() == [-1]
+        assert world.data.unlabelled.domain.unique().tolist() == world.test.domain.unique().tolist()
+    assert ceiling.data.rows.domain.unique().tolist() == own.test.domain.unique().tolist() == [DOMAINS.index(target)]
+    assert not set(row_keys(ceiling.data.rows.x)) & set(row_keys(own.test.x))
+    found = one.arm("source only")(SEEDS[0], "smoke")
+    assert set(one.read) <= set(found)
 
 
 def test_average_precision_of_labels_against_a_loop():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from difflib import get_close_matches
 from importlib import import_module
+from itertools import permutations
 
 from palimpsest.benches.bench import Bench
 from palimpsest.errors import UserError
@@ -15,8 +16,10 @@ BENCHES: dict[str, tuple[str, ...]] = {
     "docpairs": ("docpairs",),
     "imports": ("imports",),
     "mnist": ("mnist_few", "mnist_noise", "mnist_longtail"),
-    "mnist_sets": ("mnist_multilabel",),
-    "tables": ("modechoice", "breast_cancer", "diabetes"),
+    "mnist_sets": ("mnist_multilabel", "mnist_partial"),
+    "mnist1d": ("mnist1d",),
+    "domains": tuple(f"{source}_to_{target}" for source, target in permutations(("uci", "mnist", "printed"), 2)),
+    "tables": ("modechoice", "breast_cancer", "wine", "diabetes", "randhie"),
     "authors": ("authors",),
     "mixture": ("mixture",),
     "harm": ("harm",),
