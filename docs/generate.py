@@ -11,6 +11,7 @@ from mkdocs.structure.files import File, Files
 
 from palimpsest.benches import shelf, tuning
 from palimpsest.catalogue import Entry, age_of, entries, record, tiers
+from palimpsest.evidence.decision import LOOKS
 
 SOURCE = Path(__file__).parents[1] / "src"
 LEFT_OUT = ("cli", "claims", "catalogue")
@@ -39,6 +40,8 @@ def benches() -> dict[str, str]:
     for bench in shelf.benches():
         rooms = tuning.room(bench)
         tables = [f"# {bench.name}", bench.about]
+        if digests := tuning.pools(bench):
+            tables.append(f"Its rows are made from what is installed; their digest is `{digests[-1]}`.")
         for room in rooms:
             better = bench.read[room.measure].better
             ends = {bench.floor[0]: " (floor)", bench.ceiling[0]: " (ceiling)"}
@@ -68,10 +71,20 @@ def benches() -> dict[str, str]:
                 values[name] for name in bench.baselines if name in values
             )
             seconds = tuning.seconds(bench)
-            numbers = f"{values[bench.floor[0]]:.3g} | {best:.3g} | {values[bench.ceiling[0]]:.3g} | {seconds:.2g}"
+            ends = [values[bench.floor[0]], best, values[bench.ceiling[0]]]
+            found = [first.spread, *first.decides.values()] if first.decides else []
+            columns = [*(f"{value:.3g}" for value in ends), f"{seconds:.2g}", *(f"{value:.2g}" for value in found)]
+            numbers = " | ".join([*columns, *["-"] * (4 + 1 + len(LOOKS) - len(columns))])
             rows.append(f"| [{bench.name}](all/{bench.name}.md) | {first.measure} | {numbers} |")
-    head = "# Benches\n\nWhat comparisons are made on. Values are means over pilot seeds, on test rows.\n\n"
-    head += "| bench | measure | floor | best baseline | ceiling | seconds an arm |\n|---|---|---|---|---|---|\n"
+    head = (
+        "# Benches\n\nWhat comparisons are made on. Values are means over pilot seeds, on test rows; seconds are those "
+        "of the dearest arm on a seed. The spread is that of the first baseline's difference from itself, trained "
+        "again (none where nothing is drawn). At 5, 10 and 20 seeds 80% of runs find a gain above the margin of so "
+        "much, for a method whose differences spread like that.\n\n"
+    )
+    titles = ["bench", "measure", "floor", "best baseline", "ceiling", "seconds an arm", "spread"]
+    titles += [f"found at {look}" for look in LOOKS]
+    head += f"| {' | '.join(titles)} |\n{'|---' * len(titles)}|\n"
     return {"benches/index.md": head + "\n".join(rows) + "\n", **pages}
 
 

@@ -8,10 +8,10 @@ import pytest
 from tests.benches.toy import BENCH, METHOD, Ridge, measures
 from tests.evidence.test_records import faults, faults_beside
 
-from palimpsest.benches import Level, Measure, Recipe, tuning
+from palimpsest.benches import Level, Measure, Recipe, shelf, tuning
 from palimpsest.benches.arm import plain
 from palimpsest.errors import UserError
-from palimpsest.evidence import Store, export, run_claim
+from palimpsest.evidence import Store, export, run_claim, verify
 from palimpsest.evidence.runner import run_jobs
 from palimpsest.evidence.sentences import at_most, beats, cost, mechanism
 from palimpsest.record_files import read, read_history
@@ -232,3 +232,35 @@ def test_a_bench_knows_its_room_and_the_spread_of_an_arm_with_itself():
     assert error.spread == 0.0
     assert error.decides == {}  # one batch, in which nothing is drawn: nothing is known
     assert size.measure == "size"
+
+
+def test_other_rows_are_another_world_that_is_not_compared_with_the_record(tmp_path, monkeypatch):
+    """What is installed has changed: runs say so, verify and amend nothing, and keep their results apart."""
+    rows = ["a" * 64]
+    monkeypatch.setattr(shelf, "pool", lambda name: rows[0])
+    tuned("few steps", "until", "ridge")
+    tuning.measure(BENCH, workers=1, progress=False)
+    made, store = claim(), tmp_path / "s.sqlite"
+    assert (made.other_world, made.kept_apart) == ("", "")
+    run_claim(made, workers=1, store=store, progress=False)
+    rows[0] = "b" * 64
+    said = r"toy is another world here, .* \(digest bbbbbbbbbbbb, on record aaaaaaaaaaaa\): nothing is compared"
+    with pytest.raises(UserError, match=said):
+        verify(made, {}, workers=1, progress=False)
+    with pytest.raises(UserError, match=said):
+        run_claim(made, workers=1, store=store, progress=False, amend="other rows")
+    with pytest.raises(UserError, match=f"{said}.*: palimpsest bench toy --measure"):
+        tuned("ridge")
+    monkeypatch.setattr("palimpsest.evidence.outcome.run_jobs", partial(only, set(made.arms)))
+    outcome = run_claim(made, workers=1, store=store, progress=False)  # nothing that was kept of the other rows
+    assert outcome.standing == "exploratory"
+    with pytest.raises(UserError, match="not exported: the run is exploratory"):
+        export(outcome, tmp_path / "results")
+    assert run_claim(made, seeds=[0, 1], workers=1, store=store, progress=False).standing == "pilot"
+    # Measured here, it is the world: but what was kept of the first one's rows stays apart.
+    tuning.measure(BENCH, workers=1, progress=False)
+    assert tuning.pools(BENCH) == ["a" * 64, "b" * 64]
+    assert (made.other_world, made.kept_apart) == ("", "b" * 64)
+    rows[0] = "a" * 64
+    tuning.measure(BENCH, workers=1, progress=False)
+    assert (made.other_world, made.kept_apart) == ("", "")

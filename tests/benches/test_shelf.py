@@ -1,9 +1,11 @@
 """Every bench: its filed tuning is of the recipes as they are, there is room, and its first baseline runs."""
 
+from importlib import import_module
+
 import pytest
 
 from palimpsest.benches import tuning
-from palimpsest.benches.shelf import BENCHES, bench, benches
+from palimpsest.benches.shelf import BENCHES, POOLS, bench, benches
 from palimpsest.errors import UserError
 from palimpsest.tasks import imports, mnist
 from palimpsest.train import loop  # noqa: F401  what takes seconds to load is no test's own
@@ -56,3 +58,11 @@ def test_each_bench_stands_once_on_the_shelf_under_the_name_it_has():
     assert len(set(NAMES)) == len(NAMES)
     with pytest.raises(UserError, match="no bench 'nowhere at all': there are"):
         bench("nowhere at all")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_digest_of_the_rows_is_filed_where_they_are_made_from_what_is_installed(name):
+    assert bool(tuning.pools(bench(name))) == (name in POOLS)
+    assert all(len(digest) == 64 for digest in tuning.pools(bench(name)))
+    if name in POOLS:
+        assert callable(import_module(f"palimpsest.tasks.{POOLS[name][0]}").digest)

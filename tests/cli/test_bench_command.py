@@ -1,6 +1,7 @@
 """`palimpsest bench`: what a comparison is made on, and how it is tuned and measured."""
 
 import json
+from pathlib import Path
 
 import pytest
 from tests.benches.toy import BENCH
@@ -57,3 +58,17 @@ def test_what_cannot_be_done_is_said_in_one_line(capsys, argv, why):
     assert err.startswith("palimpsest: ")
     assert why in err
     assert err.count("\n") == 1
+
+
+def test_the_digest_of_rows_made_from_what_is_installed_is_shown_of_a_bench_and_of_a_record(capsys, monkeypatch):
+    file = Path(shelf.__file__).parent / "tuned" / "glyphs" / "bench.json"
+    digest = json.loads(file.read_text(encoding="utf-8"))["pools"][-1]
+    main(["show", "decoupled_cl"])
+    shown = " ".join(capsys.readouterr().out.split())
+    assert f"of rows that are made from what is installed, with the digest {digest[:12]}" in shown
+    main(["show", "npo"])
+    assert "made from what is installed" not in capsys.readouterr().out
+    monkeypatch.setattr(shelf, "pool", lambda name: "c" * 64)
+    said(capsys, "toy", "--tune", "few steps", "--tune", "until", "--measure", "--workers", "1")
+    assert "rows made from what is installed, digest cccccccccccc" in said(capsys, "toy").out
+    assert json.loads(said(capsys, "toy", "--json").out)["pools"] == ["c" * 64]

@@ -510,6 +510,20 @@ def test_export_writes_the_record(capsys, claims, results):
     assert "| [npo](forget/npo.json) | held | held 1 · refuted 1 | 5 |" in (results / "INDEX.md").read_text()
 
 
+def test_rows_that_are_others_than_those_on_record_are_told_in_one_line(capsys, monkeypatch, claims, results):
+    main(["run", "npo", "--export", "--workers", "1"])
+    before = (results / "forget" / "npo.json").read_text()
+    monkeypatch.setattr("palimpsest.evidence.Claim.other_world", "npo's is another world here")
+    capsys.readouterr()
+    code, out, err = called(capsys, "run", "npo", "--workers", "1")
+    assert code == 0
+    assert err.startswith("palimpsest: npo's is another world here\n")
+    assert "exploratory: the claim, code that it reaches or the rows of its world differ" in " ".join(out.split())
+    for flag in ("--export", "--verify"):
+        assert called(capsys, "run", "npo", flag) == (2, "", "palimpsest: npo's is another world here\n")
+    assert (results / "forget" / "npo.json").read_text() == before
+
+
 def test_verify_runs_one_seed_of_every_arm_and_marks_the_record(capsys, monkeypatch, claims, results):
     code, out, err = called(capsys, "run", "npo", "--verify", "--workers", "1")
     assert (code, out) == (2, "")

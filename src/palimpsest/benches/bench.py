@@ -260,3 +260,15 @@ class BenchClaim(Claim):
 
     bench: Bench | None = field(default=None, repr=False)
     terms: Terms | None = field(default=None, repr=False)
+
+    @property
+    def other_world(self) -> str:
+        from palimpsest.benches import tuning  # late: it runs arms
+
+        return tuning.other_world(self.bench)
+
+    @property
+    def kept_apart(self) -> str:
+        from palimpsest.benches import tuning  # late: it runs arms
+
+        return tuning.kept_apart(self.bench)

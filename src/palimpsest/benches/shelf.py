@@ -45,6 +45,32 @@ YOURS: dict[str, dict[str, str]] = {
 `palimpsest.benches.yours.Yours`. By name and here, so that no record depends on how a user's files are read."""
 
 
+POOLS: dict[str, tuple[str, ...]] = {
+    "glyphs": ("glyphs",),
+    "new_letters": ("glyphs",),
+    "docpairs": ("docpairs",),
+    "imports": ("imports",),
+    "mnist1d": ("mnist1d",),
+    **dict.fromkeys(("digit_views", *BENCHES["mnist"], *BENCHES["mnist_sets"]), ("mnist",)),
+    **dict.fromkeys(BENCHES["domains"], ("real_domains",)),
+    **{name: ("tabular", "randhie_visits" if name == "randhie" else name) for name in BENCHES["tables"]},
+}
+"""bench whose rows are made from what is installed -> the module of `palimpsest.tasks` with their `digest`, and what it
+is asked for. By name and here, so that no record depends on more than its own rows."""
+
+
+def pool(name: str) -> str:
+    """The digest of the rows that a bench's world is made from; empty where the package alone makes them.
+
+    >>> pool("authors"), len(pool("wine"))
+    ('', 64)
+    """
+    if name not in POOLS:
+        return ""
+    module, *asked = POOLS[name]
+    return import_module(f"palimpsest.tasks.{module}").digest(*asked)
+
+
 def benches() -> list[Bench]:
     """All of them, in the order of the table."""
     return [bench(name) for names in BENCHES.values() for name in names]

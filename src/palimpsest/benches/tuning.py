@@ -5,7 +5,8 @@ its grid with its values, and the point that was chosen. An arm whose recipe has
 are tuned once for all claims of a bench; a claim's method is tuned under the paper's id, over as many points.
 
 `tuned/<bench>/bench.json` holds what the floor, the baselines and the ceiling give on pilot seeds, and what the first
-baseline gives when it is trained again with other draws: the spread of a comparison with nothing to find.
+baseline gives when it is trained again with other draws: the spread of a comparison with nothing to find. Where the
+world is made from what is installed, the digest of its rows is filed there too: another digest is another world.
 """
 
 from __future__ import annotations
@@ -50,8 +51,10 @@ def tune(
     """Try every point of a recipe's grid on the bench's pilot seeds, and file what came of it.
 
     Raises:
-        UserError: no point gave a number.
+        UserError: no point gave a number; the rows are others than the bench was measured on.
     """
+    if elsewhere := other_world(bench):
+        raise UserError(f"{elsewhere}; to go on with these rows: palimpsest bench {bench.name} --measure")
     trials = {_label(point): Trial(Arm(bench, name, recipe.at(point))) for point in recipe.points}
     found = _run(f"{bench.name}: {name}", trials, bench.pilots, workers, progress)
     lines = [
@@ -101,6 +104,8 @@ def chosen(bench: Bench, name: str, recipe: Recipe) -> dict[str, Any] | None:
 
 def measure(bench: Bench, *, workers: int | None = None, progress: bool = True) -> dict[str, Any]:
     """Run the bench's own arms on pilot seeds, and the first baseline once more with other draws; file the values."""
+    from palimpsest.benches import shelf  # late: no record depends on it
+
     arms = {name: bench.arm(name) for name in bench.recipes}
     first = next(iter(bench.baselines))
     again = f"{first}, again"
@@ -115,8 +120,38 @@ def measure(bench: Bench, *, workers: int | None = None, progress: bool = True) 
         for arm, by_seed in found.items()
     }
     result = {"bench": bench.name, "seeds": list(MEASURED), "again": again, "values": values}
+    if here := shelf.pool(bench.name):
+        filed = pools(bench)
+        result["pools"] = filed if filed[-1:] == [here] else [*filed, here]
     _write(_file(bench, "bench"), result)
     return result
+
+
+def pools(bench: Bench) -> list[str]:
+    """The digests of the rows that a bench was measured on, the first and every other since; none where its world is
+    not made from what is installed."""
+    return (ledger(bench, "bench") or {}).get("pools", [])
+
+
+def other_world(bench: Bench) -> str:
+    """What to say where a bench's rows are others here than those it was measured on last; empty where they are not."""
+    from palimpsest.benches import shelf  # late: no record depends on it
+
+    filed = pools(bench)
+    if not filed or filed[-1] == (here := shelf.pool(bench.name)):
+        return ""
+    return (
+        f"{bench.name} is another world here, for its rows are made from what is installed (digest {here[:12]}, on "
+        f"record {filed[-1][:12]}): nothing is compared with the record"
+    )
+
+
+def kept_apart(bench: Bench) -> str:
+    """The digest of the rows, where they are others than those that results were first kept of: else empty."""
+    from palimpsest.benches import shelf  # late: no record depends on it
+
+    filed = pools(bench)
+    return here if filed and (here := shelf.pool(bench.name)) != filed[0] else ""
 
 
 @dataclass(frozen=True)

@@ -74,7 +74,12 @@ def _content(bench: Any) -> dict[str, Any]:
 
     tuned = {name: tuning.ledger(bench, name) for name in bench.baselines}
     about = {"name": bench.name, "about": bench.about, "floor": bench.floor[0], "ceiling": bench.ceiling[0]}
-    return {**about, "baselines": tuned, "measures": [asdict(room) for room in tuning.room(bench)]}
+    return {
+        **about,
+        "pools": tuning.pools(bench),
+        "baselines": tuned,
+        "measures": [asdict(room) for room in tuning.room(bench)],
+    }
 
 
 def _list(console: Console, benches: Sequence[Any]) -> None:
@@ -106,6 +111,8 @@ def _show(console: Console, bench: Any) -> None:
 
     console.print(Text(bench.name, style="bold"))
     console.print(Text(bench.about))
+    if digests := tuning.pools(bench):
+        console.print(Text(f"rows made from what is installed, digest {digests[-1][:12]}", style="bright_black"))
     for room in tuning.room(bench):
         table = Table.grid(padding=(0, 2))
         for arm, value in room.values.items():

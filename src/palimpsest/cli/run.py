@@ -121,6 +121,10 @@ def main(args: Arguments) -> int:
                 claim = load_claim(paper)
                 if not is_of_record(claim, claim.seeds[: args.seeds]):
                     raise UserError(f"--export writes results of record, which {paper} has on all its seeds only")
+            if args.budget == "full" and (elsewhere := load_claim(paper).other_world):
+                if args.export:
+                    raise UserError(elsewhere)
+                print(f"palimpsest: {elsewhere}", file=sys.stderr)
             if report := _report(args, paper, several):
                 report = check_report(report)
             outcome = run_claim(

@@ -1,9 +1,11 @@
 """`palimpsest show simnpo`."""
 
+import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from itertools import groupby
 from math import isfinite, nan
+from pathlib import Path
 from statistics import stdev
 from typing import Any
 
@@ -14,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 from tyro.conf import Positional
 
+import palimpsest
 from palimpsest.catalogue import Entry, age_of, entries, entry, record, tiers
 from palimpsest.cli.output import STYLES, counted, number, page, print_json, standing
 from palimpsest.evidence.chain import altered
@@ -142,6 +145,10 @@ def _evidence(e: Entry, result: dict[str, Any] | None) -> RenderableType | None:
             f"\non these rows: every seed splits the same {e.pool} anew, so that an interval tells how much the "
             "numbers change from split to split, and is too narrow for other rows"
         )
+    if digest := _rows(result):
+        made += (
+            f"\nof rows that are made from what is installed, with the digest {digest[:12]}: others are another world"
+        )
     warnings = [warning for warning in (result["broken"], altered()) if warning]
     age = [Text(age, style="green" if result["age"] == "verified" else "red")] if (age := age_of(result)) else []
     amended = [f"amended on {a['time'][:10]}: {a['reason']}" for a in result.get("amendments", ())]
@@ -178,6 +185,16 @@ def in_short(result: dict[str, Any]) -> str:
     if others and all(second > 0 for second in seconds):
         said += f"; it costs {seconds[0] / seconds[1]:.2g} times the baseline's training"
     return said
+
+
+def _rows(result: dict[str, Any]) -> str:
+    """The digest of the rows that the bench of a record was measured on; empty where the package alone makes them."""
+    arms = result["registration"].get("plan", {}).get("settings", {}).values()
+    for name in {arm["bench"] for arm in arms if isinstance(arm, dict) and "bench" in arm}:
+        file = Path(palimpsest.__file__).parent / "benches" / "tuned" / name / "bench.json"  # benches load torch
+        if file.is_file():
+            return next(reversed(json.loads(file.read_text(encoding="utf-8")).get("pools", [])), "")
+    return ""
 
 
 def _seeds(result: dict[str, Any]) -> str:

@@ -256,6 +256,16 @@ class Claim:
         return self.expects[0].sequential
 
     @property
+    def other_world(self) -> str:
+        """Why what is run here is not compared with the record: the rows of its world are others. Else empty."""
+        return ""
+
+    @property
+    def kept_apart(self) -> str:
+        """What results are kept under besides, where the rows are others than those of results already kept."""
+        return ""
+
+    @property
     def primary(self) -> Expectation:
         """The first expectation that is not a precondition: its metric decides the question."""
         return next(expectation for expectation in self.expects if not expectation.precondition)

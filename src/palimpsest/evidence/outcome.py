@@ -213,6 +213,8 @@ def _run(
     prereg, standing = enter(store, claim, seeds, reason)
     own = (claim.paper, digest(prereg), code_of(claim))
     places = {name: getattr(arm, "stored", (*own, name)) for name, arm in claim.arms.items()}
+    if apart := claim.kept_apart:
+        places = {name: (f"{paper}, rows {apart}", *key) for name, (paper, *key) in places.items()}
     kept = {}
     for name, (*key, title) in places.items():
         for (arm, seed), job in ({} if fresh else store.jobs(*key, "full")).items():

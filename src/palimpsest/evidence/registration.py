@@ -28,7 +28,7 @@ Standing = Literal["of record", "preliminary", "exploratory", "pilot", "smoke", 
 STANDINGS: dict[Standing, str] = {
     "of record": "the registered claim on all of its seeds, or on those of a look",
     "preliminary": "the registered claim on other seeds than all of its own",
-    "exploratory": "the claim, or code that it reaches, differs from what was registered",
+    "exploratory": "the claim, code that it reaches or the rows of its world differ from what was registered",
     "pilot": "on seeds that are open to tuning; registers nothing",
     "smoke": "a few steps on one seed, to see that it runs",
     "yours": "your verdict, on your data and its test rows; none of it is kept as a result of the paper",
@@ -91,13 +91,17 @@ def enter(store: Store, claim: Claim, seeds: Sequence[int], reason: str = "") ->
     """Register the claim, or amend it where a reason is given, and say what a full run on these seeds counts as.
 
     Raises:
-        UserError: for a reason without a change, or together with pilot seeds.
+        UserError: for a reason without a change, together with pilot seeds, or where the rows of its world are others.
     """
     current = preregister(claim)
+    if (elsewhere := claim.other_world) and reason:
+        raise UserError(f"{elsewhere}, nor amended by it")
     if all(seed in TUNING_SEEDS for seed in seeds):
         if reason:
             raise UserError("an amendment belongs to a run on the verdict's seeds, not to a pilot")
         return current, "pilot"
+    if elsewhere:
+        return current, "exploratory"
     with store.lock:
         return _stand(store, claim, seeds, reason, current)
 

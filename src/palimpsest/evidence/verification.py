@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from joblib.externals.loky import get_reusable_executor
 
+from palimpsest.errors import UserError
 from palimpsest.evidence.claim import Claim
 from palimpsest.evidence.outcome import last_line, watched
 from palimpsest.evidence.registration import code_of
@@ -103,7 +104,12 @@ def verify(claim: Claim, record: Mapping[str, Any], *, workers: int | None = Non
         record: its results of record.
         workers: processes; by default one for every processor, 1 runs in this process.
         progress: show a live bar on stderr.
+
+    Raises:
+        UserError: the rows of the claim's world are others here, so that there is nothing to compare.
     """
+    if claim.other_world:
+        raise UserError(claim.other_world)
     seed, code = record["seeds"][0], code_of(claim)
     jobs = [Job(claim.paper, record["registration"]["digest"], code, "full", arm, seed) for arm in claim.arms]
     again: dict[str, Job] = {}
