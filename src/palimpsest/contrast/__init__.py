@@ -5,8 +5,8 @@ sigmoid loss, streamed), both on `streaming`; `distributed` (batches of several 
 queue), `pair_losses` (what `palimpsest contrast` offers, in one form), `heads` (projection heads), `pretrain` (what
 `fit` trains encoders on), `sentences` (any loss in sentence-transformers), `clustering` (k-means on the sphere),
 `input_checks` (what losses ask of their inputs), `precision`, `dimensions` (what single dimensions stand for),
-`many_views` and `moco` (NT-Xent of several views, and with a queue), `sorting_network`, `captions_trial` (what claims
-on captions repeat). Rooms, one paper each, are beside them. The names below can be imported from here.
+`many_views` and `moco` (NT-Xent of several views, and with a queue), `sorting_network`. Rooms, one paper each, are
+beside them. The names below can be imported from here.
 """
 
 from __future__ import annotations
