@@ -14,6 +14,7 @@ BENCHES: dict[str, tuple[str, ...]] = {
     "digit_views": ("digit_views",),
     "new_letters": ("new_letters",),
     "docpairs": ("docpairs",),
+    "waveforms": ("waveforms",),
     "imports": ("imports",),
     "mnist": ("mnist_few", "mnist_noise", "mnist_longtail"),
     "mnist_sets": ("mnist_multilabel", "mnist_partial"),
