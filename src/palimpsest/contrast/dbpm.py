@@ -146,7 +146,5 @@ def _of_all_processes(tensor: Tensor) -> Tensor:
     return gather_rows(tensor) if several else tensor
 
 
-_MOVED = {
-    "contrast.dbpm_measures": ("bad_pairs",),
-}
+_MOVED = {"contrast.dbpm_measures": ("bad_pairs",)}
 __getattr__ = front_door("palimpsest", _MOVED)[0]  # names that stood here before
