@@ -16,6 +16,7 @@ BENCHES: dict[str, tuple[str, ...]] = {
     "docpairs": ("docpairs",),
     "waveforms": ("waveforms",),
     "imports": ("imports",),
+    "doc_lm": ("doc_lm",),
     "mnist": ("mnist_few", "mnist_noise", "mnist_longtail"),
     "mnist_sets": ("mnist_multilabel", "mnist_partial"),
     "mnist1d": ("mnist1d",),
