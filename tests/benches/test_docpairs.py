@@ -34,7 +34,6 @@ def few(monkeypatch):
 
 
 @pytest.mark.parametrize("name", DOCPAIRS.recipes)
-@pytest.mark.usefixtures("few")
 def test_every_arm_runs_and_is_measured_alike(name):
     found = DOCPAIRS.arm(name)(200, "smoke")
     assert set(found) >= {RETRIEVAL, FIRST}

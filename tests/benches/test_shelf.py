@@ -43,10 +43,7 @@ def test_the_filed_values_leave_room_between_floor_baselines_and_ceiling(name):
         assert not set(bounds) & {first.values[baseline] for baseline in one.baselines}
 
 
-# Of docpairs all docstrings are read, where no earlier process has kept them.
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name == "docpairs")) for name in NAMES]
-)
+@pytest.mark.parametrize("name", NAMES)
 def test_the_first_baseline_runs_on_few_rows(name):
     one = bench(name)
     found = one.arm(next(iter(one.baselines)))(200, "smoke")
