@@ -12,7 +12,7 @@ from palimpsest.benches.rows_kit import ABOVE_GOLD, above, dealt, measures, vali
 from palimpsest.benches.shelf import bench
 from palimpsest.errors import NotFinite
 
-NAMES = ("private_people", "two_hop", "contracts")
+NAMES = ("private_people", "two_hop", "contracts", "targets")
 
 
 @pytest.fixture(autouse=True)
@@ -33,8 +33,9 @@ def test_no_row_is_for_two_things_and_methods_get_those_to_forget_and_those_give
     assert sum(map(len, parts)) == len(set.union(*parts))
     assert all(parts[:4])
     assert parts[0] <= set(world.learned("base")) - set(world.learned("gold"))
-    assert list(world.data.forget_pairs) == world.told(rows.forget)
-    assert list(world.data.retain_pairs) == world.told(rows.given)
+    if name != "targets":  # there the model writes itself what it is to forget
+        assert list(world.data.forget_pairs) == world.told(rows.forget)
+        assert list(world.data.retain_pairs) == world.told(rows.given)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -120,3 +121,13 @@ def test_methods_are_given_the_premises_that_stay_and_nothing_else_about_the_per
         )
         assert (len(given), len(judged)) == (known * len(chosen), 0)
         assert len(world.rows.forget) == 2 * len(chosen)
+
+
+def test_methods_are_given_what_the_model_wrote_and_no_row_about_the_targets():
+    world = bench("targets").world(3, smoke=True)
+    assert {prompt for prompt, _ in world.data.forget_pairs} == {""}
+    assert not any(name in question for name in world.task.targets for question, _ in world.rows.given)
+    kinds = world.adversarial(world.task.targets, held_out=True)
+    assert len(kinds) == 4 * len(world.task.about(world.task.targets))
+    assert len(set(kinds) & set(world.learned("base"))) >= len(kinds) * 0.7
+    assert not set(kinds) & set(world.learned("gold"))
