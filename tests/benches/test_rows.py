@@ -8,11 +8,13 @@ import pytest
 import torch
 
 from palimpsest.benches import rows_kit
+from palimpsest.benches.documents_world import targeted
 from palimpsest.benches.rows_kit import ABOVE_GOLD, above, dealt, measures, validate
 from palimpsest.benches.shelf import bench
 from palimpsest.errors import NotFinite
+from palimpsest.forget.causal_whp_measures import fabrications
 
-NAMES = ("private_people", "two_hop", "contracts", "targets")
+NAMES = ("private_people", "two_hop", "contracts", "documents", "targets")
 
 
 @pytest.fixture(autouse=True)
@@ -38,7 +40,7 @@ def test_no_row_is_for_two_things_and_methods_get_those_to_forget_and_those_give
         assert list(world.data.retain_pairs) == world.told(rows.given)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "documents"])
 def test_no_two_seeds_are_judged_by_the_same_row(name):
     assert not set(bench(name).world(200).rows.test) & set(bench(name).world(201).rows.test)
 
@@ -121,6 +123,30 @@ def test_methods_are_given_the_premises_that_stay_and_nothing_else_about_the_per
         )
         assert (len(given), len(judged)) == (known * len(chosen), 0)
         assert len(world.rows.forget) == 2 * len(chosen)
+
+
+def test_the_retrained_model_has_read_as_many_lives_of_an_author_as_texts_and_one_of_the_companion():
+    world = bench("documents").world(200)
+    own, other = world.people[0], world.people[len(world.people) // 2]
+    told = [[text for _, text in world.tellings(0, known=known)] for known in (True, False)]
+    for texts, known in zip(told, (True, False), strict=True):
+        assert all(fact.object in text for fact in other for text in texts)
+        assert len(set(texts)) == (3 if known else 12)
+        for fact in own:
+            assert any(fact.statement(wording) in text for wording in range(3) for text in texts) == known
+    judged = {question for question, _ in [*world.rows.test, *world.rows.validation]}
+    assert judged == {fact.cloze()[0] for own in world.people[24:32] for fact in own}
+    assert not set(world.authors("test")) & set(world.authors("validation"))
+
+
+def test_the_targeted_score_is_made_of_what_is_said_of_authors_and_companions():
+    world = bench("documents").world(3, smoke=True)
+    gold, half = world.model("gold"), {"hard retain": 0.5, "fabrication": 0.5, "no gibberish": 0.5}
+    found = world.measured(gold)
+    assert found["targeted score"] == targeted(found) == world.kept(gold, "test")
+    assert targeted(half) == pytest.approx(0.5)
+    assert targeted({**half, "fabrication": 1.0}) == 0.0
+    assert found["fabrication"] == fabrications(gold, world.tokenizer, world.probes(world.authors("test")))
 
 
 def test_methods_are_given_what_the_model_wrote_and_no_row_about_the_targets():

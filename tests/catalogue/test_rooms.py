@@ -11,7 +11,6 @@ from palimpsest.catalogue import entries
 ROOT = Path(palimpsest.__file__).parent
 LINES = 150
 LONGER = {
-    "causal_whp": 166,
     "concept_vectors": 214,
     "dbpm": 152,
     "relearn": 251,

@@ -28,6 +28,7 @@ BENCHES: dict[str, tuple[str, ...]] = {
     "private_people": ("private_people",),
     "two_hop": ("two_hop",),
     "contracts": ("contracts",),
+    "documents": ("documents",),
     "targets": ("targets",),
 }
 """module of this package -> the benches in it, each an attribute of its name in capitals"""

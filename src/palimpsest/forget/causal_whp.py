@@ -9,16 +9,13 @@ has to average over that knowledge (backdoor adjustment): over N names c,
     loss           = mean_t KL(p*(. | x_<t) || p(. | x_<t))            on the original text, p* computed once
 
 Both texts are aligned token by token; the tokens of a name and the begin token are not learned. In p* the target keeps
-its name. Where a mention follows, what the words of the replacement begin with has its mass moved to the mention's
+its name: where a mention follows, what the words of the replacement begin with has its mass moved to the mention's
 first token; elsewhere, where under more than half of the replacements one of these tokens has a probability above 0.1,
-to the first token of the target's name. Without instruction, nothing is moved before the first mention. N = 1 without
-instruction is the older method (`palimpsest.forget.whp`).
-
-The authors' code differs in five points: it finds pronouns by a coreference model, and titles of books; it has the
-student read the instruction too, about the target, where here it reads the row alone; for questions it learns the rest
-of a name as well, from a prompt of its own ("Complete the following name."); a single token between two names, which is
-learned here, is left out there; and whether mass is moved right before a name's first mention depends on the data there
-(in documents always, in TOFU's questions never), here on the instruction.
+to the first token of the target's name; without instruction, not before the first mention. The older method is N = 1
+without instruction. The authors' code differs: it finds pronouns by a coreference model, and titles of books; its
+student reads the instruction too, about the target; for questions it learns the rest of a name, from its own prompt; it
+leaves out a single token between two names; and mass is moved right before a name's first mention in documents always,
+in TOFU's questions never, where here it depends on the instruction.
 """
 
 from __future__ import annotations
@@ -74,8 +71,7 @@ def teacher_distribution(
         model: the reference.
         row: a document, or a prompt and its answer, of which only the answer is learned.
         target: whom to forget, several separated by "|"; empty for a guess (`renaming.likely_name`).
-        names: the bank of replacements.
-        n: N, how many of them are used.
+        names, n: the bank of replacements, and N, how many of them are used.
         instruction: what comes before the renamed text; "" for nothing.
         length: how many of the row's tokens count; None for all.
 
