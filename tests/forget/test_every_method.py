@@ -7,12 +7,13 @@ here.
 import dataclasses
 import json
 from copy import deepcopy
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from tests.forget.two_processes import launch, outcome
+from tests.method_checks import is_frozen_plain_and_documented, refuses_fields_outside_their_range
 from torch import nn
 
 from palimpsest.errors import UserError
@@ -24,7 +25,6 @@ from palimpsest.models.score import IGNORED, Encoded
 from palimpsest.tasks.authors import authors_task
 from palimpsest.train import checkpoint
 from palimpsest.train.method import apply, check_needs, only_trainable
-from palimpsest.train.ranges import Bound, ranges
 
 TASK = authors_task(6, 3, forget=0.34, seed=11)
 TOKENIZER = word_tokenizer(TASK.words([*REFUSALS, "Complete the following passage about"]))
@@ -94,25 +94,12 @@ def value(name, state, base, batch):
 
 @pytest.mark.parametrize("name", METHOD)
 def test_it_is_frozen_plain_and_documented(name):
-    method = METHOD[name]
-    json.dumps(asdict(method))
-    for field in dataclasses.fields(method):
-        with pytest.raises(dataclasses.FrozenInstanceError):
-            setattr(method, field.name, getattr(method, field.name))
-        assert any(field.name in (kind.__doc__ or "") for kind in type(method).__mro__), field.name
+    is_frozen_plain_and_documented(METHOD[name])
 
 
 @pytest.mark.parametrize("name", METHOD)
 def test_a_field_outside_its_range_is_refused(name):
-    for field, allowed in ranges(type(METHOD[name])).items():
-        beyond = ["no such choice"] if allowed.choices else [outside(bound) for bound in allowed.bounds]
-        for wrong in beyond:
-            with pytest.raises(UserError, match=f"^{field} must be "):
-                replace(METHOD[name], **{field: wrong})
-
-
-def outside(bound: Bound) -> float:
-    return next(value for value in (bound.value, bound.value - 1, bound.value + 1) if not bound.holds(value))
+    refuses_fields_outside_their_range(METHOD[name])
 
 
 @pytest.mark.parametrize("name", METHOD)

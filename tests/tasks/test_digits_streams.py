@@ -9,11 +9,10 @@ from palimpsest.tasks.digits_streams import (
     class_stream,
     domain_stream,
     permuted_stream,
-    permuted_tasks,
     random_label_stream,
     rotation_stream,
-    split_classes,
 )
+from palimpsest.tasks.streams import permuted_tasks, split_classes
 
 
 @pytest.mark.parametrize("sizes", [(2,) * 5, (4, 2, 2, 2), (1,) * 10, (3, 1, 4), (10,)])

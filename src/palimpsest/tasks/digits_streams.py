@@ -1,9 +1,7 @@
 """Digits as tasks that arrive one after another, for continual learning.
 
-Every builder returns a list of `Task`s, each with its own training and test data and its classes. `split_classes` and
-`permuted_tasks` make streams of any data (MNIST, letters); the others are those of scikit-learn's digits. Whether a
-learner is told the task (one output head a task) or not is the learner's business: `classes` is the mask it needs, and
-`local=True` numbers the labels inside each task.
+Every builder returns a list of `Task`s (`palimpsest.tasks.streams`), each with its own training and test data and its
+classes. `local=True` numbers the labels inside each task.
 
 Sources: split and permuted digits: Goodfellow et al. (2013), arXiv 1312.6211, and Zenke et al. (2017), arXiv
 1703.04200; rotated digits: Lopez-Paz and Ranzato (2017), GEM, arXiv 1706.08840; new labels for old images: Lyle et
@@ -12,144 +10,16 @@ al. (2023), arXiv 2303.01486.
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import torch
-from jaxtyping import Int
-from torch import Tensor
 
 from palimpsest.tasks.digits import CLASSES, SIZE, digits
 from palimpsest.tasks.digits_domains import digits_domains
-from palimpsest.tasks.digits_images import permute_pixels, random_permutation
 from palimpsest.tasks.fresh import generator as stream
-from palimpsest.tasks.splits import Split, Splits
+from palimpsest.tasks.streams import Task, domain_tasks, permuted_tasks, relabelled_tasks, split_classes
 
 ORDER, DRAWS, PERMUTATIONS, RANDOM_LABELS = 100, 101, 102, 103  # random streams of this file
-
-
-@dataclass(frozen=True)
-class Task:
-    """One task of a stream.
-
-    Attributes:
-        name: what it is, for tables.
-        train: data to learn from.
-        test: other data of the same task.
-        classes: the classes that occur in it, in the stream's numbering.
-        permutation: the pixels' new order, where there is one (see `permute_pixels`).
-        validation: data to choose settings on; without a row, or None, where the stream has none.
-    """
-
-    name: str
-    train: Split
-    test: Split
-    classes: tuple[int, ...]
-    permutation: Int[Tensor, " pixels"] | None = None
-    validation: Split | None = None
-
-    def mapped(self, change: Callable[[Tensor], Tensor]) -> Task:
-        """The same task with `change` applied to all its images (noise, a permutation, another size)."""
-        validation = self.validation and self.validation.mapped(change)  # one without rows stays as it is
-        return dataclasses.replace(
-            self, train=self.train.mapped(change), test=self.test.mapped(change), validation=validation
-        )
-
-
-def split_classes(
-    data: Splits[Split],
-    sizes: Sequence[int] = (2, 2, 2, 2, 2),
-    *,
-    order: Sequence[int] | None = None,
-    local: bool = False,
-    name: str = "classes",
-) -> list[Task]:
-    """The classes of any data, arriving in groups.
-
-    Args:
-        data: rows with labels from 0.
-        sizes: how many classes each task brings, at most as many together as there are.
-        order: the classes in order of arrival; None: ascending.
-        local: labels are positions in the task's `classes`.
-        name: what the names of the tasks begin with.
-
-    Raises:
-        ValueError: a size below 1, more classes than there are, an order that is none, or a row without a label.
-
-    Example:
-        >>> from palimpsest.tasks.mnist import mnist
-        >>> tasks = split_classes(mnist(100), order=range(9, -1, -1))
-        >>> tasks[0].classes, tasks[0].train.y.unique().tolist(), len(tasks[0].test)
-        ((9, 8), [8, 9], 20)
-    """
-    known = _classes(data)
-    if not sizes or min(sizes) < 1 or sum(sizes) > len(known):
-        raise ValueError(f"sizes must be at least 1 and sum to at most {len(known)}, got {tuple(sizes)}")
-    order = known if order is None else list(order)
-    if not set(order) <= set(known) or len(set(order)) != len(order) or len(order) < sum(sizes):
-        raise ValueError(f"order must hold {sum(sizes)} distinct classes or more, got {tuple(order)}")
-    tasks, start = [], 0
-    for count in sizes:
-        classes = tuple(order[start : start + count])
-        start += count
-        parts = [part.of(classes) for part in (data.train, data.test, data.validation)]
-        if local:
-            parts = [part.relabelled(classes) for part in parts]
-        train, test, validation = parts
-        tasks.append(Task(f"{name} {' '.join(map(str, classes))}", train, test, classes, validation=validation))
-    return tasks
-
-
-def permuted_tasks(
-    data: Splits[Split],
-    tasks: int,
-    permutations: torch.Generator,
-    *,
-    share: float = 1.0,
-    per_task: int | None = None,
-    draws: torch.Generator | None = None,
-    plain_first: bool = True,
-) -> list[Task]:
-    """All of any data in every task, with the pixels in another random order each time.
-
-    Args:
-        data: images with labels.
-        tasks: how many.
-        permutations: the source of the orders.
-        share: share of the pixels that change places.
-        per_task: how many training images a task shows, drawn anew for each; None for all.
-        draws: the source of these images, needed with `per_task`.
-        plain_first: the first task's pixels stay in place.
-
-    Raises:
-        ValueError: an argument is out of its range.
-
-    Example:
-        >>> from palimpsest.tasks.mnist import mnist
-        >>> tasks = permuted_tasks(mnist(100), 2, torch.Generator().manual_seed(0))
-        >>> bool((permute_pixels(tasks[0].test.x, tasks[1].permutation) == tasks[1].test.x).all())
-        True
-    """
-    _positive(tasks, "tasks")
-    if per_task is not None and draws is None:
-        raise ValueError("per_task needs a generator to draw with: give draws")
-    pixels = data.train.x[0, 0].numel()
-    classes = tuple(_classes(data))
-    made = []
-    for number in range(tasks):
-        plain = plain_first and number == 0
-        permutation = torch.arange(pixels) if plain else random_permutation(pixels, permutations, share=share)
-        base = Task(
-            f"permutation {number}",
-            _some(data.train, per_task, draws),
-            data.test,
-            classes,
-            permutation,
-            data.validation,
-        )
-        made.append(base.mapped(lambda x, permutation=permutation: permute_pixels(x, permutation)))
-    return made
 
 
 def class_stream(
@@ -207,6 +77,7 @@ def permuted_stream(
         test, noise, size: as in `digits`.
 
     Example:
+        >>> from palimpsest.tasks.digits_images import permute_pixels
         >>> stream = permuted_stream(0, 3)
         >>> back = permute_pixels(stream[2].test.x, stream[2].permutation.argsort())
         >>> bool((back == stream[0].test.x).all())
@@ -251,7 +122,7 @@ def domain_stream(
     data = digits_domains(
         seed, distinct, shared=shared, train=per_task, validation=0, test=test, noise=noise, size=size
     )
-    return [Task(domain, data[domain].train, data[domain].test, tuple(range(CLASSES))) for domain in domains]
+    return domain_tasks(data, domains)
 
 
 def rotation_stream(
@@ -283,33 +154,5 @@ def random_label_stream(seed: int, tasks: int = 30, n: int = 256, *, noise: floa
         >>> bool((first.train.x == second.train.x).all()), bool((first.train.y == second.train.y).all())
         (True, False)
     """
-    _positive(tasks, "tasks")
     data = digits(seed, train=n, validation=0, noise=noise).train
-    generator = stream(seed, "train", RANDOM_LABELS)
-    made = []
-    for number in range(tasks):
-        y = (torch.arange(n) % CLASSES)[torch.randperm(n, generator=generator)]
-        part = dataclasses.replace(data, y=y, clean_y=data.y)
-        made.append(Task(f"labels {number}", part, part, tuple(range(CLASSES))))
-    return made
-
-
-def _classes(data: Splits[Split]) -> list[int]:
-    """The classes in ascending order; a small training set may lack some that are tested."""
-    classes = torch.cat([data.train.y, data.test.y]).unique().tolist()
-    if classes and classes[0] < 0:
-        raise ValueError(f"every row of a stream needs a label from 0, got {classes[0]}")
-    return classes
-
-
-def _some(split: Split, n: int | None, generator: torch.Generator | None) -> Split:
-    if n is None:
-        return split
-    if not 0 < n <= len(split):
-        raise ValueError(f"per_task must be from 1 to {len(split)}, got {n}")
-    return split[torch.randperm(len(split), generator=generator)[:n]]
-
-
-def _positive(value: int, name: str) -> None:
-    if value < 1:
-        raise ValueError(f"{name} must be at least 1, got {value}")
+    return relabelled_tasks(data, tasks, stream(seed, "train", RANDOM_LABELS), classes=CLASSES)

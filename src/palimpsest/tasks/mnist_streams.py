@@ -6,7 +6,7 @@ tested on disjoint images.
 Trained on one task after another, a network ends at 0.17 of the five pairs (its last task) and 0.60 of five
 permutations; trained on all permutations at once, at 0.89.
 
-Sources: as in `palimpsest.tasks.digits_streams`, whose operations these are.
+Sources: as in `palimpsest.tasks.streams`, whose operations these are.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from collections.abc import Sequence
 
 import torch
 
-from palimpsest.tasks.digits_streams import Task, permuted_tasks, split_classes
 from palimpsest.tasks.fresh import generator
 from palimpsest.tasks.mnist import CLASSES, TRAIN, mnist
+from palimpsest.tasks.streams import Task, permuted_tasks, split_classes
 
 ORDER, PERMUTATIONS, DRAWS = 146, 147, 148  # random streams of this file
 

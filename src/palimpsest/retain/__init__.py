@@ -1,0 +1,26 @@
+"""Keep: continual learning, plasticity, backward compatibility.
+
+The hall: `continual` (what a continual method is), `sequence` (a stream learned task by task, by one `fit` a task, and
+what is measured on the way), `buffers` (which rows are kept), and what all rooms compare with: `replay` (fine-tuning,
+joint training, ER, DER++, A-GEM, GDumb), `penalties` (EWC, SI, L2 to the first weights, interpolation), `distillation`
+(LwF), `prototypes` (iCaRL, nearest class mean, streaming LDA, drawn features); `methods` has them by name. Streams are
+in `palimpsest.tasks.streams`, projections of gradients in `palimpsest.train.gradients`. The names below can be imported
+from here.
+"""
+
+from __future__ import annotations
+
+from palimpsest.lazy import front_door
+
+_ROOMS = {
+    "buffers": ("Buffer", "Examples", "class_balanced", "herding", "reservoir", "ring", "rows_within"),
+    "continual": ("Continual", "Present"),
+    "distillation": ("LwF",),
+    "methods": ("METHODS",),
+    "penalties": ("EWC", "SI", "Interpolation", "L2Init", "OnlineEWC", "diagonal_fisher"),
+    "prototypes": ("ICaRL", "NearestClassMean", "PrototypeReplay", "StreamingLDA"),
+    "replay": ("AGEM", "ER", "DERpp", "FineTune", "GDumb", "Joint"),
+    "sequence": ("InSequence", "Learner", "learn_stream"),
+}
+
+__getattr__, __dir__, __all__ = front_door(__name__, _ROOMS)

@@ -1,0 +1,28 @@
+"""The methods that every comparison of the family knows, by name, with the papers' settings."""
+
+from __future__ import annotations
+
+from palimpsest.lazy import Table
+
+METHODS = Table(
+    "palimpsest.retain",
+    {
+        "fine_tune": ("replay", "FineTune", {}),
+        "joint": ("replay", "Joint", {}),
+        "er": ("replay", "ER", {}),
+        "der_pp": ("replay", "DERpp", {}),
+        "a_gem": ("replay", "AGEM", {}),
+        "gdumb": ("replay", "GDumb", {}),
+        "ewc": ("penalties", "EWC", {}),
+        "online_ewc": ("penalties", "OnlineEWC", {}),
+        "si": ("penalties", "SI", {}),
+        "l2_init": ("penalties", "L2Init", {}),
+        "interpolation": ("penalties", "Interpolation", {}),
+        "lwf": ("distillation", "LwF", {}),
+        "icarl": ("prototypes", "ICaRL", {}),
+        "ncm": ("prototypes", "NearestClassMean", {}),
+        "slda": ("prototypes", "StreamingLDA", {}),
+        "prototype_replay": ("prototypes", "PrototypeReplay", {}),
+    },
+)
+"""name -> the method, made when it is first asked for. A room adds its line here."""
