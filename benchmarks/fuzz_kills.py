@@ -151,7 +151,7 @@ if __name__ == "__main__":
     options.add_argument("--seed", type=int, default=0)
     given = options.parse_args()
     torch.set_num_threads(1)
-    import_module("palimpsest.cli.forget")
+    import_module("palimpsest.cli.forgetting")
     right = {name: unbroken(name) for name in TARGETS}
     end, kills, rounds, found = time.monotonic() + 60 * given.minutes, 0, 0, 0
     while kills < given.n and time.monotonic() < end:

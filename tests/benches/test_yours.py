@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch.nn import functional as F
 
 from palimpsest.benches import yours
@@ -108,6 +109,15 @@ def test_a_file_that_changes_meanwhile_is_another_world(table):
     labelled_yours._table.cache_clear()
     with pytest.raises(UserError, match="was changed while it was in use"):
         world(0, True)
+
+
+def test_images_in_colours_are_put_to_a_claim(tmp_path):
+    for n in range(12):
+        (tmp_path / "ab"[n % 2]).mkdir(exist_ok=True)
+        Image.new("RGB", (8, 8), (n, 20 * n, 250)).save(tmp_path / "ab"[n % 2] / f"{n}.png")
+    found = yours.ask(load_claim("squentropy"), "images", images=tmp_path)
+    world = found.yours.bench.world(0, True)
+    assert world.model("network")(world.test.x).logits.shape == (len(world.test), 2)
 
 
 @pytest.fixture(scope="module")

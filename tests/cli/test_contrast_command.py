@@ -1,6 +1,7 @@
 """`palimpsest contrast` as a user meets it: the table, the saved model, and every kind of bad input."""
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import torch
 from PIL import Image
 
 from palimpsest.cli import main
+from palimpsest.locks import held
 
 st = pytest.importorskip("sentence_transformers")
 
@@ -96,6 +98,14 @@ def test_rates_are_tuned_alike_and_the_ledger_is_told(images, capsys):
     }
 
 
+def test_two_commands_into_one_folder(images, tmp_path, capsys):
+    with held(tmp_path / "net", "writes net"):
+        code, said, err = called(capsys, "--images", images, "--method", "info_nce", "--out", tmp_path / "net", *QUICK)
+    assert (code, said) == (2, "")
+    assert f"another process ({os.getpid()}) writes {tmp_path / 'net'}" in err
+    assert not (tmp_path / "net").exists()
+
+
 @pytest.mark.slow
 def test_pairs_train_the_encoder_which_sentence_transformers_loads_again(pairs, encoder, tmp_path, capsys):
     out = tmp_path / "trained"
@@ -112,7 +122,7 @@ def test_pairs_train_the_encoder_which_sentence_transformers_loads_again(pairs, 
     ("argv", "why"),
     [
         ([], "give --method"),
-        (["--method", "info_nce"], "give --pairs FILE with --model ENCODER, or --images FOLDER"),
+        (["--method", "info_nce"], "on what data? Give --pairs or --images"),
         (["--method", "nope"], "unknown method 'nope'"),
         (["--method", "info_nce", "--method", "info_nce"], "names one method twice"),
         (["--method", "info_nce", "--pairs", "PAIRS"], "--pairs needs --model"),
@@ -120,10 +130,10 @@ def test_pairs_train_the_encoder_which_sentence_transformers_loads_again(pairs, 
         (["--method", "info_nce", "--pairs", "PAIRS", "--model", "EMPTY"], "no modules.json"),
         (["--method", "info_nce", "--pairs", "PAIRS", "--model", "PICKLED"], "weights are pickled only"),
         (["--method", "info_nce", "--pairs", "PAIRS", "--model", "CODE"], "is code of the encoder's own"),
-        (["--method", "info_nce", "--pairs", "PAIRS", "--model", "ENCODER", "--size", "9"], "are about --images"),
+        (["--method", "info_nce", "--pairs", "PAIRS", "--model", "ENCODER", "--size", "9"], "--size is about --images"),
         (["--method", "info_nce", "--pairs", "nowhere", "--model", "ENCODER"], "nowhere"),
-        (["--method", "info_nce", "--images", "IMAGES", "--pairs", "PAIRS"], "give --pairs FILE"),
-        (["--method", "info_nce", "--images", "IMAGES", "--model", "ENCODER"], "--images train a network of their own"),
+        (["--method", "info_nce", "--images", "IMAGES", "--pairs", "PAIRS"], "one kind of data at a time"),
+        (["--method", "info_nce", "--images", "IMAGES", "--model", "ENCODER"], "--model is about --pairs"),
         (["--method", "info_nce", "--images", "IMAGES", "--seeds", "0"], "seeds must be at least 1"),
         (["--method", "info_nce", "--images", "IMAGES", "--workers", "-2"], "--workers must be at least 1"),
         (["--method", "info_nce", "--images", "IMAGES", "--info-nce.temperature", "0"], "temperature must be above 0"),

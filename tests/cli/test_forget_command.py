@@ -17,10 +17,10 @@ import tyro
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
-from palimpsest.cli import forget as forget_flags
 from palimpsest.cli import main
-from palimpsest.cli.forget import main as forget_command
+from palimpsest.cli.family_command import Command
 from palimpsest.cli.forgetting import digest as work_digest
+from palimpsest.family import family
 from palimpsest.forget import compare as comparison
 from palimpsest.forget.baselines import IDK, GradAscent
 from palimpsest.forget.methods import METHODS
@@ -35,6 +35,7 @@ from palimpsest.paths import home
 from palimpsest.tasks.rows import read_rows
 from palimpsest.train.ranges import ranges
 
+FORGET = Command(family("forget"))
 FAST = ["--steps", "12", "--lr", "5e-3", "--batch-size", "6"]
 
 
@@ -46,7 +47,7 @@ def command(trained, out, *more, method="npo"):
 
 def arguments(trained, out, method):
     argv = command(trained, out, method=method)[1:]
-    return tyro.cli(forget_flags.arguments(argv), args=argv)
+    return tyro.cli(FORGET.arguments(argv), args=argv)
 
 
 def digest(folder):
@@ -186,7 +187,7 @@ def test_one_broken_method_leaves_the_others_their_result(trained, tmp_path, cap
     monkeypatch.setitem(METHODS, "idk", Broken())
     args = arguments(trained, tmp_path / "out", method="idk npo")
     args.idk = Broken()
-    forget_command(args)
+    FORGET.main(args)
     shown = capsys.readouterr().out
     assert "best: npo" in shown
     assert "idk: " in shown
@@ -429,7 +430,7 @@ def test_help_says_the_range_of_every_flag_that_has_one(capsys):
             said[flag] += " ".join([*words, ""])
     assert "(default: 0.1; above 0)" in said["--npo.beta"]
     for name, kind in {
-        "": forget_flags.Common,
+        "": FORGET.family.flags,
         **{f"{name}.": type(method) for name, method in METHODS.items()},
     }.items():
         for field, allowed in ranges(kind).items():
@@ -655,7 +656,7 @@ def test_the_weights_of_a_trained_method_lie_on_the_disk_once_until_they_are_sav
 
         return comparison.compare(*args, keep=seen, **options)
 
-    monkeypatch.setattr("palimpsest.cli.forgetting.written", written)
+    monkeypatch.setattr("palimpsest.cli.family_run.written", written)
     monkeypatch.setattr("palimpsest.cli.forgetting.compare", compare)
     argv = command(trained, tmp_path / "out", "--dtype", dtype, "--json", method=method)
     assert main(argv) == 0

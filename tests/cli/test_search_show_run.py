@@ -113,7 +113,11 @@ def test_version(capsys):
 
 @pytest.mark.parametrize(
     ("name", "hint"),
-    [("serch", "did you mean search"), ("shwo", "show"), ("qqqq", "search, show, run, bench, forget, contrast, audit")],
+    [
+        ("serch", "did you mean search"),
+        ("shwo", "show"),
+        ("qqqq", "search, show, run, bench, forget, contrast, classify, predict, audit"),
+    ],
 )
 def test_an_unknown_command_is_answered_with_the_nearest(name, hint, capsys):
     code, out, err = called(capsys, name)
@@ -742,7 +746,7 @@ def test_show_says_on_what_data_of_yours_a_claim_runs(capsys):
     [
         (["squentropy", "--table", "TABLE"], "--table needs --target"),
         (["squentropy", "--table", "TABLE", "--target", "ripeness"], "ripe"),
-        (["squentropy", "--table", "TABLE", "--target", "width"], "a number of each row; the claim predicts one class"),
+        (["squentropy", "--table", "TABLE", "--target", "width"], "what is predicted is one class"),
         (["squentropy", "--table", "TABLE", "--target", "ripe", "--images", "x"], "one kind of data"),
         (["squentropy", "--table", "TABLE", "--target", "ripe", "--size", "9"], "--size is about --images"),
         (["squentropy", "--table", "nowhere.csv", "--target", "ripe"], "nowhere.csv"),
@@ -779,3 +783,20 @@ def test_a_claim_on_a_table_shows_the_users_verdict(tmp_path, capsys, monkeypatc
     found = json.loads(called(capsys, *asked, "--json")[1])
     assert found["standing"] == "yours"
     assert "asked is any gain" in found["yours"]["not asked"][0]
+
+
+def test_a_claim_that_another_process_puts_to_the_same_table_is_left_to_it(tmp_path, capsys, monkeypatch):
+    from palimpsest.benches import yours
+    from palimpsest.evidence import load_claim
+    from palimpsest.locks import held
+
+    monkeypatch.setenv("PALIMPSEST_HOME", str(tmp_path / "home"))
+    file = tmp_path / "mine.csv"
+    file.write_text("width,ripe\n" + "".join(f"{i / 7:.2f},{'yes' if i % 3 else 'no'}\n" for i in range(60)))
+    folder = yours.ask(load_claim("squentropy"), "table", table=file, target=["ripe"]).folder
+    asked = ["run", "squentropy", "--table", str(file), "--target", "ripe", "--budget", "smoke"]
+    with held(folder / "claim", "puts it"):
+        code, out, err = called(capsys, *asked)
+    assert (code, out) == (2, "")
+    assert f"another process ({os.getpid()}) puts a claim to mine.csv, 60 rows" in err
+    assert called(capsys, *asked)[0] == 0

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from palimpsest.cli.contrast import METHODS
 from palimpsest.contrast.debiased_cl import debiased_loss
 from palimpsest.contrast.decoupled_cl import dcl_loss
+from palimpsest.contrast.family import family
 from palimpsest.contrast.heads import Projected, projection_head
 from palimpsest.contrast.info_nce import info_nce
 from palimpsest.contrast.pair_losses import Debiased, Decoupled, InfoNCE, Paired, SigLIP
@@ -34,6 +34,9 @@ def test_losses_are_those_of_their_rooms(pairs):
     assert value(Debiased(0.2, 0.4), *pairs) == debiased_loss(*pairs, 0.2, 0.4)
     found = value(SigLIP(scale=5.0, bias=-3.0), *pairs)
     torch.testing.assert_close(found, sigmoid_nce(*pairs, torch.tensor(5.0).log(), torch.tensor(-3.0), normalize=True))
+
+
+METHODS = family.methods
 
 
 @pytest.mark.parametrize("name", METHODS)

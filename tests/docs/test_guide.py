@@ -29,6 +29,16 @@ def test_the_guide_to_the_users_own_files_runs(tmp_path, monkeypatch) -> None:
     assert (len(known["table"]), known["task"].train.x.dtype) == (90, torch.float32)
 
 
+def test_the_guide_to_classification_runs(tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PALIMPSEST_HOME", str(tmp_path / "home"))
+    rows = [f"{n % 11 + n / 100},{'yes' if n % 11 > 5 else 'no'}" for n in range(90)]
+    Path("mine.csv").write_text("\n".join(["width,ripe", *rows]))
+    [block] = re.findall(r"```python\n(.*?)```", (GUIDE / "classify.md").read_text(encoding="utf-8"), re.DOTALL)
+    exec(block, {})
+    assert "'balanced accuracy': 0.5" in capsys.readouterr().out
+
+
 def test_only_what_mkdocs_calls_is_named_like_its_events() -> None:
     source = (GUIDE.parent / "generate.py").read_text(encoding="utf-8")
     assert re.findall(r"^def (on_\w+)", source, re.MULTILINE) == ["on_files"]  # it refuses the build over any other

@@ -53,7 +53,7 @@ class Line:
 
     Attributes:
         values: measure -> its values, seed by seed; "validation" and "seconds" among them.
-        lr: the learning rate that it was trained at; None of the model as it is.
+        lr: the learning rate that it was trained at; None of the model as it is, and of what is shown beside.
         error: why a seed failed, if one did.
     """
 
@@ -76,7 +76,7 @@ class Comparison:
     """Several methods side by side.
 
     Attributes:
-        lines: the model as it is, and the methods, in the order in which they were named.
+        lines: the model as it is, what the bench shows beside it, and the methods in the order they were named.
         seeds: that all were trained on.
         measures: as the bench reads them, the first of which is looked at.
         ledger: of each method, the rates that were tried and what the validation rows gave.
@@ -88,15 +88,21 @@ class Comparison:
     ledger: Mapping[str, Sequence[tuple[float, float]]]
 
     @property
+    def first(self) -> Line:
+        """The method that was named first, which the others are compared with."""
+        return next(line for line in self.lines if line.lr is not None)
+
+    @property
     def best(self) -> Line:
         """By `RULE`, of the methods that came to their end.
 
         Raises:
             UserError: none did.
         """
-        done = [line for line in self.lines[1:] if not line.error]
+        methods = [line for line in self.lines if line.lr is not None]
+        done = [line for line in methods if not line.error]
         if not done:
-            raise UserError("; ".join(f"{line.name}: {line.error}" for line in self.lines[1:]))
+            raise UserError("; ".join(f"{line.name}: {line.error}" for line in methods))
         return max(done, key=lambda line: line.mean("validation"))
 
     def gain(self, line: Line, over: Line, measure: str) -> tuple[float, float]:
@@ -130,7 +136,7 @@ def compare(
     """Train every method on every seed, and measure it. What was finished before is not run again.
 
     Args:
-        recipes: name -> method, without a grid.
+        recipes: name -> method, without a grid. Beside them the bench's own baselines are shown, as they are.
         seeds: how many.
         lr: the learning rate, or the middle of those that are tried.
         tune: how many rates each method tries, half a decade apart.
@@ -156,8 +162,8 @@ def compare(
                 ledger[name] = [(trial["point"]["lr"], float(np.mean(trial["validation"]))) for trial in found]
             chosen[name] = tuning.chosen(bench, name, recipe)["lr"] if tune else lr
             arms[name] = Judged(Arm(bench, name, recipe.at({"lr": chosen[name]})))
-        floor, as_it_is = bench.floor
-        arms = {floor: Judged(Arm(bench, floor, as_it_is)), **arms}
+        beside = dict([bench.floor, *bench.baselines.items()])
+        arms = {name: Judged(Arm(bench, name, recipe)) for name, recipe in beside.items()} | arms
         numbers = tuple(range(FIRST_SEED, FIRST_SEED + seeds))
         values, errors = _run(bench, arms, numbers, folder, workers, progress)
         lines = tuple(Line(name, values[name], chosen.get(name), errors.get(name, "")) for name in arms)
@@ -166,11 +172,11 @@ def compare(
         return result
 
 
-def trained(yours: Yours, recipe: Recipe, line: Line, seeds: Sequence[int]) -> nn.Module:
-    """The model of a line, trained once more on the seed whose validation rows it did best on."""
+def trained(yours: Yours, recipe: Recipe, line: Line, seeds: Sequence[int]) -> tuple[int, nn.Module]:
+    """The model of a line, trained once more on the seed whose validation rows it did best on; and that seed."""
     seed = seeds[int(np.argmax(line.values["validation"]))]
     arm = Arm(yours.bench, line.name, replace(recipe, settings={**recipe.settings, "lr": line.lr}))
-    return arm.trained(seed)[1].model
+    return seed, arm.trained(seed)[1].model
 
 
 def place(yours: Yours) -> Path:

@@ -19,6 +19,7 @@ from transformers import ResNetConfig, ResNetModel
 from palimpsest.benches.bench import Bench, Measure, Recipe
 from palimpsest.benches.yours import Yours, unchanged
 from palimpsest.contrast.heads import Projected, projection_head
+from palimpsest.contrast.pair_losses import Paired, PairLoss
 from palimpsest.metrics.retrieval import average_precision
 from palimpsest.tasks.image_folders import ImageFolder, read_images
 from palimpsest.tasks.image_views import view_batches
@@ -176,7 +177,12 @@ def on_images(bench: Bench | None = None, *, images: Path, size: int | None = No
     return Yours(on, starts, about, tuple(read.notes), {**names, **{name: name for name in READ}}, takes)
 
 
-def save_best(model: nn.Module, folder: Path) -> None:
+def recipe(loss: PairLoss, training: Mapping[str, Any]) -> Recipe:
+    """How an arm is made of a loss."""
+    return Recipe(Paired(loss), settings={**training, "weight_decay": 1e-4}, world={"loss": loss})
+
+
+def save_best(world: PicturesWorld, seed: int, model: nn.Module, folder: Path) -> None:
     """The network without its head, as `ResNetModel.from_pretrained` of transformers loads it."""
     model.encoder.network.save_pretrained(folder)
 

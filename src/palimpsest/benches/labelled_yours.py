@@ -79,7 +79,7 @@ class ImagesWorld:
             task = task.mapped(lambda part: part[:SMOKE])
         channels, side = task.train.x.shape[1], task.train.x.shape[-1]
         classes = len(self.images.classes)
-        networks = {"network": partial(cnn, classes, image_size=side, channels=channels, norm="batch")}
+        networks = {"network": partial(cnn, channels, classes, image_size=side, norm="batch")}
         return world_of(task, networks, seed, smoke, classes=classes)
 
 
@@ -108,7 +108,7 @@ def _on_table(
     read = world.table
     if read.kind != kind:
         one = {"classes": "one class", "number": "a number", "labels": "several labels"}
-        raise UserError(f"{table}: {', '.join(target)}: {one[read.kind]} of each row; the claim predicts {one[kind]}")
+        raise UserError(f"{table}: {', '.join(target)}: {one[read.kind]} of each row; what is predicted is {one[kind]}")
     about = f"{Path(table).name}, {len(read)} rows, {_predicted(read.targets, read.classes)}"
     return _yours(bench, replace(world, digest=read.digest), about, read.notes)
 

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from palimpsest.benches.bench import Bench, Measure, Recipe
 from palimpsest.benches.yours import Yours, unchanged
+from palimpsest.contrast.pair_losses import Paired, PairLoss
 from palimpsest.metrics.retrieval import average_precision
 from palimpsest.models.sentence_encoders import load_encoder
 from palimpsest.tasks.docpairs import Pairs
@@ -169,7 +170,12 @@ def on_pairs(bench: Bench | None = None, *, pairs: Path, model: Path) -> Yours:
     return Yours(on, frozenset({"encoder"}), about, tuple(read.notes), measured, frozenset({"extra"}))
 
 
-def save_best(model: nn.Module, folder: Path) -> None:
+def recipe(loss: PairLoss, training: Mapping[str, Any]) -> Recipe:
+    """How an arm is made of a loss."""
+    return Recipe(Paired(loss), settings=training, world={"loss": loss})
+
+
+def save_best(world: PairsWorld, seed: int, model: nn.Module, folder: Path) -> None:
     """The encoder, as sentence-transformers loads it."""
     model.encoder.save(str(folder))
 

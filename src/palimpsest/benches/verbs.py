@@ -10,9 +10,7 @@ found.best.name, found.best.mean("nDCG@10"), found.best.half("nDCG@10")
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from importlib import import_module
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 from palimpsest.benches.arm import Arm, Recipe
@@ -20,8 +18,9 @@ from palimpsest.benches.comparison import Comparison
 from palimpsest.benches.comparison import compare as compare_recipes
 from palimpsest.benches.yours import Yours
 from palimpsest.errors import UserError
+from palimpsest.family import FAMILIES, Kind
+from palimpsest.family import family as family_of
 
-LEARNING_RATE = {"pairs": 2e-5, "images": 3e-3}
 SEED = 200
 
 
@@ -41,12 +40,14 @@ def compare(
     """Train every method on the user's data, on the same seeds and rows, and measure it on test rows.
 
     Args:
-        family: "contrast". (`palimpsest.forget.compare.compare` is that of forgetting.)
-        methods: name -> method; of contrast the losses of `palimpsest.contrast.pair_losses`.
+        family: "contrast" or "classify". (`palimpsest.forget.compare.compare` is that of forgetting.)
+        methods: name -> method; of contrast the losses of `palimpsest.contrast.pair_losses`, of classify those of
+            `palimpsest.classify.label_losses`.
         seeds: trainings of each method.
         lr: the learning rate, or the middle of those that are tried; None for the kind's own.
         tune: how many learning rates each method tries, half a decade apart, on the validation rows.
-        files: what the data is: `pairs=` and `model=`, or `images=` and perhaps `size=` and `flip=`.
+        files: what the data is: of contrast `pairs=` and `model=`, or `images=` and perhaps `size=` and `flip=`; of
+            classify `table=` and `target=`, or `images=`.
 
     Raises:
         UserError: an unknown family, no methods, bad files; no method came to its end.
@@ -55,9 +56,7 @@ def compare(
         raise UserError("give at least one method to compare")
     kind, yours = on(family, **files)
     recipes = recipes_of(kind, methods, steps, batch_size)
-    return compare_recipes(
-        yours, recipes, seeds=seeds, lr=lr or LEARNING_RATE[kind], tune=tune, workers=workers, progress=progress
-    )
+    return compare_recipes(yours, recipes, seeds=seeds, lr=lr or kind.lr, tune=tune, workers=workers, progress=progress)
 
 
 def score(family: str, **files: Any) -> dict[str, float]:
@@ -80,29 +79,23 @@ def score(family: str, **files: Any) -> dict[str, float]:
     return yours.bench.measures(world, applied.model)
 
 
-def on(family: str, **files: Any) -> tuple[str, Yours]:
+def on(family: str, **files: Any) -> tuple[Kind, Yours]:
     """The kind of the user's files, and the family's comparison on them.
 
     Raises:
-        UserError: an unknown family, or no files that it knows.
+        UserError: an unknown family, one that compares otherwise, or no files that it knows.
     """
-    if family != "contrast":
-        raise UserError(f"no comparison of the family {family!r} on your files: there is contrast")
-    kind = next((kind for kind in LEARNING_RATE if files.get(kind) is not None), None)
+    kinds = family_of(family).kinds
+    if not kinds:
+        others = [name for name in FAMILIES if family_of(name).kinds]
+        raise UserError(f"no comparison of the family {family!r} on your files: there is {' and '.join(others)}")
+    kind = next((kind for name, kind in kinds.items() if files.get(name) is not None), None)
     if kind is None:
-        raise UserError(f"contrast compares on {' or '.join(LEARNING_RATE)}: give one")
-    return kind, getattr(import_module(f"palimpsest.benches.{kind}_yours"), f"on_{kind}")(**files)
+        raise UserError(f"{family} compares on {' or '.join(kinds)}: give one")
+    return kind, kind.read(**files)
 
 
-def saver(kind: str) -> Callable[[Any, Path], None]:
-    """(model, folder) -> saves it there."""
-    return import_module(f"palimpsest.benches.{kind}_yours").save_best
-
-
-def recipes_of(kind: str, methods: Mapping[str, Any], steps: int, batch_size: int) -> dict[str, Recipe]:
-    """The losses as recipes; the network of images is given some weight decay, an encoder none."""
-    from palimpsest.contrast.pair_losses import Paired
-
-    training: dict[str, Any] = {"steps": steps, "batch_size": batch_size, "schedule": "cosine"}
-    training |= {"weight_decay": 1e-4} if kind == "images" else {}
-    return {name: Recipe(Paired(loss), settings=training, world={"loss": loss}) for name, loss in methods.items()}
+def recipes_of(kind: Kind, methods: Mapping[str, Any], steps: int, batch_size: int) -> dict[str, Recipe]:
+    """The methods as recipes of the kind's bench."""
+    training = {"steps": steps, "batch_size": batch_size, "schedule": "cosine"}
+    return {name: kind.module.recipe(method, training) for name, method in methods.items()}

@@ -1,11 +1,11 @@
 """The command line: `palimpsest COMMAND ...`.
 
-Each command is the module of its name beside this file, with a dataclass `Arguments`, whose documented fields are
-its flags, or `arguments(argv)`, which makes it where the flags depend on what is asked for; `main(args) -> int | None`,
-whose value is the exit code; and where wanted a `REGISTRY`, where tyro is to read the fields by rules of the command's
-own, and `after_help(argv)`, what stands below the flags. A module is imported when its command is called, and what
-takes seconds (torch) in its `main`, so that help is instant. A command prints results to stdout and progress to
-stderr, and raises UserError for what the user can mend.
+The command of a family is made of its object (`palimpsest.family`). Every other is the module of its name beside this
+file, with a dataclass `Arguments`, whose documented fields are its flags, and `main(args) -> int | None`, whose value
+is the exit code; a family's also has `arguments(argv)`, whose flags depend on what is asked for, a `registry` of rules
+for tyro, and `after_help(argv)`, what stands below the flags. A module is imported when its command is called, and what
+takes seconds (torch) in its `main`, so that help is instant. A command prints results to stdout and progress to stderr,
+and raises UserError for what the user can mend.
 """
 
 from __future__ import annotations
@@ -29,14 +29,17 @@ COMMANDS = {
     "bench": "what comparisons are made on: floor, tuned baselines, ceiling",
     "forget": "make your own model forget, and audit the result",
     "contrast": "train your own encoder by contrastive losses, side by side",
+    "classify": "train a classifier on your own table or images, by several losses",
+    "predict": "what a classifier that was saved says of new rows or images",
     "audit": "ask your own model what it remembers",
     "pretrained": "the folder of a small chat model to try the others on",
 }
-RESUMED = ("run", "forget", "contrast")
 LESS_MEMORY = {  # what needs less of it, by command
     "forget": "a smaller --batch-size or --max-length, or --lora",
     "audit": "a smaller --batch-size or --max-length",
     "run": "fewer --workers",
+    "contrast": "fewer --workers or a smaller --batch-size",
+    "classify": "fewer --workers or a smaller --batch-size",
 }
 
 HELP = f"""\
@@ -76,7 +79,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"palimpsest: {error}", file=sys.stderr)
         return 2
     except (KeyboardInterrupt, _Terminated) as error:
-        kept = "; finished jobs are kept, the same command goes on from there" if argv and argv[0] in RESUMED else ""
+        from palimpsest.family import FAMILIES
+
+        resumed = argv[:1] and argv[0] in ("run", *FAMILIES)
+        kept = "; finished jobs are kept, the same command goes on from there" if resumed else ""
         print(f"\npalimpsest: interrupted{kept}", file=sys.stderr)
         return 143 if isinstance(error, _Terminated) else 130
     except BrokenPipeError:  # the reader, such as head, has left: nothing more to say, not even at exit
@@ -146,7 +152,10 @@ def _dispatch(argv: list[str]) -> int:
         raise UserError(f"unknown command {name!r}: {hint}")
     import tyro
 
-    command = import_module(f"palimpsest.cli.{name}")
+    from palimpsest.cli.family_command import Command
+    from palimpsest.family import FAMILIES, family
+
+    command = Command(family(name)) if name in FAMILIES else import_module(f"palimpsest.cli.{name}")
     arguments = command.arguments(rest) if hasattr(command, "arguments") else command.Arguments
     said = io.StringIO()
     try:
@@ -156,7 +165,7 @@ def _dispatch(argv: list[str]) -> int:
                 prog=f"palimpsest {name}",
                 args=rest,
                 config=(tyro.conf.FlagCreatePairsOff, tyro.conf.DisallowNone, tyro.conf.PositionalMetavarFromFieldName),
-                registry=getattr(command, "REGISTRY", None),
+                registry=getattr(command, "registry", None),
             )
     except SystemExit as end:
         if end.code != 2:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import tyro
 
-from palimpsest.cli.writing import Writing
+from palimpsest.family import Writing
 
 
 @dataclass

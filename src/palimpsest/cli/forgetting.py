@@ -1,4 +1,5 @@
-"""What `palimpsest forget` does once its flags are read: it trains, scores, saves the best model, and reports."""
+"""What `palimpsest forget` does: every method trains a copy of the model, the best is saved, and what became of the
+rows is told."""
 
 from __future__ import annotations
 
@@ -7,179 +8,127 @@ import json
 import math
 import shutil
 import sys
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
 import torch
 from rich.table import Table
+from rich.text import Text
 
-from palimpsest.cli.method_flags import chosen
-from palimpsest.cli.model_report import (
-    MEASURES,
-    answers,
-    distribution,
-    measures,
-    page,
-    trade_off,
-)
-from palimpsest.cli.output import number, print_json, print_tables, terminal
-from palimpsest.cli.writing import Writing, read_text, settle
+from palimpsest.cli.family_run import table
+from palimpsest.cli.model_report import MEASURES, answers, distribution, measures, page, trade_off
+from palimpsest.cli.output import number
+from palimpsest.cli.writing import read_text, settle
 from palimpsest.errors import UserError
-from palimpsest.evidence.report import check_report
+from palimpsest.family import Family, Writing
 from palimpsest.forget import intervention
 from palimpsest.forget.compare import Comparison, Result, compare
 from palimpsest.forget.evaluation import subsample
 from palimpsest.forget.forgotten_and_kept import FORGOTTEN_BY, LEAST, measurable
 from palimpsest.forget.learning_rates import place
-from palimpsest.forget.methods import METHODS
 from palimpsest.forget.stop_at_level import LOOK_ROWS
-from palimpsest.locks import held
 from palimpsest.models.adapters import add_lora, sources
 from palimpsest.models.files import copy, load, save
-from palimpsest.models.output_folders import check_out, check_space, tidy, written
+from palimpsest.models.output_folders import check_space, tidy
 from palimpsest.models.template import Verbatim
 from palimpsest.paths import home, resolved
 from palimpsest.tasks.rows import Row, check_overlap, read_rows
 from palimpsest.train import checkpoint
 from palimpsest.train.method import is_objective
-from palimpsest.train.ranges import check_fields
 from palimpsest.train.rounding import in_float32
 from palimpsest.train.settings import check_numbers
 
 WRITING = tuple(each.name for each in fields(Writing))
 TRAINING = ("steps", "lr", "optimizer", "schedule", "warmup", "clip", "accumulate", "precision", "checkpoint_every")
+ASKED = ("max_length", "truncate", "max_rows", "batch_size", "seed", "until", "look_every", "tune")
+TOLD = ("until", "look_every", "tune", "batch_size", "max_length", "dtype", "seed")
 PLACED = "placed"  # in the folder of unfinished work: where its output was put
 FIXED = {"weight_decay": 0.0, "momentum": 0.0}
 
 
-def main(args: Any) -> None:
-    methods = chosen(args, METHODS)
-    check_fields(args)
-    if args.clip == "none":
-        args.clip = None
-    try:
-        check_numbers({**{name: getattr(args, name) for name in TRAINING}, **FIXED, "seed": args.seed})
-    except (TypeError, ValueError) as error:
-        raise UserError(f"{error}") from None
-    if args.seed >= 2**32:
-        raise UserError(f"--seed {args.seed}: it must be below 2^32, which is what random generators take")
-    forget = read_rows(args.forget)
-    retain = read_rows(args.retain) if args.retain else []
-    if not args.allow_overlap:
-        check_overlap(forget, retain)
-    text = read_text(args.text) if args.text else ""
+class Forgetting:
+    """Makes the model forget by every method, one copy in memory at a time; the best so far is kept on disk."""
 
-    work = home() / "forget" / digest(args, forget, retain)
-    for finished in work.parent.glob(".*"):
-        shutil.rmtree(finished, ignore_errors=True)
-    # Killed after the output was put in place and before the report was, the same command goes on over its own output.
-    args.force = args.force or _placed(work) == str(resolved(args.out))
-    inputs = [args.forget, *filter(None, [args.retain, args.text]), *sources(args.model)]
-    out = check_out(args.out, args.force, inputs)
-    weights = sum(path.stat().st_size for path in args.model.glob("*.safetensors") if path.is_file())
-    # There a checkpoint, the best rate's so far beside it, and the best so far of what has no checkpoint.
-    copies = 1 + (args.tune is not None) + (not all(map(is_objective, methods.values())))
-    check_space((out, weights), (home(), copies * weights))
-    html = check_report(args.report or out.with_name(f"{out.name}.html"), inputs, args.report is not None or args.force)
-    if html == out or out in html.parents:
-        raise UserError(f"--report {html} would be published with the model: choose a place outside {out}")
-    if (args.model / intervention.SETTINGS).is_file():
-        raise UserError(
-            f"{args.model} forgets by an intervention ({intervention.SETTINGS}), which training would leave behind:"
-            " give the model it was made from, and all rows to forget"
+    def __init__(self, family: Family, methods: Mapping[str, Any], args: Any) -> None:
+        self.methods, self.args = methods, args
+        if args.clip == "none":
+            args.clip = None
+        try:
+            check_numbers({**{name: getattr(args, name) for name in TRAINING}, **FIXED, "seed": args.seed})
+        except (TypeError, ValueError) as error:
+            raise UserError(f"{error}") from None
+        if args.seed >= 2**32:
+            raise UserError(f"--seed {args.seed}: it must be below 2^32, which is what random generators take")
+        self.forget = read_rows(args.forget)
+        self.retain = read_rows(args.retain) if args.retain else []
+        if not args.allow_overlap:
+            check_overlap(self.forget, self.retain)
+        self.text = read_text(args.text) if args.text else ""
+        self.inputs = [args.forget, *filter(None, [args.retain, args.text]), *sources(args.model)]
+        self.work = home() / "forget" / digest(args, self.forget, self.retain)
+        self.best = self.work / "best"
+        self.folders = {name: self.work / f"{name}-{fields_digest(method)}" for name, method in methods.items()}
+        self.kept: tuple[Any, torch.device] | None = None
+        for finished in self.work.parent.glob(".*"):
+            shutil.rmtree(finished, ignore_errors=True)
+        if (args.model / intervention.SETTINGS).is_file():
+            raise UserError(
+                f"{args.model} forgets by an intervention ({intervention.SETTINGS}), which training would leave behind:"
+                " give the model it was made from, and all rows to forget"
+            )
+        # Killed after the output was put in place and before the report was, the same command goes on over its own.
+        placed = self.work / PLACED
+        args.force = args.force or (placed.is_file() and placed.read_text(encoding="utf-8") == str(resolved(args.out)))
+
+    def compare(self) -> dict[str, Any]:
+        args = self.args
+        weights = sum(path.stat().st_size for path in args.model.glob("*.safetensors") if path.is_file())
+        # There a checkpoint, the best rate's so far beside it, and the best so far of what has no checkpoint.
+        copies = 1 + (args.tune is not None) + (not all(map(is_objective, self.methods.values())))
+        check_space((resolved(args.out), weights), (home(), copies * weights))
+        shutil.rmtree(self.best, ignore_errors=True)  # of an interrupted command: it is made again
+        tidy(self.best)
+        self.comparison = compare(
+            lambda: opened(args),
+            self.methods,
+            self.forget,
+            self.retain,
+            text=self.text,
+            keep=self.keep,
+            checkpoint=self.folders.get,
+            progress=lambda text: print(text, file=sys.stderr, flush=True),
+            **{name: getattr(args, name) for name in (*TRAINING, *ASKED)},
         )
-    with held(out, f"writes {out}"), held(html, f"writes {html}"), held(work, "runs the same command"):
-        tidy(out)
-        tidy(html)
-        check_out(out, args.force)  # again: another process may have written it before it let go
-        summary, comparison = train(args, methods, forget, retain, text, work, out, html)
+        self.tables, self.said = tables(self.comparison), [*said(self.comparison, args)]
+        return as_json(self.comparison, self.methods, args)  # raises where all broke down: the checkpoints stay
 
-    if args.json:
-        print_json(summary)
-        return
-    console = terminal()
-    print_tables(console, *tables(comparison))
-    for result in comparison.results:
-        if result.error:
-            console.print(f"{result.method}: {result.error}", style="red")
-    for note in notes(comparison, args):
-        console.print(note, soft_wrap=True, markup=False)
-    if len(comparison.results) > 1:
-        console.print(f"best: {comparison.best.method} ({comparison.rule})", soft_wrap=True)
-    paths = (f"model: {args.out}", f"report: {html}")
-    console.print(*paths, sep="\n", soft_wrap=True, markup=False)
-
-
-def train(
-    args: Any,
-    methods: dict[str, Any],
-    forget: list[Row],
-    retain: list[Row],
-    text: str,
-    work: Path,
-    out: Path,
-    html: Path,
-) -> tuple[dict[str, Any], Comparison]:
-    """Makes the model forget by every method, and writes the best model and the report."""
-    best = work / "best"
-    folders = {name: work / f"{name}-{fields_digest(method)}" for name, method in methods.items()}
-    kept: tuple[Any, torch.device] | None = None
-
-    def keep(result: Result, model: Any, tokenizer: Any, learned: Any) -> None:
+    def keep(self, result: Result, model: Any, tokenizer: Any, learned: Any) -> None:
         """The best so far: an objective's weights are in its checkpoint already, and what another made is saved."""
-        nonlocal kept
-        kept = tokenizer, next(model.parameters()).device
-        shutil.rmtree(best, ignore_errors=True)
+        self.kept = tokenizer, next(model.parameters()).device
+        shutil.rmtree(self.best, ignore_errors=True)
         if learned is not None:
-            intervention.save(model, tokenizer, best, methods[result.method], learned)
-        elif not is_objective(methods[result.method]):
-            save(model, tokenizer, best)
+            intervention.save(model, tokenizer, self.best, self.methods[result.method], learned)
+        elif not is_objective(self.methods[result.method]):
+            save(model, tokenizer, self.best)
 
-    shutil.rmtree(best, ignore_errors=True)  # of an interrupted command: it is made again
-    tidy(best)
-    comparison = compare(
-        lambda: opened(args),
-        methods,
-        forget,
-        retain,
-        text=text,
-        max_length=args.max_length,
-        truncate=args.truncate,
-        max_rows=args.max_rows,
-        batch_size=args.batch_size,
-        seed=args.seed,
-        until=args.until,
-        look_every=args.look_every,
-        tune=args.tune,
-        keep=keep,
-        checkpoint=folders.get,
-        progress=lambda text: print(text, file=sys.stderr, flush=True),
-        **{name: getattr(args, name) for name in TRAINING},
-    )
-    summary = as_json(comparison, methods, args)  # raises where every method broke down: the checkpoints stay
-    into = {"force": args.force, "extra": {"palimpsest.json": json.dumps(summary, indent=2) + "\n"}}
-    with written(html, report(comparison, summary, forget, args)):
-        work.mkdir(parents=True, exist_ok=True)
-        (work / PLACED).write_text(str(out), encoding="utf-8")
-        if best.exists():
-            copy(best, out, **into)
-        else:
-            tokenizer, device = kept
-            folder = place(folders[comparison.best.method], comparison.best.lr)
-            save(restored(args, folder, device), tokenizer, out, **into)
-    finished = work.with_name(f".{work.name}")  # no longer gone on from, also where taking it away is interrupted
-    work.rename(finished)
-    shutil.rmtree(finished, ignore_errors=True)
-    return summary, comparison
+    def save(self, out: Path, **how: Any) -> None:
+        self.work.mkdir(parents=True, exist_ok=True)
+        (self.work / PLACED).write_text(str(out), encoding="utf-8")
+        if self.best.exists():
+            copy(self.best, out, **how)
+            return
+        (tokenizer, device), best = self.kept, self.comparison.best
+        save(restored(self.args, place(self.folders[best.method], best.lr), device), tokenizer, out, **how)
 
+    def done(self) -> None:
+        finished = self.work.with_name(f".{self.work.name}")  # no longer gone on from, also where this is interrupted
+        self.work.rename(finished)
+        shutil.rmtree(finished, ignore_errors=True)
 
-def _placed(work: Path) -> str:
-    """Where the output of an unfinished command was put; empty where it did not come so far."""
-    try:
-        return (work / PLACED).read_text(encoding="utf-8")
-    except OSError:
-        return ""
+    def page(self, summary: dict[str, Any]) -> str:
+        return report(self.comparison, summary, self.forget, self.args)
 
 
 def restored(args: Any, folder: Path, device: torch.device) -> Any:
@@ -235,10 +184,7 @@ def as_json(comparison: Comparison, methods: dict[str, Any], args: Any) -> dict[
             "forget": measures(result.forget),
             "retain": measures(result.retain),
             "text perplexity": result.perplexity,
-            "forgotten": result.forgotten,
-            "kept": result.kept,
-            "balance": result.balance,
-            "seconds": result.seconds,
+            **{name: getattr(result, name) for name in ("forgotten", "kept", "balance", "seconds")},
         }
 
     return {
@@ -253,20 +199,7 @@ def as_json(comparison: Comparison, methods: dict[str, Any], args: Any) -> dict[
         "notes": notes(comparison, args),
         "nothing to lose": comparison.left_out,
         "methods": {r.method: {"fields": asdict(methods[r.method]), **of(r)} for r in comparison.results},
-        "settings": {
-            name: getattr(args, name)
-            for name in (
-                *TRAINING,
-                "until",
-                "look_every",
-                "tune",
-                "batch_size",
-                "max_length",
-                "dtype",
-                "seed",
-                *WRITING,
-            )
-        },
+        "settings": {name: getattr(args, name) for name in (*TRAINING, *TOLD, *WRITING)},
     }
 
 
@@ -356,23 +289,23 @@ def columns(comparison: Comparison) -> tuple[str, ...]:
 
 
 def tables(comparison: Comparison) -> list[Table]:
-    """The lines as a terminal shows them: how each method was trained stands below, where it would not fit beside."""
+    """How each method was trained stands below, where it would not fit beside."""
     names, shown = columns(comparison), lines(comparison)
     if names[-1] == "seconds":
-        return [table(names, shown)]
+        return [table(names, shown, narrow=True)]
     at = names.index("seconds")
     parts = [(name, cells[:at]) for name, cells in shown], [(name, cells[at:]) for name, cells in shown[1:]]
-    return [table(names[:at], parts[0]), table(names[at:], parts[1])]
+    return [table(names[:at], parts[0], narrow=True), table(names[at:], parts[1], narrow=True)]
 
 
-def table(names: tuple[str, ...], rows: list[tuple[str, list[str]]]) -> Table:
-    shown = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
-    shown.add_column("", no_wrap=True)
-    for column in names:
-        shown.add_column(column.replace(" ", "\n", 1), justify="right", vertical="bottom", no_wrap=True)
-    for name, cells in rows:
-        shown.add_row(name, *cells)
-    return shown
+def said(comparison: Comparison, args: Any) -> Iterator[str | Text]:
+    """The lines below the table."""
+    for result in comparison.results:
+        if result.error:
+            yield Text(f"{result.method}: {result.error}", style="red")
+    yield from notes(comparison, args)
+    if len(comparison.results) > 1:
+        yield f"best: {comparison.best.method} ({comparison.rule})"
 
 
 def report(comparison: Comparison, summary: dict[str, Any], forget: list[Row], args: Any) -> str:

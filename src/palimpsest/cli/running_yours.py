@@ -16,18 +16,17 @@ from palimpsest.errors import UserError
 from palimpsest.evidence import load_claim, run_claim
 from palimpsest.evidence.report import check_report, write_report
 from palimpsest.evidence.terminal import show
+from palimpsest.family import Kind, files_of
+from palimpsest.locks import held
 from palimpsest.paths import home
 
-OPTIONS = {
-    "table": ("target", "group", "time"),
-    "images": ("size",),
-    "pairs": ("model",),
-    "rows": ("retain", "model"),
-}
-NEEDED = {
-    "table": {"target": "the column that is predicted"},
-    "pairs": {"model": "the encoder that they train"},
-    "rows": {"retain": "the rows to keep", "model": "the language model that knows them"},
+KINDS = {
+    "table": Kind(needs={"target": "the column that is predicted"}, takes=("group", "time")),
+    "images": Kind(takes=("size",)),
+    "pairs": Kind(needs={"model": "the encoder that they train"}),
+    "rows": Kind(
+        needs={"retain": "the rows to keep", "model": "the language model that knows them"},
+    ),
 }
 
 
@@ -37,7 +36,7 @@ def main(args: Any, papers: Sequence[str]) -> int:
         raise UserError("one claim at a time is put to your data: name one paper")
     if args.export or args.amend:
         raise UserError("--export and --amend are about our results: a verdict on your data is not one of them")
-    kind, files = chosen(args)
+    kind, files = files_of(KINDS, vars(args))
     if args.workers is not None and args.workers < 1:
         raise UserError(f"--workers must be at least 1, got {args.workers}")
     if args.steps is not None and args.steps < 1:
@@ -48,20 +47,21 @@ def main(args: Any, papers: Sequence[str]) -> int:
     report = args.report or (home() / "reports" / f"{papers[0]} on {asked.folder.name}.html")
     if args.budget == "full" or args.report:
         report = check_report(report)
-    if args.budget == "full":
-        for note in asked.yours.notes:
-            print(f"palimpsest: {note}", file=sys.stderr)
-        yours.tune(asked, workers=args.workers, progress=not args.json)
-    outcome = run_claim(
-        asked.claim,
-        seeds=args.seeds,
-        workers=args.workers,
-        ray=args.ray,
-        budget=args.budget,
-        store=asked.folder / "evidence.sqlite",
-        progress=not args.json,
-        fresh=args.fresh,
-    )
+    with held(asked.folder / "claim", f"puts a claim to {asked.yours.about}"):
+        if args.budget == "full":
+            for note in asked.yours.notes:
+                print(f"palimpsest: {note}", file=sys.stderr)
+            yours.tune(asked, workers=args.workers, progress=not args.json)
+        outcome = run_claim(
+            asked.claim,
+            seeds=args.seeds,
+            workers=args.workers,
+            ray=args.ray,
+            budget=args.budget,
+            store=asked.folder / "evidence.sqlite",
+            progress=not args.json,
+            fresh=args.fresh,
+        )
     outcome = replace(outcome, standing="yours", claim=replace(outcome.claim, notes=said(asked)))
     written = write_report(outcome, report) if args.budget == "full" or args.report else None
     if args.json:
@@ -76,31 +76,6 @@ def main(args: Any, papers: Sequence[str]) -> int:
             if written:
                 console.print(Text(f"\nreport: {written}"), soft_wrap=True)
     return 1 if outcome.failures else 0
-
-
-def chosen(args: Any) -> tuple[str, dict[str, Any]]:
-    """The kind of files, and what is said of them.
-
-    Raises:
-        UserError: files of two kinds, or a flag of another kind than is given.
-    """
-    given = [kind for kind in OPTIONS if getattr(args, kind)]
-    if len(given) > 1:
-        raise UserError(f"a claim is put to one kind of data: give {' or '.join(f'--{kind}' for kind in given)}")
-    for option in dict.fromkeys(option for options in OPTIONS.values() for option in options):
-        about = [kind for kind, options in OPTIONS.items() if option in options]
-        if getattr(args, option) and not set(about) & set(given):
-            kinds = " or ".join(f"--{kind}" for kind in about)
-            raise UserError(f"--{option} is about {kinds}: give that, and no other kind of data")
-    if not given:
-        raise UserError(
-            f"--steps and --scale-lr are about data of yours: give {' or '.join(f'--{k}' for k in OPTIONS)}"
-        )
-    kind = given[0]
-    for option, what in NEEDED.get(kind, {}).items():
-        if not getattr(args, option):
-            raise UserError(f"--{kind} needs --{option}: {what}")
-    return kind, {kind: getattr(args, kind), **{option: getattr(args, option) for option in OPTIONS[kind]}}
 
 
 def said(asked: yours.Asked) -> str:

@@ -1,25 +1,12 @@
-"""How rows are written for a user's own model: the flags that `forget` and `audit` share, and general text."""
+"""How rows are written for a user's own model, by the flags of `palimpsest.family.Writing`; and general text."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from palimpsest.errors import UserError
-
-
-@dataclass(kw_only=True)
-class Writing:
-    """Flags that settle how questions, answers and their ends are written."""
-
-    system: str | None = None
-    """System message of every conversation, for a model with a chat template."""
-    template_kwargs: str | None = None
-    """Arguments of the chat template, a JSON object: '{"enable_thinking": false}'."""
-    end_token: Literal["auto", "yes", "no"] = "auto"
-    """Whether the end token is part of an answer that no chat template ends: auto, where the model itself ends."""
 
 
 def settle(args: Any, tokenizer: Any, end: bool | None = None) -> None:

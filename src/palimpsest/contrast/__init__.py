@@ -11,8 +11,11 @@ beside them. The names below can be imported from here.
 
 from __future__ import annotations
 
-# Not on demand like the others: the file has the same name, and importing it from anywhere would take the name.
-from palimpsest.contrast.info_nce import info_nce as info_nce
+import sys
+from importlib import import_module
+from types import ModuleType
+from typing import Any
+
 from palimpsest.lazy import front_door
 
 _ROOMS = {
@@ -59,3 +62,18 @@ _ROOMS = {
 
 __getattr__, __dir__, __all__ = front_door(__name__, _ROOMS)
 __all__ += ["info_nce"]
+
+
+class _Package(ModuleType):
+    """Here `info_nce` is the function, although a file has the same name, which its import would put in its place."""
+
+    @property
+    def info_nce(self) -> Any:
+        return import_module("palimpsest.contrast.info_nce").info_nce
+
+    @info_nce.setter
+    def info_nce(self, module: ModuleType) -> None:
+        pass
+
+
+sys.modules[__name__].__class__ = _Package

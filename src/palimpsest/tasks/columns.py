@@ -123,8 +123,12 @@ class Cells:
     def names_in(self, name: str, what: str) -> Column:
         """A column of names, as text whatever they look like: a number of twenty digits is one. None may be missing."""
         self.check(name, what)
+        return self._complete(self.text(name), what)
+
+    def text(self, name: str) -> Column:
+        """A column as text, whatever its cells look like."""
         cells = self._columns[name]
-        return self._complete(cells.as_text() if isinstance(cells, Column) else _text(name, cells), what)
+        return cells.as_text() if isinstance(cells, Column) else _text(name, cells)
 
     def complete(self, name: str, what: str) -> Column:
         """A column in which no value may be missing."""

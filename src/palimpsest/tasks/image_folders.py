@@ -18,7 +18,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Int, UInt8
+from jaxtyping import Float, Int, UInt8
+from torch import Tensor
 
 from palimpsest.errors import UserError
 from palimpsest.tasks.held_out import check_classes, content_digest, duplicates_note, key, naming, parts
@@ -27,6 +28,7 @@ from palimpsest.tasks.splits import Split, Splits
 ENDINGS = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".pgm", ".ppm", ".pnm"})
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "PPM")
 LARGEST_SIDE = 64  # where the user asks for none
+GREY = torch.tensor([0.299, 0.587, 0.114])  # of red, green and blue, as they are seen
 PIXELS = 50_000_000  # of one image: more is refused, for a small file can hold an endless one
 
 
@@ -152,6 +154,32 @@ def read_images(folder: str | Path, *, size: int | None = None, group: str | Non
         check_classes(y, classes)
         found.splits(0)
     return found
+
+
+def read_unlabelled(path: str | Path, *, size: int, channels: int) -> tuple[list[str], Float[Tensor, "n c h w"]]:
+    """Images without classes: an image, or all in a folder and below it, brought to the form of those that a network
+    was trained on.
+
+    Returns:
+        their paths below the folder, sorted, and the images, float32 in [0, 1].
+
+    Raises:
+        UserError: no such file, no images, or images that cannot be read.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise UserError(f"{path}: no such file or folder of images")
+    folder = path if path.is_dir() else path.parent
+    files = [path] if path.is_file() else sorted(f for f in path.rglob("*") if f.suffix.lower() in ENDINGS)
+    if not files:
+        raise UserError(f"{path}: no images ({', '.join(sorted(ENDINGS))}) in it")
+    images = [
+        torch.from_numpy(image.copy()).float() / 255 for image, _ in _each(partial(_read, side=size), files, folder)
+    ]
+    if channels == 1:
+        images = [image if len(image) == 1 else (image * GREY[:, None, None]).sum(0, keepdim=True) for image in images]
+    x = torch.stack([image.expand(channels, -1, -1) for image in images])
+    return [file.relative_to(folder).as_posix() for file in files], x
 
 
 def _files(folder: Path) -> tuple[list[Path], list[str]]:

@@ -77,26 +77,84 @@ class TableFile:
         the file, the first after the header being 1.
         """
         divided = self._parts(seed)
-        x = np.concatenate([encoded for _, encoded in self._encoded(divided.train)], 1, dtype=np.float32)
+        made = zip(self._encodings(divided.train), self.columns, strict=True)
+        x = np.concatenate([encoding(column) for encoding, column in made], 1, dtype=np.float32)
         y = self.y
         if self.kind == "number":
-            y = _standardised(y, divided.train).astype(np.float32)
+            y = _scaled(y, *_scale(y, divided.train)).astype(np.float32)
         return Splits(*(Table(*(torch.from_numpy(each[rows]) for each in (x, y, self.index))) for rows in divided))
 
     def features(self, seed: int) -> tuple[str, ...]:
         """Names of the columns of `x`, which the training rows of a seed decide."""
-        return tuple(name for names, _ in self._encoded(self._parts(seed).train) for name in names)
+        return tuple(name for encoding in self.encodings(seed) for name in encoding.columns)
+
+    def encodings(self, seed: int) -> tuple[Encoding, ...]:
+        """How each column becomes columns of `x`, which the training rows of a seed decide; without those of which
+        nothing is made. `read_features` reads other rows by them."""
+        return tuple(encoding for encoding in self._encodings(self._parts(seed).train) if encoding.columns)
 
     def _parts(self, seed: int) -> Parts:
         return parts(self.keys, seed, labels=self.y, classes=self.classes, groups=self.groups, times=self.times)
 
-    def _check(self, train: np.ndarray) -> None:
-        if not any(_encoded(column, train)[0] for column in self.columns):
+    def _encodings(self, train: np.ndarray) -> list[Encoding]:
+        found = [_fitted(column, train) for column in self.columns]
+        if not any(encoding.columns for encoding in found):
             raise UserError("every column is constant in the rows to train on: there is nothing to learn from")
+        return found
 
-    def _encoded(self, train: np.ndarray) -> list[tuple[list[str], np.ndarray]]:
-        self._check(train)
-        return [_encoded(column, train) for column in self.columns]
+
+@dataclass(frozen=True)
+class Encoding:
+    """How one column becomes what a network reads.
+
+    Attributes:
+        name: of the column.
+        kind: what its values are; "few": few whole numbers, which are taken for categories.
+        columns: names of those that are made of it; none where all would be constant in the rows to train on.
+        levels: the categories that have a column of their own.
+        mean: of the numbers, and what stands where one is missing.
+        furthest, deviation: of the rows to train on, how far a number is from the mean at most, and the standard
+            deviation in that unit, so that no square vanishes.
+
+    >>> size = Encoding("size", "number", ("size", "size missing"), mean=2.0)
+    >>> size(Column("size", "number", np.array([3.0, np.nan])))
+    array([[1., 0.],
+           [0., 1.]])
+    """
+
+    name: str
+    kind: Literal["number", "few", "date", "text"]
+    columns: tuple[str, ...] = ()
+    levels: tuple[str, ...] = ()
+    mean: float = 0.0
+    furthest: float = 1.0
+    deviation: float = 1.0
+
+    def __call__(self, column: Column) -> Float[np.ndarray, "n columns"]:
+        made = self.made(column)
+        found = [made[name] for name in self.columns]
+        return np.stack(found, 1).astype(np.float64) if found else np.zeros((len(column.values), 0))
+
+    def made(self, column: Column) -> dict[str, np.ndarray]:
+        """All that can be made of it, also what is constant in the rows to train on."""
+        gaps, name = column.missing, self.name
+        made: dict[str, np.ndarray] = {}
+        if self.kind in ("few", "text"):
+            text = column.as_text()
+            place = {level: code for code, level in enumerate(text.levels)}
+            codes = [place.get(level, -2) for level in self.levels]  # a missing value is -1
+            made = {f"{name}={level}": text.values == code for level, code in zip(self.levels, codes, strict=True)}
+            made[f"{name}=(other)"] = ~np.isin(text.values, codes) & ~gaps
+        else:
+            filled = np.where(gaps, self.mean, column.values)
+            made[name] = _scaled(filled, self.mean, self.furthest, self.deviation)
+        if self.kind == "date":
+            for cycle, days, _ in CYCLES:
+                turn = np.where(gaps, 0, column.values) * (2 * np.pi / days)
+                for wave in (np.sin, np.cos):
+                    made[_wave(name, wave, cycle)] = np.where(gaps, 0, wave(turn).round(9))
+        made[f"{name} missing"] = gaps
+        return made
 
 
 def read_table(
@@ -177,7 +235,7 @@ def read_table(
     )
     with naming(path):
         divided = table._parts(0)
-        table._check(divided.train)
+        table._encodings(divided.train)
     seen = np.concatenate([divided.train, divided.validation])  # of every seed
     return replace(table, notes=(*notes, *duplicates_note(keys), *_gives_away(columns, asked, targets, seen)))
 
@@ -252,43 +310,70 @@ def _tells_nothing(column: Column, index: Int[np.ndarray, " n"]) -> str | None:
     return None
 
 
-def _encoded(column: Column, train: Int[np.ndarray, " train"]) -> tuple[list[str], Float[np.ndarray, "n columns"]]:
-    """The columns that a network reads in place of one, and their names; none where it is constant in training."""
-    seen = _of_rows(column, train)
-    if column.kind == "number" and seen.whole and 2 < seen.distinct <= FEW:
+def read_features(path: str | Path, encodings: Sequence[Encoding]) -> Float[torch.Tensor, "n features"]:
+    """Other rows, encoded as those that a network was trained on.
+
+    Args:
+        path: as for `read_table`; further columns do not matter.
+        encodings: of `TableFile.encodings`.
+
+    Raises:
+        UserError: what `read_cells` refuses; no such column, or one whose values are of another kind.
+    """
+    cells = read_cells(path)
+    made = []
+    for encoding in encodings:
+        cells.check(encoding.name, "network")
+        column = cells.text(encoding.name) if encoding.kind == "text" else cells.column(encoding.name)
+        wanted = "number" if encoding.kind == "few" else encoding.kind
+        if column.kind != wanted:
+            if column.distinct:
+                kinds = {"number": "numbers", "date": "dates", "text": "texts"}
+                says = f"holds {kinds[column.kind]}, and {kinds[wanted]} in the rows that were trained on"
+                raise UserError(f"{path}: column {encoding.name!r} {says}")
+            column = Column(encoding.name, wanted, np.full(len(column.values), np.nan))
+        made.append(encoding(column))
+    return torch.from_numpy(np.concatenate(made, 1, dtype=np.float32))
+
+
+def _fitted(column: Column, train: Int[np.ndarray, " train"]) -> Encoding:
+    """How a column is encoded, by the rows to train on."""
+    seen, name = _of_rows(column, train), column.name
+    few = column.kind == "number" and seen.whole and 2 < seen.distinct <= FEW
+    if few or column.kind == "text":
         column = column.as_text()
         seen = _of_rows(column, train)
-    gaps, name = column.missing, column.name
-    made: dict[str, np.ndarray] = {}
-    if column.kind == "text":
         counts = np.bincount(seen.values[~seen.missing], minlength=len(column.levels))
         frequent = np.sort(np.argsort(-counts, kind="stable")[:VALUES])
-        frequent = frequent[counts[frequent] >= RARE]
-        made = {f"{name}={column.levels[code]}": column.values == code for code in frequent}
-        made[f"{name}=(other)"] = ~np.isin(column.values, frequent) & ~gaps
-    elif not seen.missing.all():
-        mean = seen.values[~seen.missing].mean()
-        made[name] = _standardised(np.where(gaps, mean, column.values), train)
-        if column.kind == "date":
-            span = np.ptp(seen.values[~seen.missing])
-            for cycle, days, least in CYCLES:
-                if span > least:
-                    turn = np.where(gaps, 0, column.values) * (2 * np.pi / days)
-                    for wave in (np.sin, np.cos):
-                        made[f"{name} {wave.__name__} of {cycle}"] = np.where(gaps, 0, wave(turn).round(9))
-    made[f"{name} missing"] = gaps
-    made = {title: values for title, values in made.items() if np.ptp(values[train].astype(np.float64)) > 0}
-    if not made:
-        return [], np.zeros((len(gaps), 0))
-    return list(made), np.stack(list(made.values()), 1).astype(np.float64)
+        levels = tuple(column.levels[code] for code in frequent[counts[frequent] >= RARE])
+        found = Encoding(name, "few" if few else "text", levels=levels)
+    else:
+        present = seen.values[~seen.missing]
+        mean = present.mean() if len(present) else 0.0
+        found = Encoding(name, column.kind, (), (), *_scale(np.where(column.missing, mean, column.values), train))
+    varies = [title for title, values in found.made(column).items() if np.ptp(values[train].astype(np.float64)) > 0]
+    if column.kind == "date":
+        span = np.ptp(present) if len(present) else 0.0
+        short = {_wave(name, wave, cycle) for cycle, _, least in CYCLES if span <= least for wave in (np.sin, np.cos)}
+        varies = [title for title in varies if title not in short]
+    return replace(found, columns=tuple(varies))
 
 
-def _standardised(values: Float[np.ndarray, " n"], train: Int[np.ndarray, " train"]) -> Float[np.ndarray, " n"]:
-    """Mean 0 and standard deviation 1 over the rows to train on; no value further away than a network can read."""
-    centred = values - values[train].mean()
+def _wave(name: str, wave: np.ufunc, cycle: str) -> str:
+    return f"{name} {wave.__name__} of {cycle}"
+
+
+def _scale(values: Float[np.ndarray, " n"], train: Int[np.ndarray, " train"]) -> tuple[float, float, float]:
+    """Mean, largest distance from it, and standard deviation in that unit, of the rows to train on."""
+    centred = values[train] - values[train].mean()
+    furthest = np.abs(centred).max() or 1.0
+    return float(values[train].mean()), float(furthest), float((centred / furthest).std() or 1.0)
+
+
+def _scaled(values: Float[np.ndarray, " n"], mean: float, furthest: float, deviation: float) -> Float[np.ndarray, " n"]:
+    """Mean 0 and standard deviation 1 where they were taken; no value further away than a network can read."""
     with np.errstate(over="ignore"):  # what is not trained on may be endlessly far, and is cut
-        centred /= np.abs(centred[train]).max() or 1  # so that no square vanishes
-    return np.clip(centred / (centred[train].std() or 1), -FURTHEST, FURTHEST)
+        return np.clip((values - mean) / furthest / deviation, -FURTHEST, FURTHEST)
 
 
 def _keys(columns: Sequence[Column], others: Sequence[np.ndarray]) -> list[str]:

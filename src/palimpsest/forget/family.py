@@ -1,22 +1,18 @@
 """`palimpsest forget MODEL --method npo --forget forget.jsonl --retain retain.jsonl --out DIR`."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import tyro
-from tyro.constructors import ConstructorRegistry
 
-from palimpsest.cli.flag_ranges import with_ranges
-from palimpsest.cli.method_flags import listed, with_methods
-from palimpsest.cli.writing import Writing
+from palimpsest.family import Family, Writing
 from palimpsest.forget.methods import METHODS, MOST_RATES
 from palimpsest.train.ranges import Above, AtLeast, AtMost
 
 
 @dataclass
-class Common:
+class Flags:
     """Make a causal language model forget rows, keep others, and audit it.
 
     Rows are JSON lines: question and answer, prompt and completion, or text.
@@ -30,8 +26,6 @@ class Common:
     """JSON lines to forget."""
     out: Path
     """Folder to save the model to."""
-    method: Annotated[list[str], tyro.conf.UseAppendAction] = field(default_factory=list)
-    """A method by name; several times to compare. They are listed below the flags; each has flags of its own."""
     retain: Path | None = None
     """JSON lines to keep; most methods need them."""
     text: Path | None = None
@@ -78,28 +72,6 @@ class Common:
     """Of the order of the rows, and of all else that is drawn."""
     allow_overlap: bool = False
     """Go on although rows are both to forget and to retain."""
-    force: bool = False
-    """Replace the model in the output folder, if there is one."""
-    report: Path | None = None
-    """Where to write the report; by default beside the output folder, as OUT.html: it shows the forgotten rows."""
-    json: bool = False
-    """Print JSON."""
 
 
-REGISTRY = ConstructorRegistry()
-REGISTRY.struct_rule(with_ranges)
-
-
-def arguments(argv: Sequence[str]) -> type:
-    """The flags: those of all methods, and of the ones that are named in `argv` their own."""
-    return with_methods(Common, METHODS, argv, Writing)
-
-
-def after_help(argv: Sequence[str]) -> str:
-    return listed("forget", METHODS, argv)
-
-
-def main(args: Any) -> None:
-    from palimpsest.cli import forgetting  # late: torch takes seconds, help must not
-
-    forgetting.main(args)
+family = Family(name="forget", flags=Flags, methods=METHODS, shared=Writing, job="forgetting:Forgetting")
