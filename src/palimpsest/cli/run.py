@@ -18,6 +18,7 @@ from palimpsest.cli.output import counted, page, print_json
 from palimpsest.errors import UserError
 from palimpsest.paths import home
 from palimpsest.record_files import marked, read, write
+from palimpsest.train.ranges import Above, check_fields
 
 ON_YOURS = (
     "table",
@@ -30,6 +31,9 @@ ON_YOURS = (
     "rows",
     "retain",
     "model",
+    "retrain",
+    "retrain_epochs",
+    "retrain_lr",
     "steps",
     "scale_lr",
 )
@@ -86,6 +90,12 @@ class Arguments:
     """JSON lines to keep, for --rows"""
     model: Path | None = None
     """folder of the sentence-transformers encoder that --pairs train, or of the language model that knows the --rows"""
+    retrain: Path | None = None
+    """folder of the model from before it learned the --rows: trained on --retain, once, it is the ceiling"""
+    retrain_epochs: Annotated[float | None, Above(0)] = None
+    """passes over --retain that --retrain takes; 5 unless told otherwise"""
+    retrain_lr: Annotated[float | None, Above(0)] = None
+    """learning rate of --retrain; 1e-5 unless told otherwise, and up to 1e-3 for very small models"""
     steps: int | None = None
     """steps of every training on your data, in place of the claim's"""
     scale_lr: float | None = None
@@ -95,6 +105,7 @@ class Arguments:
 
 
 def main(args: Arguments) -> int:
+    check_fields(args)
     papers = chosen(args)
     several = len(papers) > 1 or args.all or args.family is not None
     if several and args.report and args.report.is_file():

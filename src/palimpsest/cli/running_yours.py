@@ -26,6 +26,7 @@ KINDS = {
     "pairs": Kind(needs={"model": "the encoder that they train"}),
     "rows": Kind(
         needs={"retain": "the rows to keep", "model": "the language model that knows them"},
+        takes=("retrain", "retrain_epochs", "retrain_lr"),
     ),
 }
 
