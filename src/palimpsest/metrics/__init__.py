@@ -6,6 +6,7 @@ from palimpsest.lazy import front_door
 
 _ROOMS = {
     "calibration": ("expected_calibration_error",),
+    "continual": ("average_accuracy", "backward_transfer", "forgetting", "forward_transfer", "learning_accuracy"),
     "membership": ("attacks", "auc", "loss_attack", "min_k_attack", "min_k_plus_plus_attack", "zlib_attack"),
     "text": (
         "bleu",
