@@ -14,9 +14,7 @@ LONGER = {
     "concept_vectors": 214,
     "dbpm": 152,
     "relearn": 251,
-    "sae_unlearning": 265,
     "skill_unlearning": 306,
-    "truly_unlearn": 214,
     "unforgettable": 252,
     "unstar": 280,
 }

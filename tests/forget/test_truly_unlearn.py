@@ -7,15 +7,8 @@ from transformers import PreTrainedTokenizerFast
 
 from palimpsest.errors import UserError
 from palimpsest.forget.procedure import encode_pairs
-from palimpsest.forget.truly_unlearn import (
-    benign_finetune,
-    black_box_suite,
-    capability_cost,
-    letter_accuracy,
-    read_questions,
-    recovery,
-    rephrasings,
-)
+from palimpsest.forget.truly_unlearn import benign_finetune, black_box_suite, recovery, rephrasings
+from palimpsest.forget.truly_unlearn_measures import capability_cost, letter_accuracy, read_questions
 from palimpsest.models import causal_lm, word_tokenizer
 from palimpsest.models.score import choice_logprob
 from palimpsest.tasks.multiple_choice import LETTERS, PHRASINGS, Question, multiple_choice_task, plain, smoke_world

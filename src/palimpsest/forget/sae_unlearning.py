@@ -12,25 +12,23 @@ paper clamps at -20 in its autoencoders' units; as these differ, `scale_by` coun
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from palimpsest.errors import UserError
-from palimpsest.forget.procedure import ForgetData, encode_pairs
-from palimpsest.forget.truly_unlearn import letter_accuracy
+from palimpsest.forget.feature_clamp import hook
+from palimpsest.forget.procedure import ForgetData
+from palimpsest.lazy import front_door
 from palimpsest.models.blocks import blocks
-from palimpsest.models.hooks import activations, edit_activation
+from palimpsest.models.hooks import activations
 from palimpsest.models.sae import SparseAutoencoder
-from palimpsest.models.score import Encoded, context_length, pad_token_id, score
-from palimpsest.tasks.multiple_choice import LETTERS, Question, plain
+from palimpsest.models.score import Encoded
 from palimpsest.train.method import Intervention
 from palimpsest.train.ranges import Above, AtLeast, AtMost, require
 from palimpsest.train.sae import train_sae
@@ -67,85 +65,6 @@ def select_features(
             "retain_max, or train a wider autoencoder"
         )
     return chosen
-
-
-def clamped(
-    h: Float[Tensor, "... d"],
-    sae: SparseAutoencoder,
-    features: Int[Tensor, "k"],
-    clamp: Float[Tensor, "k"],
-    where: Bool[Tensor, "..."] | None = None,
-) -> Float[Tensor, "... d"]:
-    """Activations with every feature that is active set to its clamp; see the module.
-
-    Args:
-        clamp: in the features' units, one for each.
-        where: which tokens may be edited; None is all.
-
-    >>> sae = SparseAutoencoder(2, 2).requires_grad_(False)
-    >>> _ = sae.rows.copy_(torch.eye(2)), sae.encoder.copy_(torch.eye(2))
-    >>> clamped(torch.tensor([[3.0, 1.0], [-3.0, 1.0]]), sae, torch.tensor([0]), torch.tensor([-5.0])).tolist()
-    [[-5.0, 1.0], [-3.0, 1.0]]
-    """
-    f = sae.encode(h.to(sae.rows.dtype))[..., features]
-    change = torch.where(f > 0, clamp - f, 0.0)
-    if where is not None:
-        change = change * where[..., None]
-    return h + (change @ sae.directions[features]).to(h.dtype)
-
-
-@contextmanager
-def clamping(
-    model: nn.Module,
-    sae: SparseAutoencoder,
-    layer: int,
-    features: Int[Tensor, "k"],
-    clamp: Float[Tensor, "k"],
-    *,
-    spared: int | None = None,
-) -> Iterator[nn.Module]:
-    """Clamps features while the block lasts; the first token of a text and padding are
-    never edited, nor is the token id `spared`."""
-    handles = hook(model, sae, layer, features, clamp, spared)
-    try:
-        yield model
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def hook(
-    model: nn.Module,
-    sae: SparseAutoencoder,
-    layer: int,
-    features: Int[Tensor, "k"],
-    clamp: Float[Tensor, "k"],
-    spared: int | None,
-) -> list[Any]:
-    """Puts the clamp on; `remove()` of each handle takes it off again."""
-    read: dict[str, Any] = {}
-
-    def remember(module: nn.Module, args: tuple, inputs: dict[str, Any]) -> None:
-        cache = inputs.get("past_key_values")
-        read["ids"] = inputs.get("input_ids", args[0] if args else None)
-        read["mask"] = inputs.get("attention_mask", args[1] if len(args) > 1 else None)
-        read["past"] = 0 if cache is None else cache.get_seq_length()
-
-    @torch.no_grad()
-    def edit(h: Tensor) -> Tensor:
-        ids, mask, tokens = read["ids"], read["mask"], h.shape[1]
-        if mask is None:
-            mask = torch.ones(1, read["past"] + tokens, dtype=torch.long, device=h.device)
-        # Not padding, where the mask is 0, nor the first token, where its running sum is 1.
-        where = ((mask.cumsum(1) > 1) & mask.bool())[:, -tokens:]
-        if spared is not None and ids is not None:
-            where = where & (ids != spared)
-        return clamped(h, sae, features, clamp, where)
-
-    return [
-        model.register_forward_pre_hook(remember, with_kwargs=True),
-        edit_activation(blocks(model)[layer], edit),
-    ]
 
 
 @dataclass(frozen=True)
@@ -216,50 +135,8 @@ class SaeClamp(Intervention):
         return model
 
 
-def side_effect(
-    model: nn.Module, base: nn.Module, tokenizer: Any, *, questions: Sequence[Question], texts: Sequence[str]
-) -> dict[str, float]:
-    """What an intervention costs: "accuracy loss" on other questions, and "added text loss" on unrelated plain texts,
-    in nats a token."""
-    longest, pad = min(512, context_length(model) or 512), pad_token_id(tokenizer)
-    rows = encode_pairs(tokenizer, [("", text) for text in texts], max_length=longest, truncate=True)
-    prompts, answers = [plain(question) for question in questions], [question.answer for question in questions]
-    right, nll = [], []
-    for m in (base, model):
-        right.append(letter_accuracy(m, tokenizer, prompts, answers))
-        scores = score(m, rows, pad_id=pad)
-        nll.append(float(-scores.logp.sum() / scores.length.sum()))
-    return {"accuracy loss": right[0] - right[1], "added text loss": nll[1] - nll[0]}
-
-
-def flipping_feature(
-    model: nn.Module,
-    tokenizer: Any,
-    sae: SparseAutoencoder,
-    layer: int,
-    question: Question,
-    candidates: Int[Tensor, "features"],
-    clamp: float = -20.0,
-) -> int | None:
-    """The first feature whose clamp makes the model answer a question wrong in every order of its options; None if
-    there is none, or the model does not know the answer in every order to begin with.
-
-    >>> from palimpsest.models import causal_lm, word_tokenizer
-    >>> q = Question("", "", "", "Who ?", ("ann", "bob", "cid", "dan"), 1)
-    >>> tokenizer = word_tokenizer([plain(q), *LETTERS])
-    >>> model = causal_lm(len(tokenizer), d_model=16, n_layers=1)
-    >>> flipping_feature(model, tokenizer, SparseAutoencoder(16, 4), 0, q, torch.arange(4)) is None
-    True
-    """
-    orders = list(itertools.permutations(range(len(LETTERS))))
-    asked = [replace(question, options=tuple(question.options[i] for i in order)) for order in orders]
-    prompts, answers = list(map(plain, asked)), [order.index(question.answer) for order in orders]
-    if letter_accuracy(model, tokenizer, prompts, answers) < 1:
-        return None
-    for feature in candidates.tolist():
-        chosen = torch.tensor([feature], device=sae.rows.device)
-        value = torch.full((1,), clamp, device=sae.rows.device)
-        with clamping(model, sae, layer, chosen, value, spared=tokenizer.bos_token_id):
-            if letter_accuracy(model, tokenizer, prompts, answers) == 0:
-                return feature
-    return None
+_MOVED = {
+    "forget.feature_clamp": ("clamped", "clamping"),
+    "forget.sae_unlearning_measures": ("flipping_feature", "side_effect"),
+}
+__getattr__ = front_door("palimpsest", _MOVED)[0]  # names that stood here before
