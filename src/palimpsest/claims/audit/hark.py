@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from palimpsest.audit.hark import POLICIES, Policy, harking_rate, selective_report
+from palimpsest.audit.hark_measures import POLICIES, Policy, harking_rate, selective_report
 from palimpsest.evidence import Claim, expect
 from palimpsest.tasks.digits import digits
 from palimpsest.tasks.worlds import cached
@@ -22,6 +22,7 @@ ALPHA = 0.05
 FULL = {"models": 480, "studies": 5000, "variants": 20, "seeds": 20, "fresh": 30, "hidden": 32, "steps": 200}
 SMOKE = {"models": 24, "studies": 8, "variants": 3, "seeds": 4, "fresh": 4, "hidden": 8, "steps": 2}
 TRAINING = {"images": 500, "batch": 50, "lr": 0.01, "optimizer": "adam"}
+RATE = "false discovery rate"
 METRICS = ("accuracy", "worst-class recall", "top-2 accuracy", "log-likelihood", "Brier score", "margin")
 
 
@@ -109,7 +110,7 @@ def policy(name: Policy) -> Callable[..., dict[str, float]]:
             retest = drawn[arms * seeds :].reshape(2, fresh, -1).mean(axis=1)
             announced += [finding.gain for finding in found]
             again += [retest[0, finding.metric] - retest[1, finding.metric] for finding in found]
-        rates = {"false discovery rate": studies / size["studies"]}
+        rates = {RATE: studies / size["studies"]}
         if not announced:
             return rates
         gain, left = float(np.mean(announced)), float(np.mean(again))
@@ -120,7 +121,7 @@ def policy(name: Policy) -> Callable[..., dict[str, float]]:
 
 def predicted(seed: int, budget: str = "full") -> dict[str, float]:
     """The closed form for the best of 20 variants that share a baseline, which correlates their gains by 1/2."""
-    return {"false discovery rate": harking_rate(FULL["variants"], ALPHA, rho=0.5)}
+    return {RATE: harking_rate(FULL["variants"], ALPHA, rho=0.5)}
 
 
 claim = Claim(
@@ -131,18 +132,20 @@ claim = Claim(
     ),
     arms={**{name: policy(name) for name in POLICIES}, "harking_rate": predicted},
     expects=[
-        expect("all").at_most(0.08, on="false discovery rate"),
-        expect("best_variant").at_least(0.30, on="false discovery rate"),
-        expect("stop_when_significant").at_least(0.12, on="false discovery rate"),
+        expect("best_variant").above("all", on=RATE, by=0.2),
+        expect("best_variant").within("harking_rate", on=RATE, by=0.03),
         expect("best_variant").at_least(0.80, on="shrinkage"),
-        expect("best_variant").within("harking_rate", on="false discovery rate", by=0.03),
+        expect("all").at_most(0.08, on=RATE),
     ],
+    seeds=range(110, 115),
     settings={"alpha": ALPHA, **FULL, **TRAINING, "metrics": METRICS, "least seeds": 3, "test images": 450},
     notes=(
         "The paper is a discussion without experiments; the habits are our operational form of what it describes. A "
         "study draws its 21 x 20 networks, and 60 more for the retest, without replacement from 480 that were trained "
         "on the same images and differ in the seed alone, so every announcement is false. All studies of a seed share "
         "one bank. Gains are in standard deviations of a metric over the bank; p-values are one-sided and uncorrected "
-        "except under `all` (Holm over the variants). stop_when_significant looks after each seed from the third on."
+        "except under `all` (Holm over the variants). stop_when_significant looks after each seed from the third on. "
+        "A first run, on seeds 100 to 104, found rates of 0.33 for the best variant, 0.19 where one stops when "
+        "significant and 0.035 as registered, by which the margins were chosen."
     ),
 )
