@@ -124,8 +124,6 @@ def test_refusals():
     with pytest.raises(ValueError, match="norm 1"):
         sigmoid_loss(2 * z, z)
     with pytest.raises(ValueError, match="equally many rows"):
-        sigmoid_loss(z, z[:2])
-    with pytest.raises(ValueError, match="equally many rows"):
         chunked_sigmoid_loss([z], [z[:2]])
     with pytest.raises(ValueError, match="as many text"):
         chunked_sigmoid_loss([z], [])
@@ -141,8 +139,6 @@ def test_refusals():
         zero_shot(z, z, torch.zeros(2, dtype=torch.long))
     with pytest.raises(ValueError, match="0 to 2, got 0 to 3"):
         zero_shot(z, z, torch.tensor([0, 1, 3]))
-    with pytest.raises(ValueError, match="no negatives"):
-        softmax_loss(z[:1], z[:1])
     with pytest.raises(ValueError, match="unless a group is given"):
         chunked_sigmoid_loss(z, z)
     for too_large in (88.8, 1000.0, torch.tensor(100.0)):

@@ -54,6 +54,7 @@ POOLS: dict[str, tuple[str, ...]] = {
     "new_letters": ("glyphs",),
     "docpairs": ("docpairs",),
     "imports": ("imports",),
+    "doc_lm": ("docstrings",),
     "mnist1d": ("mnist1d",),
     **dict.fromkeys(("digit_views", *BENCHES["mnist"], *BENCHES["mnist_sets"]), ("mnist",)),
     **dict.fromkeys(BENCHES["domains"], ("real_domains",)),
