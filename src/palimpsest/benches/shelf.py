@@ -34,13 +34,16 @@ BENCHES: dict[str, tuple[str, ...]] = {
 """module of this package -> the benches in it, each an attribute of its name in capitals"""
 
 _CLASSES = {"table": "labelled_yours:class_table", "images": "labelled_yours:class_images"}
+_NUMBERS = {"table": "labelled_yours:number_table"}
 YOURS: dict[str, dict[str, str]] = {
     "mnist_few": _CLASSES,
     "mnist_noise": _CLASSES,
     "mnist_longtail": _CLASSES,
     "modechoice": _CLASSES,
     "breast_cancer": _CLASSES,
-    "diabetes": {"table": "labelled_yours:number_table"},
+    "wine": _CLASSES,
+    "diabetes": _NUMBERS,
+    "randhie": _NUMBERS,
     "glyphs": {"images": "images_yours:on_images"},
     "docpairs": {"pairs": "pairs_yours:on_pairs"},
     "authors": {"rows": "rows_yours:on_rows"},
@@ -53,8 +56,9 @@ POOLS: dict[str, tuple[str, ...]] = {
     "glyphs": ("glyphs",),
     "new_letters": ("glyphs",),
     "docpairs": ("docpairs",),
-    "imports": ("imports",),
     "doc_lm": ("docstrings",),
+    "imports": ("imports",),
+    "mixture": ("documentation",),
     "mnist1d": ("mnist1d",),
     **dict.fromkeys(("digit_views", *BENCHES["mnist"], *BENCHES["mnist_sets"]), ("mnist",)),
     **dict.fromkeys(BENCHES["domains"], ("real_domains",)),
