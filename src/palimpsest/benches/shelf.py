@@ -30,6 +30,7 @@ BENCHES: dict[str, tuple[str, ...]] = {
     "contracts": ("contracts",),
     "documents": ("documents",),
     "targets": ("targets",),
+    "chains": ("chains",),
 }
 """module of this package -> the benches in it, each an attribute of its name in capitals"""
 
