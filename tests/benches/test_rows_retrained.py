@@ -68,12 +68,16 @@ def test_what_needs_it_is_asked_then(files):
     assert outcome.values["npo"][QUALITY][0] <= 0
 
 
-def test_without_wrong_answers_forget_quality_is_not_asked(files, tmp_path):
+def test_without_wrong_answers_forget_quality_is_not_asked_and_equal_rows_are_told(files, tmp_path):
     rows = [json.loads(line) for line in (files / "forget.jsonl").read_text().splitlines()]
     bare = tmp_path / "bare.jsonl"
     bare.write_text("".join(json.dumps({**row, "perturbed_answer": []}) + "\n" for row in rows))
-    named = {"rows": bare, "retain": files / "keep.jsonl", "model": files / "model", "retrain": files / "base"}
+    twice = tmp_path / "twice.jsonl"
+    lines = (files / "keep.jsonl").read_text().splitlines(keepends=True)
+    twice.write_text("".join([*lines, lines[0]]))
+    named = {"rows": bare, "retain": twice, "model": files / "model", "retrain": files / "base"}
     found = yours.ask(load_claim("npo"), "rows", retrain_epochs=0.1, **named)
+    assert found.yours.notes[1:] == ("1 of 17 rows to keep equals an earlier one: equal rows to keep stay in one part",)
     assert [line.split(":")[0] for line in found.left_out] == ["safety"]
     assert "cannot be measured on it" in found.left_out[0]
 

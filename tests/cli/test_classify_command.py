@@ -199,6 +199,7 @@ def killed(self, *given):
         os.kill(os.getpid(), signal.SIGINT)
     return loss(self, *given)
 Supervised.loss = killed
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's background jobs are born without
 sys.exit(main(sys.argv[2:]))
 """
 

@@ -758,6 +758,10 @@ def test_show_says_on_what_data_of_yours_a_claim_runs(capsys):
         ),
         (["squentropy", "--target", "ripe"], "--target is about --table"),
         (["squentropy", "--table", "TABLE", "--target", "ripe", "--workers", "0"], "--workers must be at least 1"),
+        (["squentropy", "--table", "TABLE", "--target", "ripe", "--steps", "0"], "steps must be at least 1"),
+        (["squentropy", "--table", "TABLE", "--target", "ripe", "--scale-lr", "inf"], "scale_lr must be above 0"),
+        (["squentropy", "--table", "TABLE", "--target", "ripe", "--retrain", "x"], "--retrain is about --rows"),
+        (["squentropy", "--steps", "3"], "on what data? Give --table or --images or --pairs or --rows"),
         (["squentropy", "--table", "TABLE", "--target", "ripe", "--verify"], "--verify runs one seed"),
     ],
 )

@@ -34,7 +34,7 @@ from palimpsest.forget.tofu_measures import tofu_score
 from palimpsest.metrics.text import rouge_l_recall
 from palimpsest.models.files import load
 from palimpsest.models.score import context_length, greedy, pad_token_id, prompt_template, score
-from palimpsest.tasks.held_out import content_digest, key, parts
+from palimpsest.tasks.held_out import content_digest, duplicates_note, key, parts
 from palimpsest.tasks.rows import Row, check_overlap, read_rows
 from palimpsest.train.history import NonFiniteLoss
 
@@ -126,7 +126,7 @@ class RowsOfAUser:
     @cached_property
     def dealt(self) -> tuple[list[Row], list[Row], list[Row]]:
         """The rows to keep: given to methods, for validation, for the test."""
-        found = parts([key(str((row["question"], row["answer"]))) for row in self.retain], self.seed)
+        found = parts([_key(row) for row in self.retain], self.seed)
         return tuple([self.retain[i] for i in which] for which in found)
 
     @cached_property
@@ -269,7 +269,8 @@ def on_rows(
     if how:
         note = f"gold is {Path(how.base).name} trained once on all rows to keep, {how.epochs:g} times over"
     starts = frozenset({"base", "untrained", *(["gold"] if how else [])})
-    return Yours(on, starts, about, (note,), names)
+    equal = duplicates_note([_key(row) for row in keep], "rows to keep")
+    return Yours(on, starts, about, (note, *equal), names)
 
 
 @lru_cache(maxsize=2)
@@ -295,6 +296,10 @@ def _known(world: RowsWorld) -> Known:
     if all(row["perturbed_answer"] for row in rows):
         ratios = tuple(tofu_score(model, rows, tokenizer=tokenizer).truth_ratio_geometric.tolist())
     return Known(tokenizer, longest, probability(model, tokenizer, rows, longest), str(folder), ratios)
+
+
+def _key(row: Row) -> str:
+    return key(str((row["question"], row["answer"])))
 
 
 def _digest(*rows: Sequence[Row]) -> str:

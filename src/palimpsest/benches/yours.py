@@ -132,9 +132,13 @@ def tune(asked: Asked, *, workers: int | None = None, progress: bool = True) -> 
 
 
 def _otherwise(recipe: Recipe, *, steps: int | None, scale_lr: float) -> Recipe:
-    """The recipe with other steps and learning rates."""
-    grid = {name: [v * scale_lr for v in values] if name == "lr" else values for name, values in recipe.grid.items()}
-    settings = {name: value * scale_lr if name == "lr" else value for name, value in recipe.settings.items()}
+    """The recipe with other steps and learning rates, which are rounded as people write them."""
+
+    def scaled(name: str, value: Any) -> Any:
+        return float(f"{value * scale_lr:.6g}") if name == "lr" else value
+
+    grid = {name: [scaled(name, value) for value in values] for name, values in recipe.grid.items()}
+    settings = {name: scaled(name, value) for name, value in recipe.settings.items()}
     if steps and "steps" in settings:
         settings["steps"] = steps
     return replace(recipe, grid=grid, settings=settings)

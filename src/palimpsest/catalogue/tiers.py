@@ -45,7 +45,7 @@ def on_yours(entry: Entry) -> list[str]:
     """The commands that apply a paper to the user's own data: the method's, and the claim's for each kind of files.
 
     >>> from palimpsest.catalogue import entry
-    >>> on_yours(entry("squentropy"))[0]
+    >>> on_yours(entry("squentropy"))[1]
     'palimpsest run squentropy --table mine.csv --target COLUMN'
     """
     command = [" ".join(entry.command.replace("\\\n", " ").split())] if entry.command else []

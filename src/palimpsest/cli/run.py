@@ -16,27 +16,22 @@ from palimpsest.catalogue import age_of, entries, entry, record, record_file
 from palimpsest.catalogue.index import write_index
 from palimpsest.cli.output import counted, page, print_json
 from palimpsest.errors import UserError
+from palimpsest.family import Kind
 from palimpsest.paths import home
 from palimpsest.record_files import marked, read, write
-from palimpsest.train.ranges import Above, check_fields
+from palimpsest.train.ranges import Above, AtLeast, check_fields
 
-ON_YOURS = (
-    "table",
-    "target",
-    "group",
-    "time",
-    "images",
-    "size",
-    "pairs",
-    "rows",
-    "retain",
-    "model",
-    "retrain",
-    "retrain_epochs",
-    "retrain_lr",
-    "steps",
-    "scale_lr",
-)
+KINDS = {
+    "table": Kind(needs={"target": "the column that is predicted"}, takes=("group", "time")),
+    "images": Kind(takes=("size",)),
+    "pairs": Kind(needs={"model": "the encoder that they train"}),
+    "rows": Kind(
+        needs={"retain": "the rows to keep", "model": "the language model that knows them"},
+        takes=("retrain", "retrain_epochs", "retrain_lr"),
+    ),
+}
+OPTIONS = [option for kind in KINDS.values() for option in (*kind.needs, *kind.takes)]
+ON_YOURS = dict.fromkeys([*KINDS, *OPTIONS, "steps", "scale_lr"])
 
 
 @dataclass(frozen=True)
@@ -96,9 +91,9 @@ class Arguments:
     """passes over --retain that --retrain takes; 5 unless told otherwise"""
     retrain_lr: Annotated[float | None, Above(0)] = None
     """learning rate of --retrain; 1e-5 unless told otherwise, and up to 1e-3 for very small models"""
-    steps: int | None = None
+    steps: Annotated[int | None, AtLeast(1)] = None
     """steps of every training on your data, in place of the claim's"""
-    scale_lr: float | None = None
+    scale_lr: Annotated[float | None, Above(0)] = None
     """times which learning rates are taken on your data: those of our small models are too high for pretrained ones"""
     json: bool = False
     """print JSON"""

@@ -5,30 +5,20 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
-from math import inf
 from typing import Any
 
 from rich.text import Text
 
 from palimpsest.benches import yours
 from palimpsest.cli.output import page, print_json
+from palimpsest.cli.run import KINDS
 from palimpsest.errors import UserError
 from palimpsest.evidence import load_claim, run_claim
 from palimpsest.evidence.report import check_report, write_report
 from palimpsest.evidence.terminal import show
-from palimpsest.family import Kind, files_of
+from palimpsest.family import files_of
 from palimpsest.locks import held
 from palimpsest.paths import home
-
-KINDS = {
-    "table": Kind(needs={"target": "the column that is predicted"}, takes=("group", "time")),
-    "images": Kind(takes=("size",)),
-    "pairs": Kind(needs={"model": "the encoder that they train"}),
-    "rows": Kind(
-        needs={"retain": "the rows to keep", "model": "the language model that knows them"},
-        takes=("retrain", "retrain_epochs", "retrain_lr"),
-    ),
-}
 
 
 def main(args: Any, papers: Sequence[str]) -> int:
@@ -40,10 +30,6 @@ def main(args: Any, papers: Sequence[str]) -> int:
     kind, files = files_of(KINDS, vars(args))
     if args.workers is not None and args.workers < 1:
         raise UserError(f"--workers must be at least 1, got {args.workers}")
-    if args.steps is not None and args.steps < 1:
-        raise UserError(f"--steps must be at least 1, got {args.steps}")
-    if args.scale_lr is not None and not 0 < args.scale_lr < inf:
-        raise UserError(f"--scale-lr must be above 0 and finite, got {args.scale_lr}")
     asked = yours.ask(load_claim(papers[0]), kind, steps=args.steps, scale_lr=args.scale_lr or 1.0, **files)
     report = args.report or (home() / "reports" / f"{papers[0]} on {asked.folder.name}.html")
     if args.budget == "full" or args.report:
