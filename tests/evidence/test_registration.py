@@ -12,6 +12,7 @@ from palimpsest.audit.hark import TamperedLedger, digest
 from palimpsest.errors import UserError
 from palimpsest.evidence import Claim, Store, expect, export, given, registration, run_claim
 from palimpsest.evidence.registration import enter, history, keep_verdict, preregister, registered
+from palimpsest.record_files import marked, read, write
 
 SEEDS = (100, 101, 102, 103, 104)
 
@@ -338,6 +339,24 @@ def test_a_record_that_was_changed_is_not_taken_over(exported, tmp_path):
         with pytest.raises(UserError, match="the record of zz was changed after it was sealed"):
             enter(new, exported[1], SEEDS)
         assert new.ledger() == []
+
+
+@pytest.mark.parametrize(
+    ("code", "differ", "standing"),
+    [("now", 0, "of record"), ("now", 2, "exploratory"), ("then", 0, "exploratory"), (None, 0, "exploratory")],
+)
+def test_code_that_was_verified_to_give_the_values_of_record_stands_for_what_was_registered(
+    exported, tmp_path, monkeypatch, code, differ, standing
+):
+    _, second = exported
+    file = tmp_path / "results" / "zzfamily" / "zz.json"
+    monkeypatch.setattr(registration, "reach_digest", lambda module: "another")
+    monkeypatch.setattr(registration, "code_of", lambda claim: "now")
+    if code:
+        write(file, marked(read(file), rerun={"code": code, "differ": differ, "values": 4, "seed": 100, "time": ""}))
+    with Store(tmp_path / "new.sqlite") as new:
+        assert enter(new, second, SEEDS)[1] == standing
+        assert enter(new, make(by=0.3, module=second.module), SEEDS)[1] == "exploratory", "its sentences are others"
 
 
 def test_what_a_store_knows_is_not_listed_twice(exported, store, tmp_path):

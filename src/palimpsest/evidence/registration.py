@@ -4,15 +4,17 @@ The digest covers the question, the arms, the expectations, the settings, the se
 all code of the package that its arms reach. Registrations of the first scheme, without that code, keep their digest;
 their next amendment is of the second.
 It enters the ledger with the first run on the verdict's seeds; runs on the tuning seeds (0-99) are pilots and register
-nothing. A claim that differs from the registered one is exploratory until it is amended with a reason. Registrations,
-amendments and verdicts of a paper stay listed; those of the results of record are taken over into a new store.
+nothing. A claim that differs from the registered one is exploratory until it is amended with a reason; other code that
+was verified to give the values on record is no difference. Registrations, amendments and verdicts of a paper stay
+listed; those of the results of record are taken over into a new store.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
+from pathlib import Path
 from typing import Any, Literal
 
 from palimpsest.audit.hark import TUNING_SEEDS, Prereg, amend, canonical_json, digest
@@ -22,13 +24,13 @@ from palimpsest.evidence.decision import LOOKS
 from palimpsest.evidence.source import code_digest, digest_of, reach_digest, source_digest
 from palimpsest.evidence.store import Store, now
 from palimpsest.paths import records
-from palimpsest.record_files import broken, read, read_history
+from palimpsest.record_files import broken, read, read_history, rerun_of
 
 Standing = Literal["of record", "preliminary", "exploratory", "pilot", "smoke", "yours"]
 STANDINGS: dict[Standing, str] = {
     "of record": "the registered claim on all of its seeds, or on those of a look",
     "preliminary": "the registered claim on other seeds than all of its own",
-    "exploratory": "the claim, code that it reaches or the rows of its world differ from what was registered",
+    "exploratory": "the claim, code that it reaches (unverified) or the rows of its world are not what was registered",
     "pilot": "on seeds that are open to tuning; registers nothing",
     "smoke": "a few steps on one seed, to see that it runs",
     "yours": "your verdict, on your data and its test rows; none of it is kept as a result of the paper",
@@ -128,8 +130,25 @@ def _stand(store: Store, claim: Claim, seeds: Sequence[int], reason: str, curren
 
 
 def _promises(known: Prereg, claim: Claim) -> bool:
-    """Whether a registration is of the claim as it is, by the scheme that it was made with."""
-    return digest(known) == digest(preregister(claim, reach="reach" in known.plan))
+    """Whether a registration is of the claim as it is, by the scheme that it was made with; code that its arms reach
+    may be other code where that was verified to give the values on record."""
+    current = preregister(claim, reach="reach" in known.plan)
+    return digest(known) == digest(current) or (
+        digest(_without_reach(known)) == digest(_without_reach(current)) and _verified(claim)
+    )
+
+
+def _without_reach(prereg: Prereg) -> Prereg:
+    return replace(prereg, plan={name: value for name, value in prereg.plan.items() if name != "reach"})
+
+
+def _verified(claim: Claim) -> bool:
+    """Whether one seed of every arm gave the values on record again, at the code at hand."""
+    try:
+        rerun = rerun_of(read(record_file(claim)))
+    except (OSError, ValueError, KeyError, TypeError):  # there is no record, or it is damaged, which `run` says
+        return False
+    return bool(rerun) and rerun["code"] == code_of(claim) and not rerun["differ"]
 
 
 def registered(store: Store, paper: str) -> Prereg | None:
@@ -163,10 +182,15 @@ def _enter(store: Store, paper: str, kind: str, prereg: Prereg) -> Prereg:
     return prereg
 
 
+def record_file(claim: Claim) -> Path:
+    """Where the results of record of a claim are, once there are any; nowhere for a claim of no family."""
+    return records() / (claim.family or "-") / f"{claim.paper}.json"
+
+
 def _from_record(store: Store, claim: Claim, known: Prereg | None) -> Prereg | None:
     """Take over the exported history of a paper: into a store that knows nothing of it, or that is behind it."""
-    file = records() / claim.family / f"{claim.paper}.json"
-    if not claim.family or not file.is_file():
+    file = record_file(claim)
+    if not file.is_file():
         return known
     try:
         found = read(file)
