@@ -752,6 +752,8 @@ def test_show_says_on_what_data_of_yours_a_claim_runs(capsys):
         (["squentropy", "--table", "nowhere.csv", "--target", "ripe"], "nowhere.csv"),
         (["squentropy", "hark", "--table", "TABLE", "--target", "ripe"], "name one paper"),
         (["hark", "--table", "TABLE", "--target", "ripe"], "no data of yours"),
+        (["eight_methods", "--rows", "TABLE", "--retain", "x", "--model", "x"], "no data of yours"),
+        (["npo", "--table", "TABLE", "--target", "ripe"], "it takes --rows"),
         (
             ["squentropy", "--table", "TABLE", "--target", "ripe", "--export"],
             "a verdict on your data is not one of them",

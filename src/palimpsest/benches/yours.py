@@ -83,6 +83,13 @@ def kinds(claim: Claim) -> tuple[str, ...]:
     return tuple(YOURS.get(claim.bench.name, ())) if isinstance(claim, BenchClaim) else ()
 
 
+def check_takes(paper: str, kind: str, takes: Sequence[str]) -> None:
+    """Raises a UserError where a claim does not take files of a kind."""
+    if kind not in takes:
+        others = " or ".join(f"--{one}" for one in takes) or "no data of yours, for its world is part of the question"
+        raise UserError(f"the claim of {paper} cannot be put to --{kind}: it takes {others}")
+
+
 def ask(claim: Claim, kind: str, *, steps: int | None = None, scale_lr: float = 1.0, **files: Any) -> Asked:
     """Put a claim to the user's files.
 
@@ -96,12 +103,7 @@ def ask(claim: Claim, kind: str, *, steps: int | None = None, scale_lr: float = 
     Raises:
         UserError: the claim has no world of that kind; its central sentence needs what the data cannot have; bad files.
     """
-    if kind not in kinds(claim):
-        takes = " or ".join(f"--{one}" for one in kinds(claim))
-        raise UserError(
-            f"the claim of {claim.paper} cannot be put to --{kind}: it takes "
-            + (takes or "no data of yours, for its world is part of the question")
-        )
+    check_takes(claim.paper, kind, kinds(claim))
     module, function = YOURS[claim.bench.name][kind].split(":")
     terms, ours = claim.terms, claim.bench
     if steps or scale_lr != 1:

@@ -10,6 +10,7 @@ from typing import Any
 from rich.text import Text
 
 from palimpsest.benches import yours
+from palimpsest.catalogue import entry
 from palimpsest.cli.output import page, print_json
 from palimpsest.cli.run import KINDS
 from palimpsest.errors import UserError
@@ -30,6 +31,7 @@ def main(args: Any, papers: Sequence[str]) -> int:
     kind, files = files_of(KINDS, vars(args))
     if args.workers is not None and args.workers < 1:
         raise UserError(f"--workers must be at least 1, got {args.workers}")
+    yours.check_takes(papers[0], kind, entry(papers[0]).runs_on)  # what it measures may need more than its bench does
     asked = yours.ask(load_claim(papers[0]), kind, steps=args.steps, scale_lr=args.scale_lr or 1.0, **files)
     report = args.report or (home() / "reports" / f"{papers[0]} on {asked.folder.name}.html")
     if args.budget == "full" or args.report:
