@@ -172,6 +172,15 @@ def test_the_end_of_memory_is_one_line(monkeypatch, capsys):
     assert called(capsys, "search", "x") == (2, "", line)
 
 
+def test_a_panic_of_rust_is_one_line(monkeypatch, capsys):
+    panic = type("PanicException", (BaseException,), {})("index out of bounds")
+    monkeypatch.setattr("palimpsest.cli._dispatch", lambda argv: (_ for _ in ()).throw(panic))
+    assert main(["audit"]) == 2
+    assert capsys.readouterr().err == (
+        "palimpsest: a file of the model or its tokenizer is damaged: index out of bounds\n"
+    )
+
+
 @pytest.mark.parametrize(
     ("argv", "line"),
     [

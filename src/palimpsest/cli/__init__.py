@@ -108,6 +108,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             _close_stdout()  # which may be what could not be written: what its buffer holds would be tried at exit
         print(f"palimpsest: cannot {f'use {place}' if place else 'go on'}: {error.strerror}", file=sys.stderr)
         return 2
+    except BaseException as error:
+        # A tokenizer of Rust may panic at a text long after it was loaded: that is no Exception, and cannot be named.
+        if type(error).__name__ != "PanicException":
+            raise
+        print(f"palimpsest: a file of the model or its tokenizer is damaged: {error}", file=sys.stderr)
+        return 2
 
 
 class _Terminated(BaseException):
