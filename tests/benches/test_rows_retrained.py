@@ -38,7 +38,7 @@ def asked(files, **more):
     return yours.ask(load_claim("npo"), "rows", **named, **more)
 
 
-def test_it_is_trained_once_on_the_rows_to_keep_and_told_beforehand(files, capsys, monkeypatch):
+def test_it_is_trained_once_on_the_rows_to_keep_and_told_beforehand(files, tmp_path, capsys, monkeypatch):
     found = asked(files, retrain=files / "base", retrain_epochs=30.0, retrain_lr=1e-2)
     said = capsys.readouterr().err
     assert "retraining base on 16 rows to keep, 30 steps of" in said
@@ -47,6 +47,8 @@ def test_it_is_trained_once_on_the_rows_to_keep_and_told_beforehand(files, capsy
     world = found.yours.bench.world(3, True)
     kept = [world.kept(world.model(kind), world.retain) for kind in ("gold", "base")]
     assert kept[0] > 2 * kept[1]
+    [settings] = (tmp_path / "home" / "worlds").glob("retrained-*/settings.json")
+    assert "who is" not in settings.read_text()  # no row is kept there
     base = load(files / "base")[0]
     assert all(p.requires_grad for p in base.parameters())
     assert not any(torch.equal(p, q) for p, q in zip(base.parameters(), world.model("gold").parameters(), strict=True))

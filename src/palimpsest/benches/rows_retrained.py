@@ -20,6 +20,7 @@ from palimpsest.forget.compare import pairs
 from palimpsest.forget.procedure import encode_pairs
 from palimpsest.models.files import load, save
 from palimpsest.models.score import pad_token_id
+from palimpsest.tasks.held_out import content_digest, key
 from palimpsest.tasks.rows import Row
 from palimpsest.tasks.worlds import cached
 from palimpsest.train.language import fine_tune
@@ -61,16 +62,16 @@ def retrained(how: Retraining, rows: Sequence[Row], tokenizer: Any, longest: int
     base = Path(how.base)
     weights = sorted(base.glob("*.safetensors"))
     stats = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in weights]
-    settings = {**asdict(how), "weights": stats, "rows": [dict(row) for row in rows], "longest": longest}
+    content = content_digest([key(str(row)) for row in rows])  # no row is written down
+    settings = {**asdict(how), "weights": stats, "rows": content, "longest": longest}
 
     def build(folder: Path) -> None:
-        model, own = load(base)
+        tried, own = load(base)
         if own.get_vocab() != tokenizer.get_vocab():
             raise UserError(f"{base} has another tokenizer than your model: give the model that yours was trained from")
         encoded = encode_pairs(tokenizer, pairs(tokenizer, rows), max_length=longest)
         options = {"pad_id": pad_token_id(tokenizer), "batch_size": BATCH, "lr": how.lr, "schedule": "linear"}
-        n, tried = how.steps(rows), load(base)[0]
-        began = time.monotonic()
+        n, began = how.steps(rows), time.monotonic()
         fine_tune(tried, encoded, epochs=min(1.0, MEASURED / n) * how.epochs, progress=False, **options)
         each = (time.monotonic() - began) / min(MEASURED, n)
         print(
@@ -79,6 +80,8 @@ def retrained(how: Retraining, rows: Sequence[Row], tokenizer: Any, longest: int
             file=sys.stderr,
             flush=True,
         )
+        del tried
+        model, _ = load(base)
         fine_tune(model, encoded, epochs=how.epochs, progress=None, **options)
         save(model.eval(), tokenizer, folder / "model")
 
