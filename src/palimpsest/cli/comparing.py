@@ -13,6 +13,8 @@ from palimpsest.benches.verbs import recipes_of
 from palimpsest.cli.family_run import table
 from palimpsest.cli.model_report import page
 from palimpsest.cli.output import number
+from palimpsest.evidence.figures import metric_figure
+from palimpsest.evidence.verdict import cell
 from palimpsest.family import Family, files_of
 from palimpsest.models.output_folders import write_folder
 
@@ -84,12 +86,16 @@ class Comparing:
         return [*shown, "" if line.lr is None else f"{line.lr:g}"]
 
     def page(self, summary: dict[str, Any]) -> str:
+        found = self.comparison
+        first = found.measures[0]
+        seen = {line.name: dict(zip(found.seeds, line.values.get(first) or (), strict=False)) for line in found.lines}
+        cells = {name: {first: cell(values)} if values else {} for name, values in seen.items()}
         return page(
             title=f"{self.family.compares} on {self.yours.about}",
-            lead=f"{self.comparison.best.name} is best by {RULE}.",
+            lead=f"{found.best.name} is best by {RULE}.",
             table=self.rows,
             columns=self.columns,
-            figures={},
+            figures={f"{first} on the test rows, a point for each seed": metric_figure(first, cells)},
             rows=[],
             notes=[*self.said, *self.yours.notes],
             settings={**summary["settings"], **summary["methods"]},
