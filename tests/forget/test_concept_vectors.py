@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from palimpsest.errors import UserError
-from palimpsest.forget.concept_vectors import ColumnAscent, Needle, ValueMatricesOnly, needle
+from palimpsest.forget.concept_vectors import Needle, needle
 from palimpsest.forget.concept_vectors_measures import (
     JAILBREAKS,
     concept_vectors_score,
@@ -18,6 +18,7 @@ from palimpsest.forget.concept_vectors_measures import (
 )
 from palimpsest.forget.npo import NPO
 from palimpsest.forget.procedure import prepare, unlearn
+from palimpsest.forget.value_training import ColumnAscent, ValueMatricesOnly
 from palimpsest.forget.value_vectors import (
     CausalCheck,
     Location,

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from palimpsest.errors import UserError
 from palimpsest.forget.procedure import ForgetData, prepare, unlearn
 from palimpsest.forget.refusals import REFUSALS
-from palimpsest.forget.relearn import ReLearn, augment, relearn_loss, rewritten
+from palimpsest.forget.relearn import ReLearn, relearn_loss
 from palimpsest.forget.relearn_measures import (
     Reference,
     brunet,
@@ -26,6 +26,7 @@ from palimpsest.forget.relearn_measures import (
     share_distinct,
     states_another,
 )
+from palimpsest.forget.relearn_rows import augment, rewritten
 from palimpsest.forget.rewording import TEXTS, completion, private_words
 from palimpsest.metrics.text import words
 from palimpsest.models import causal_lm, word_tokenizer

@@ -20,74 +20,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
-from torch import Tensor, nn
+from torch import nn
 from transformers import PreTrainedModel
-from transformers.pytorch_utils import Conv1D
 
 from palimpsest.errors import UserError
-from palimpsest.forget.baselines import GradAscent
-from palimpsest.forget.procedure import Batch, ForgetData, unlearn
-from palimpsest.forget.value_vectors import (
-    Location,
-    add_noise,
-    causal_check,
-    distinctive_tokens,
-    find_concept_vectors,
-    value_vectors,
-)
+from palimpsest.forget.procedure import ForgetData, unlearn
+from palimpsest.forget.value_training import ColumnAscent
+from palimpsest.forget.value_vectors import Location, add_noise, most_causal, value_vectors
 from palimpsest.lazy import front_door
-from palimpsest.models.blocks import blocks, mlp_output, output_weights
-from palimpsest.train.method import Edit, Objective, check_needs
+from palimpsest.models.blocks import blocks, mlp_output
+from palimpsest.train.method import Edit, check_needs
 from palimpsest.train.ranges import Above, AtLeast
-
-
-@dataclass(frozen=True)
-class ValueMatricesOnly(Objective):
-    """Another objective, with all but the MLPs' output matrices frozen: the paper's baseline between fine-tuning the
-    whole model and Needle.
-
-    Attributes:
-        objective: what is minimised, such as `NPO()`.
-    """
-
-    objective: Any
-
-    @property
-    def needs(self) -> frozenset[str]:
-        return frozenset(getattr(self.objective, "needs", ()))
-
-    def trainable(self, model: nn.Module) -> list[nn.Parameter]:
-        return [weight for block in blocks(model) for weight in output_weights(block)]
-
-    def init(self, model: nn.Module, data: ForgetData) -> Any:
-        return self.objective.init(model, data)
-
-    def loss(self, state: Any, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        return self.objective.loss(state, model, batch)
-
-
-@dataclass(frozen=True)
-class ColumnAscent(Objective):
-    """Gradient ascent on the forget answers that moves one value vector and nothing else.
-
-    Attributes:
-        layer, dim: which.
-    """
-
-    layer: int
-    dim: int
-
-    def trainable(self, model: nn.Module) -> list[nn.Parameter]:
-        return [mlp_output(blocks(model)[self.layer]).weight]
-
-    def loss(self, state: None, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        return GradAscent(retain="none").loss(None, model, batch)
-
-    def gradients(self, state: None, model: nn.Module) -> None:
-        down = mlp_output(blocks(model)[self.layer])
-        neurons = down.weight.grad if isinstance(down, Conv1D) else down.weight.grad.T
-        neurons[: self.dim] = 0
-        neurons[self.dim + 1 :] = 0
 
 
 def needle(
@@ -161,31 +104,10 @@ class Needle(Edit):
                 raise UserError("its value vectors are not of the output layer's width: no words can be read off them")
 
     def locate(self, model: PreTrainedModel, data: ForgetData) -> Location:
-        """The vector to destroy.
-
-        Raises:
-            UserError: if the forget answers have no words of their own, or no candidate passes the causal check.
-        """
+        """The vector to destroy; see `palimpsest.forget.value_vectors.most_causal`."""
         check_needs(self, data)
-        tokens = distinctive_tokens(data.forget, data.retain, ratio=self.ratio, most=self.top)
-        if not tokens:
-            raise UserError(
-                f"no token is {self.ratio:g} times as frequent in the forget answers as in the retain answers:"
-                " lower ratio, or give rows that are about one thing"
-            )
-        found = find_concept_vectors(model, tokens, top=self.top, keep=self.candidates)
-        checks = [
-            causal_check(model, vector.loc, data.forget, data.retain, pad_id=data.pad_id, std=self.std, seed=self.seed)
-            for vector in found
-        ]
-        best = max(range(len(found)), key=lambda i: checks[i].effect)
-        if not checks[best].effect > self.margin:
-            raise UserError(
-                f"noise on none of the {len(found)} vectors that promote the concept most costs the forget answers"
-                f" {self.margin:g} more accuracy than the retain answers (at most {checks[best].effect:.3f}): what they"
-                " say is not in one vector; use another method, or more candidates"
-            )
-        return found[best].loc
+        search = {"top": self.top, "keep": self.candidates, "ratio": self.ratio, "margin": self.margin}
+        return most_causal(model, data, **search, std=self.std, seed=self.seed)
 
     def edit(self, model: PreTrainedModel, data: ForgetData, **options: Any) -> PreTrainedModel:
         """The model, changed in place. `options`: `batch_size` of the ascent, and others of `unlearn`."""
@@ -195,6 +117,7 @@ class Needle(Edit):
 
 
 _MOVED = {
+    "forget.value_training": ("ValueMatricesOnly",),
     "forget.concept_vectors_measures": (
         "JAILBREAKS",
         "concept_vectors_score",
@@ -206,6 +129,9 @@ _MOVED = {
         "CHUNK",
         "CausalCheck",
         "ConceptVector",
+        "causal_check",
+        "distinctive_tokens",
+        "find_concept_vectors",
         "top_tokens",
         "value_vector",
     ),

@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from palimpsest.errors import UserError
+from palimpsest.forget.procedure import ForgetData
 from palimpsest.models.blocks import blocks, mlp_output
 from palimpsest.models.score import Encoded, score
 
@@ -202,3 +204,47 @@ def causal_check(
         vector.copy_(kept)
     now = np.mean(after, axis=0)
     return CausalCheck(float(before[0]), float(now[0]), float(before[1]), float(now[1]))
+
+
+def most_causal(
+    model: PreTrainedModel,
+    data: ForgetData,
+    *,
+    top: int,
+    keep: int,
+    ratio: float,
+    margin: float,
+    std: float,
+    seed: int,
+) -> Location:
+    """Of the `keep` vectors that promote the forget answers' own words most, the one whose noise costs these answers
+    most beyond the retain answers.
+
+    Args:
+        top: how many tokens of a vector are looked at, and how many words of the answers' own at most.
+        ratio: see `distinctive_tokens`.
+        margin: how much more of the forget answers' accuracy than of the retain answers' the noise must cost.
+        std, seed: of the noise.
+
+    Raises:
+        UserError: if the forget answers have no words of their own, or no candidate passes the causal check.
+    """
+    tokens = distinctive_tokens(data.forget, data.retain, ratio=ratio, most=top)
+    if not tokens:
+        raise UserError(
+            f"no token is {ratio:g} times as frequent in the forget answers as in the retain answers:"
+            " lower ratio, or give rows that are about one thing"
+        )
+    found = find_concept_vectors(model, tokens, top=top, keep=keep)
+    effects = [
+        causal_check(model, vector.loc, data.forget, data.retain, pad_id=data.pad_id, std=std, seed=seed).effect
+        for vector in found
+    ]
+    best = max(range(len(found)), key=lambda i: effects[i])
+    if not effects[best] > margin:
+        raise UserError(
+            f"noise on none of the {len(found)} vectors that promote the concept most costs the forget answers"
+            f" {margin:g} more accuracy than the retain answers (at most {effects[best]:.3f}): what they say is not in"
+            " one vector; use another method, or more candidates"
+        )
+    return found[best].loc
