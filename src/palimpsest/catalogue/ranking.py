@@ -175,7 +175,8 @@ def _share(tfidf: TfidfVectorizer, query: str) -> float:
 
 
 def _respelled(query: str) -> str:
-    """With words of the catalogue in the place of unknown ones that begin alike and are spelled much like them."""
+    """With words of the catalogue in the place of unknown ones that begin alike and are spelled much like them; a word
+    of four letters is rather another one (join, joint)."""
     known, small_words = _index()[0][0].vocabulary_, _index()[0][0].get_stop_words()
 
     def word(match: re.Match[str]) -> str:
@@ -185,7 +186,7 @@ def _respelled(query: str) -> str:
         like = [word for word in known if word[0] == said[0] and " " not in word]
         return (get_close_matches(said, like, 1, _ALIKE) or [said])[0]
 
-    return re.sub(r"\w{4,}", word, query)
+    return re.sub(r"\w{5,}", word, query)
 
 
 def _similarity(query: str) -> list[float]:
