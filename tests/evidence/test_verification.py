@@ -6,7 +6,7 @@ import pytest
 from joblib.externals.loky import get_reusable_executor
 
 from palimpsest.evidence import Claim, expect, verify
-from palimpsest.evidence.verification import Difference
+from palimpsest.evidence.verification import Difference, made_anew
 from palimpsest.paths import home
 
 
@@ -91,6 +91,9 @@ def test_what_earlier_code_kept_on_disk_is_not_found(record, workers):
         found = verify(Claim("zz", "?", {"b": kept}, [expect("b").at_least(0, on="m")]), record, workers=workers)
         assert found.differences == ()
     assert kept(0, "full") == {"m": 3.0}, "the user's home is the user's again"
+    with made_anew():
+        found = [verify(Claim("zz", "?", {"b": kept}, [expect("b").at_least(0, on="m")]), record) for _ in range(2)]
+    assert [[d.again for d in each.differences] for each in found] == [[], [2.0]], "claims in one block share worlds"
     assert [path.name for path in home().iterdir()] == ["runs"]
 
 

@@ -206,6 +206,20 @@ def _report(args: Arguments, paper: str, several: bool) -> Path | None:
 
 def _verify(args: Arguments, papers: Sequence[str], several: bool) -> int:
     """Run one seed of every arm of the papers again, say what differs, and mark the records."""
+    from palimpsest.evidence.verification import made_anew
+
+    with made_anew():  # once for all papers: many share a world
+        reruns, errors = _reruns(args, papers, several)
+    if reruns:
+        write_index()
+    if args.json:
+        results = [asdict(rerun) for rerun in reruns]
+        print_json(results if several else results[0])
+    return 2 if errors else 1 if any(rerun.differences for rerun in reruns) else 0
+
+
+def _reruns(args: Arguments, papers: Sequence[str], several: bool) -> tuple[list, dict[str, str]]:
+    """What came of each paper, and what kept others from being verified. A record is marked as soon as it is done."""
     from palimpsest.evidence import load_claim, verify
 
     reruns, errors = [], {}
@@ -234,12 +248,7 @@ def _verify(args: Arguments, papers: Sequence[str], several: bool) -> int:
                     again = "nothing" if d.again is None else f"{d.again:.7g}"
                     far = f" ({d.spreads:.1f} standard deviations of the seeds)" if isfinite(d.spreads) else ""
                     console.print(Text(f"  {d.arm} · {d.metric}: {d.recorded:.7g} on record, {again} now{far}"))
-    if reruns:
-        write_index()
-    if args.json:
-        results = [asdict(rerun) for rerun in reruns]
-        print_json(results if several else results[0])
-    return 2 if errors else 1 if any(rerun.differences for rerun in reruns) else 0
+    return reruns, errors
 
 
 def _summary(outcomes: Sequence, errors: dict[str, str]) -> Table:

@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -113,7 +114,7 @@ def verify(claim: Claim, record: Mapping[str, Any], *, workers: int | None = Non
     seed, code = record["seeds"][0], code_of(claim)
     jobs = [Job(claim.paper, record["registration"]["digest"], code, "full", arm, seed) for arm in claim.arms]
     again: dict[str, Job] = {}
-    with _empty_home(), closing(run_jobs(claim.arms, jobs, workers=workers)) as finished:
+    with made_anew(), closing(run_jobs(claim.arms, jobs, workers=workers)) as finished:
         for job in watched(finished, claim.paper, len(jobs), len(jobs), progress):
             again[job.arm] = job
     compared = []
@@ -134,17 +135,28 @@ def verify(claim: Claim, record: Mapping[str, Any], *, workers: int | None = Non
     )
 
 
+_MADE_ANEW: ContextVar[bool] = ContextVar("made anew", default=False)
+
+
 @contextmanager
-def _empty_home() -> Iterator[None]:
-    """A home in which nothing is found that earlier code has made; taken away afterwards."""
+def made_anew() -> Iterator[None]:
+    """A home in which nothing is found that earlier code has made; taken away afterwards.
+
+    Claims that are verified within one such block share the worlds that they make.
+    """
+    if _MADE_ANEW.get():
+        yield
+        return
     kept = os.environ.get("PALIMPSEST_HOME")
     home().mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=home(), prefix="verify-") as folder:
         os.environ["PALIMPSEST_HOME"] = folder
+        inside = _MADE_ANEW.set(True)
         get_reusable_executor().shutdown()  # workers that wait for jobs would keep to the home they were started with
         try:
             yield
         finally:
             get_reusable_executor().shutdown()
+            _MADE_ANEW.reset(inside)
             os.environ.pop("PALIMPSEST_HOME")
             os.environ.update({} if kept is None else {"PALIMPSEST_HOME": kept})
