@@ -14,8 +14,6 @@ LONGER = {
     "concept_vectors": 214,
     "dbpm": 152,
     "relearn": 251,
-    "skill_unlearning": 306,
-    "unforgettable": 252,
     "unstar": 280,
 }
 """rooms that have more, and how much: no more than that"""

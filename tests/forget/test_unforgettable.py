@@ -11,8 +11,8 @@ from torch.nn import functional as F
 
 from palimpsest.errors import UserError
 from palimpsest.forget.procedure import ForgetData, prepare, unlearn
-from palimpsest.forget.unforgettable import (
-    RandomOptions,
+from palimpsest.forget.unforgettable import RandomOptions, random_label_forget, random_labels
+from palimpsest.forget.unforgettable_measures import (
     accuracy,
     forget_matrix,
     forget_ratio,
@@ -21,8 +21,6 @@ from palimpsest.forget.unforgettable import (
     predictor_correlations,
     predictors,
     probe_recovery,
-    random_label_forget,
-    random_labels,
     total_variance,
 )
 from palimpsest.models import causal_lm, encode, word_tokenizer

@@ -25,6 +25,7 @@ BENCHES: dict[str, tuple[str, ...]] = {
     "authors": ("authors",),
     "mixture": ("mixture",),
     "harm": ("harm",),
+    "skills": ("skills",),
     "private_people": ("private_people",),
     "two_hop": ("two_hop",),
     "contracts": ("contracts",),

@@ -21,71 +21,24 @@ looked at, as in the authors' code: one of them in the box, and the whole answer
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from palimpsest.forget.key_space import KeyGuardedLM, KeySpace, prompt_keys
+from palimpsest.forget.mirrored_neurons import adjusted, edit_neurons, probe
 from palimpsest.forget.procedure import ForgetData
-from palimpsest.forget.refusal_guard import GuardedLM, refusal_ids
+from palimpsest.forget.refusal_guard import refusal_ids
+from palimpsest.lazy import front_door
 from palimpsest.models.blocks import blocks, mlp_activation, mlp_output
-from palimpsest.models.hooks import activations, edit_activation
-from palimpsest.models.score import Encoded, pad_token_id
+from palimpsest.models.score import Encoded
 from palimpsest.train.method import Intervention
 from palimpsest.train.ranges import Above, AtLeast, AtMost, require
-
-LEAST = 1e-6  # a standard deviation, so that a neuron that never moves divides nothing by 0
-
-
-def probe(
-    model: nn.Module, rows: Encoded, *, pad_id: int, batch_size: int = 64
-) -> tuple[Float[Tensor, "neurons"], Float[Tensor, "neurons"]]:
-    """Mean and standard deviation of every MLP neuron's pre-activation over all tokens of the rows.
-
-    Returns:
-        Both in float64, the neurons of the first block first.
-
-    >>> from palimpsest.models import causal_lm
-    >>> mean, std = probe(causal_lm(10, d_model=16, n_layers=2), Encoded([[1, 5, 6], [7, 8]], [0, 0]), pad_id=0)
-    >>> mean.shape, bool((std >= 0).all())
-    (torch.Size([96]), True)
-    """
-    modules = {str(i): mlp_activation(block) for i, block in enumerate(blocks(model))}
-    n, total, squares = 0, 0.0, 0.0
-    for batch, seen in activations(model, rows, modules, "input", pad_id=pad_id, batch_size=batch_size):
-        real = batch["attention_mask"].bool()
-        z = torch.cat([seen[name][real] for name in modules], dim=-1).double()
-        n, total, squares = n + len(z), total + z.sum(0), squares + z.square().sum(0)
-    mean = total / n
-    return mean, (squares / n - mean.square()).clamp(min=0).sqrt()
-
-
-def adjusted(
-    z: Float[Tensor, "... k"],
-    forget: tuple[Float[Tensor, "k"], Float[Tensor, "k"]],
-    retain: tuple[Float[Tensor, "k"], Float[Tensor, "k"]],
-    uniform: Float[Tensor, "... k"],
-) -> Float[Tensor, "... k"]:
-    """Pre-activations, mirrored where they look like the skill; see the module.
-
-    Args:
-        z: of k neurons.
-        forget, retain: mean and standard deviation of each neuron.
-        uniform: draws from [0, 1), which decide.
-
-    >>> one, zero = torch.ones(1), torch.zeros(1)
-    >>> adjusted(torch.tensor([[5.0], [0.1]]), (5 * one, one), (zero, one), torch.zeros(2, 1)).tolist()
-    [[0.0], [0.10000000149011612]]
-    """
-    (mu_f, s_f), (mu_r, s_r) = ((mu, s.clamp(min=LEAST)) for mu, s in (forget, retain))
-    # log N_f - log N_r: of it the probability is the logistic function, without the densities' underflow.
-    log_ratio = ((z - mu_r) / s_r).square() / 2 - ((z - mu_f) / s_f).square() / 2 + (s_r / s_f).log()
-    hit = (log_ratio >= 0) & (uniform < log_ratio.sigmoid())
-    return torch.where(hit, mu_r - (z - mu_f) * s_r / s_f, z)
 
 
 @dataclass(frozen=True)
@@ -123,132 +76,15 @@ class NeuronAdjust(Intervention):
 
     def hook(self, model: nn.Module, learned: Mapping[str, Tensor]) -> list[Any]:
         """Puts the hooks on; `remove()` of each handle takes it off again."""
-        generator, start, handles = torch.Generator().manual_seed(self.seed), 0, []
-        for block in blocks(model):
-            width = mlp_output(block).weight.shape[1 if isinstance(mlp_output(block), nn.Linear) else 0]
-            here = (learned["neurons"] >= start) & (learned["neurons"] < start + width)
-            if here.any():
-                mine = {name: value[here].to(next(block.parameters()).device) for name, value in learned.items()}
-                columns = mine.pop("neurons") - start
+        generator = torch.Generator().manual_seed(self.seed)
 
-                def edit(z: Tensor, columns: Tensor = columns, mine: dict[str, Tensor] = mine) -> Tensor:
-                    old = z[..., columns]
-                    if self.to == "zero":
-                        new = torch.zeros_like(old)
-                    else:
-                        uniform = torch.rand(old.shape, generator=generator).to(old.device)
-                        of = {name: value.to(old.dtype) for name, value in mine.items()}
-                        new = adjusted(old, (of["mu_f"], of["s_f"]), (of["mu_r"], of["s_r"]), uniform)
-                    return z.index_copy(-1, columns, new)
+        def new(z: Tensor, of: Mapping[str, Tensor]) -> Tensor:
+            if self.to == "zero":
+                return torch.zeros_like(z)
+            uniform = torch.rand(z.shape, generator=generator).to(z.device)
+            return adjusted(z, (of["mu_f"], of["s_f"]), (of["mu_r"], of["s_r"]), uniform)
 
-                handles.append(edit_activation(mlp_activation(block), edit, "input"))
-            start += width
-        return handles
-
-
-@dataclass(frozen=True)
-class KeySpace:
-    """A box around keys.
-
-    Attributes:
-        mean, std: of the keys.
-        radius: k, the largest distance of a key from the mean in any dimension, in standard deviations.
-    """
-
-    mean: Float[Tensor, "d"]
-    std: Float[Tensor, "d"]
-    radius: float
-
-    @classmethod
-    def fit(cls, keys: Float[Tensor, "prompts d"]) -> KeySpace:
-        """The least box that holds all keys.
-
-        Raises:
-            ValueError: if there are no keys.
-
-        >>> space = KeySpace.fit(torch.tensor([[0.0, 1.0], [2.0, 5.0]]))
-        >>> space.radius, space.holds(torch.tensor([[1.0, 3.0], [2.0, 5.5]])).tolist()
-        (1.0, [True, False])
-        """
-        if keys.ndim != 2 or len(keys) == 0:
-            raise ValueError(f"keys must be [prompts, d] with at least one, got {list(keys.shape)}")
-        mean, std = keys.mean(0), keys.std(0, correction=0).clamp(min=LEAST)
-        return cls(mean, std, float(((keys - mean).abs() / std).max()))
-
-    def holds(self, keys: Float[Tensor, "prompts d"], scale: float = 1.0) -> Bool[Tensor, "prompts"]:
-        """Whether each key lies in the box, widened by `scale`."""
-        # A hair more: the keys on the box's sides must not fall out by rounding.
-        return ((keys - self.mean).abs() <= scale * self.radius * (1 + 1e-5) * self.std).all(-1)
-
-
-def prompt_keys(
-    model: nn.Module, prompts: Sequence[Sequence[int]], *, pad_id: int, batch_size: int = 64
-) -> Float[Tensor, "layers prompts d"]:
-    """The key of each prompt in each block: what its MLP's output matrix reads at the prompt's last token.
-
-    Args:
-        prompts: token ids, without padding.
-
-    Raises:
-        ValueError: if a prompt has no tokens.
-    """
-    if not prompts or not all(len(prompt) for prompt in prompts):
-        raise ValueError("every prompt needs at least one token")
-    modules = {str(i): mlp_output(block) for i, block in enumerate(blocks(model))}
-    rows, found = Encoded([list(prompt) for prompt in prompts], [0] * len(prompts)), []
-    for batch, seen in activations(model, rows, modules, "input", pad_id=pad_id, batch_size=batch_size):
-        last = batch["attention_mask"].sum(1) - 1
-        each = torch.arange(len(last), device=last.device)
-        found.append(torch.stack([seen[name][each, last].float() for name in modules]))
-    return torch.cat(found, dim=1)
-
-
-class KeyGuardedLM(GuardedLM):
-    """A model that answers by a refusal where a key lies in the box: the prompt's, or one at a token of the answer that
-    has a token after it. `gate` is (layer, `KeySpace`, scale).
-
-    Args:
-        reads_answers: whether the answer's keys count.
-    """
-
-    def __init__(
-        self,
-        lm: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerBase,
-        gate: tuple[int, KeySpace, float],
-        refusal: Int[Tensor, "tokens"],
-        *,
-        reads_answers: bool = True,
-    ) -> None:
-        super().__init__(lm, tokenizer, gate, refusal)
-        self.reads_answers = reads_answers
-
-    def flags(
-        self,
-        input_ids: Int[Tensor, "batch tokens"],
-        positions: Bool[Tensor, "batch tokens"],
-        written: Bool[Tensor, "batch tokens"] | None = None,
-    ) -> Bool[Tensor, "batch"]:
-        layer, space, scale = self.gate
-        flags = torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
-        kept = positions.any(1).nonzero()[:, 0].tolist()
-        if not kept:
-            return flags
-        prompts = [input_ids[row][positions[row]].tolist() for row in kept]
-        # The last token of an answer is never read: nothing is written after it.
-        answers = [[] for _ in kept]
-        if self.reads_answers and written is not None:
-            answers = [input_ids[row][written[row].bool()].tolist()[:-1] for row in kept]
-        rows = Encoded([a + b for a, b in zip(prompts, answers, strict=True)], [len(prompt) for prompt in prompts])
-        module = {"key": mlp_output(blocks(self.lm)[layer])}
-        found = []
-        for batch, seen in activations(self.lm, rows, module, "input", pad_id=pad_token_id(self.tokenizer)):
-            held = space.holds(seen["key"].float().flatten(0, 1), scale).view(batch["input_ids"].shape)
-            found += list(held & batch["attention_mask"].bool())
-        flags[kept] = torch.stack(
-            [held[len(prompt) - 1 :].any() for held, prompt in zip(found, prompts, strict=True)]
-        ).to(flags.device)
-        return flags
+        return edit_neurons(model, learned, new)
 
 
 @dataclass(frozen=True)
@@ -304,3 +140,7 @@ class KeySpaceDetection(Intervention):
         space = KeySpace(of["mean"], of["std"], float(of["radius"]))
         gate = (int(of["layer"]), space, self.k_scale)
         return KeyGuardedLM(model, tokenizer, gate, of["refusal"], reads_answers=self.every_token)
+
+
+_MOVED = {"forget.mirrored_neurons": ("LEAST",)}
+__getattr__ = front_door("palimpsest", _MOVED)[0]  # names that stood here before
