@@ -292,6 +292,17 @@ def test_a_record_says_whether_its_code_changed_and_whether_that_was_verified(
     assert bool(said) == bool(age_of(found))
 
 
+def test_a_room_that_was_divided_is_verified_at_the_modules_that_were_run(kept):
+    before, after = ["palimpsest.errors"], ["palimpsest.errors", "palimpsest.paths"]
+    mark = {"code": digest_of(after), "differ": 0, "values": 60, "seed": 100, "time": "2026-11-30", "modules": after}
+    kept(verdict("a above b on m"), code="then", modules=before)
+    file = record_file(entry("npo"))
+    write(file, marked(read(file), rerun=mark))
+    assert record(entry("npo"))["age"] == "verified"
+    write(file, marked(read(file), rerun={**mark, "modules": before}))
+    assert record(entry("npo"))["age"] == "changed"
+
+
 def test_a_rerun_that_was_written_by_hand_or_for_another_record_verifies_nothing(kept, monkeypatch):
     monkeypatch.setattr("palimpsest.catalogue.papers.code_digest", lambda module: "now")
     mark = {"code": "now", "differ": 2, "values": 60, "seed": 100, "time": "2026-11-30T01:02:03"}

@@ -213,11 +213,15 @@ def record(entry: Entry) -> dict[str, Any] | None:
 
 
 def _age(entry: Entry, found: dict[str, Any]) -> str:
-    modules = found["registration"].get("modules")
-    now, rerun = digest_of(modules) if modules else code_digest(entry.claim), rerun_of(found)
-    if rerun and rerun["code"] == now:
+    registration, rerun = found["registration"], rerun_of(found)
+    if rerun and rerun["code"] == _code(entry, rerun.get("modules") or registration.get("modules")):
         return "differs" if rerun["differ"] else "verified"
-    return "recorded" if found["registration"]["code"] == now else "changed"
+    return "recorded" if registration["code"] == _code(entry, registration.get("modules")) else "changed"
+
+
+def _code(entry: Entry, modules: list[str] | None) -> str:
+    """The digest of the modules that a record or a rerun names; without any, of all that the claim imports."""
+    return digest_of(modules) if modules else code_digest(entry.claim)
 
 
 def age_of(found: dict[str, Any]) -> str:

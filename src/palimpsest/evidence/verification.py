@@ -18,7 +18,7 @@ from joblib.externals.loky import get_reusable_executor
 from palimpsest.errors import UserError
 from palimpsest.evidence.claim import Claim
 from palimpsest.evidence.outcome import last_line, watched
-from palimpsest.evidence.registration import code_of
+from palimpsest.evidence.registration import arm_modules, code_of
 from palimpsest.evidence.runner import run_jobs
 from palimpsest.evidence.store import Job, now
 from palimpsest.paths import home
@@ -80,6 +80,8 @@ class Rerun:
     """the largest first"""
     failures: tuple[str, ...]
     """arms that failed, each with its error"""
+    modules: tuple[str, ...] = ()
+    """those whose code was run, where a record names them: rooms may have been divided since it was made"""
 
     def mark(self) -> dict[str, Any]:
         """What the record keeps of it; `spreads` is of the farthest difference, none where that is infinite."""
@@ -91,6 +93,7 @@ class Rerun:
             "values": self.compared,
             "differ": len(self.differences),
             "spreads": round(farthest, 2) if math.isfinite(farthest) else None,
+            **({"modules": list(self.modules)} if self.modules else {}),
         }
 
 
@@ -132,6 +135,7 @@ def verify(claim: Claim, record: Mapping[str, Any], *, workers: int | None = Non
         len(compared),
         tuple(sorted((d for d in compared if not d.same), key=lambda d: -d.relative)),
         tuple(f"{job.arm}: {last_line(job.error)}" for job in again.values() if job.error),
+        tuple(arm_modules(claim)),
     )
 
 
