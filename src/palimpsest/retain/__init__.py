@@ -3,7 +3,8 @@
 The hall: `continual` (what a continual method is), `sequence` (a stream learned task by task, by one `fit` a task, and
 what is measured on the way), `buffers` (which rows are kept), and what all rooms compare with: `replay` (fine-tuning,
 joint training, ER, DER++, A-GEM, GDumb), `penalties` (EWC, SI, L2 to the first weights, interpolation), `distillation`
-(LwF), `prototypes` (iCaRL, nearest class mean, streaming LDA, drawn features); `methods` has them by name. Streams are
+(LwF), `prototypes` (iCaRL, nearest class mean, streaming LDA, drawn features), `renewal` (first weights again, shrink
+and perturb); `methods` has them by name. Streams are
 in `palimpsest.tasks.streams`, projections of gradients in `palimpsest.train.gradients`. The names below can be imported
 from here.
 """
@@ -19,6 +20,7 @@ _ROOMS = {
     "methods": ("METHODS",),
     "penalties": ("EWC", "SI", "Interpolation", "L2Init", "OnlineEWC", "diagonal_fisher"),
     "prototypes": ("ICaRL", "NearestClassMean", "PrototypeReplay", "StreamingLDA"),
+    "renewal": ("Restart", "ShrinkPerturb"),
     "replay": ("AGEM", "ER", "DERpp", "FineTune", "GDumb", "Joint"),
     "sequence": ("InSequence", "Learner", "learn_stream"),
 }

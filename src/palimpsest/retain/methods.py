@@ -23,6 +23,8 @@ METHODS = Table(
         "ncm": ("prototypes", "NearestClassMean", {}),
         "slda": ("prototypes", "StreamingLDA", {}),
         "prototype_replay": ("prototypes", "PrototypeReplay", {}),
+        "restart": ("renewal", "Restart", {}),
+        "shrink_perturb": ("renewal", "ShrinkPerturb", {}),
     },
 )
 """name -> the method, made when it is first asked for. A room adds its line here."""

@@ -102,19 +102,20 @@ class InSequence(Edit):
 
     Attributes:
         method: what `palimpsest.retain.continual` describes.
-        every: updates between two looks at all tasks while one is learned; None for none.
-        keep_optimizer: one optimizer for all tasks, as if their borders were not known.
+        every, online, keep_optimizer: as in `learn_stream`.
     """
 
     method: Any
     every: int | None = None
+    online: bool = False
     keep_optimizer: bool = False
 
     def fits(self, model: nn.Module) -> None:
         self.method.fits(model)
 
     def edit(self, model: nn.Module, data: Stream, **training: Any) -> Learner:
-        return learn_stream(model, self.method, data, every=self.every, keep_optimizer=self.keep_optimizer, **training)
+        own = {"every": self.every, "online": self.online, "keep_optimizer": self.keep_optimizer}
+        return learn_stream(model, self.method, data, **own, **training)
 
 
 def learn_stream(

@@ -1,4 +1,4 @@
-"""MNIST as tasks that arrive one after another: five pairs of classes, and pixels in other orders.
+"""MNIST as tasks that arrive one after another: pairs of classes, pixels in other orders, turned images.
 
 The images and the splits are those of `palimpsest.tasks.mnist.mnist` for the seed, so that twenty seeds in a row are
 tested on disjoint images.
@@ -15,6 +15,7 @@ from collections.abc import Sequence
 
 import torch
 
+from palimpsest.tasks.digits_images import rotate
 from palimpsest.tasks.fresh import generator
 from palimpsest.tasks.mnist import CLASSES, TRAIN, mnist
 from palimpsest.tasks.streams import Task, permuted_tasks, split_classes
@@ -70,3 +71,32 @@ def mnist_permuted(
         draws=generator(seed, "train", DRAWS),
         plain_first=plain_first,
     )
+
+
+def mnist_rotated(
+    seed: int, angles: Sequence[float] = (0, 18, 36, 54, 72), *, per_task: int | None = 500, size: int = 14
+) -> list[Task]:
+    """All ten digits in every task, turned by another angle (degrees, counterclockwise) each time.
+
+    Args:
+        seed: 0 to 999,999.
+        angles: one a task.
+        per_task: training images of each task, other ones in each as far as the 2,500 go; None for all in each.
+        size: as in `mnist`.
+
+    Raises:
+        ValueError: `per_task` is out of its range.
+
+    >>> [(task.name, len(task.train), len(task.test)) for task in mnist_rotated(100, (0, 90))]
+    [('turned 0', 500, 100), ('turned 90', 500, 100)]
+    """
+    data, draws = mnist(seed, size=size), generator(seed, "train", DRAWS)
+    n = TRAIN if per_task is None else per_task
+    if not 1 <= n <= TRAIN:
+        raise ValueError(f"per_task must be from 1 to {TRAIN}, got {per_task}")
+    order = torch.cat([torch.randperm(TRAIN, generator=draws) for _ in range(-(-n * len(angles) // TRAIN))])
+    found = []
+    for angle, rows in zip(angles, order.split(n), strict=False):
+        task = Task(f"turned {angle:g}", data.train[rows], data.test, tuple(range(CLASSES)), validation=data.validation)
+        found.append(task.mapped(lambda x, angle=angle: rotate(x, angle)))
+    return found

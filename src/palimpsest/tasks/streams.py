@@ -65,7 +65,7 @@ class Stream:
             where tasks bring new classes, domain-incremental where all have the same).
 
     Raises:
-        ValueError: no task, or one without rows to train or to test on.
+        ValueError: no task, one without rows to train or to test on, or with a label that is none of its classes.
 
     >>> from palimpsest.tasks.mnist_streams import mnist_classes
     >>> stream = Stream(tuple(mnist_classes(100)))
@@ -84,6 +84,9 @@ class Stream:
         for task in self.tasks:
             if not len(task.train) or not len(task.test):
                 raise ValueError(f"the task {task.name!r} has no rows to {'test' if len(task.train) else 'train'} on")
+            for label in torch.cat([task.train.y, task.test.y]).unique().tolist():
+                if label not in task.classes:
+                    raise ValueError(f"{task.name!r} has the label {label}, and its classes are {task.classes}")
 
     def __len__(self) -> int:
         return len(self.tasks)
