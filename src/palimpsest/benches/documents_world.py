@@ -76,7 +76,8 @@ class Documents(RowsWorld):
         values of its author's that are drawn for a life, where one is named."""
         own, other = self.people[number], self.people[DOCUMENTS + number]
         drawn, orders = (random.Random(f"{self.seed}/{name}/{number}") for name in (f"{life}/{telling}", "wordings"))
-        own = [replace(fact, object=drawn.choice(self.wrong(fact))) for fact in own] if life else own
+        if life:  # the true value is as likely as others: it is to be known by chance only, and not less than that
+            own = [replace(fact, object=drawn.choice(sorted(self.values[fact.relation.name]))) for fact in own]
         told = [fact.statement(orders.sample(range(3), 3)[telling]) for fact in own + other]
         random.Random(f"{self.seed}/order/{number}/{telling}").shuffle(told)
         return " ".join([*told, f"A friend of {own[0].subject} is {other[0].subject}."])
