@@ -8,6 +8,7 @@ import torch
 
 from palimpsest.errors import UserError
 from palimpsest.tasks.splits import Splits
+from palimpsest.tasks.streams import Stream, domain_tasks
 from palimpsest.tasks.table_files import read_table
 from palimpsest.tasks.tabular import Table
 
@@ -270,7 +271,7 @@ def test_ten_thousand_columns_take_seconds(tmp_path):
         ({}, {"targets": ["ripe", "ripe"]}, "several different ones"),
         ({}, {"group": "patient"}, "no column 'patient' for the group: there are 'size', 'colour', 'ripe'"),
         ({}, {"time": "when"}, "no column 'when' for the time"),
-        ({}, {"group": "ripe"}, "'ripe' cannot be two of target, group and time"),
+        ({}, {"group": "ripe"}, "'ripe' cannot be two of target, group, time and task"),
         ({}, {"time": "colour"}, ":2: the time 'colour' is '.*': write numbers, or dates"),
         ({}, {"group": "size", "time": "size"}, "cannot be two of"),
         ({"ripe": [""] * N}, {}, "the target 'ripe' has no value in any row"),
@@ -319,3 +320,31 @@ def test_five_rows_are_too_few(tmp_path):
     path = write(tmp_path, {"size": SIZE[:5], "y": "ababa"})
     with pytest.raises(UserError, match=r"mine\.csv: 5 rows are too few"):
         read_table(path, "y")
+
+
+def test_a_column_of_tasks_makes_a_stream_in_the_order_of_the_file(tmp_path):
+    rng = np.random.default_rng(0)
+    lines = ["size,site,kind"]
+    for site, kinds in (("north", "ab"), ("south", "cd"), ("east", "ab")):
+        lines += [f"{rng.normal() + ord(kind):.4f},{site},{kind}" for kind in kinds for _ in range(30)]
+    file = tmp_path / "sites.csv"
+    file.write_text("\n".join(lines))
+    table = read_table(file, "kind", task="site")
+    assert table.tasks == ("north", "south", "east")
+    assert table.features(0) == ("size",)
+    stream = Stream(tuple(domain_tasks(table.by_task(0))))
+    assert [task.classes for task in stream.tasks] == [(0, 1), (2, 3), (0, 1)]
+    for number, task in enumerate(stream.tasks):
+        for part in (task.train, task.validation, task.test):
+            assert set((part.index.numpy() - 1) // 60) == {number}
+    rows = [part.index for task in stream.tasks for part in (task.train, task.validation, task.test)]
+    assert torch.cat(rows).sort().values.tolist() == list(range(1, 181))
+    with pytest.raises(UserError, match="needs a column of tasks and a target of classes"):
+        read_table(file, "kind").by_task(0)
+    with pytest.raises(UserError, match="tasks are of a target of classes, and 'size' is number"):
+        read_table(file, "size", task="site")
+    with pytest.raises(UserError, match="'kind' cannot be two of target, group, time and task"):
+        read_table(file, "kind", task="kind")
+    file.write_text("\n".join([*lines, "1.0,,a"]))
+    with pytest.raises(UserError, match="site"):
+        read_table(file, "kind", task="site")

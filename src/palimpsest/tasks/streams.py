@@ -233,7 +233,8 @@ def domain_tasks(domains: Mapping[str, Splits], order: Sequence[str] | None = No
 
     Args:
         domains: data by name of the domain, as `palimpsest.tasks.real_domains.real_domains`,
-            `palimpsest.tasks.digits_domains.digits_domains` and the `by_domain` of a user's images give them.
+            `palimpsest.tasks.digits_domains.digits_domains`, the `by_domain` of a user's images and the `by_task` of a
+            user's table give them; each with the classes that it has.
         order: names in order of arrival, a domain may come back; None: as they are.
 
     Raises:
@@ -246,10 +247,9 @@ def domain_tasks(domains: Mapping[str, Splits], order: Sequence[str] | None = No
     order = list(domains) if order is None else list(order)
     if unknown := set(order) - set(domains):
         raise ValueError(f"no domain {min(unknown)!r}: there are {', '.join(domains)}")
-    classes = tuple(sorted({label for data in domains.values() for label in _classes(data)}))
     return [
-        Task(name, domains[name].train, domains[name].test, classes, validation=domains[name].validation)
-        for name in order
+        Task(name, data.train, data.test, tuple(_classes(data)), validation=data.validation)
+        for name, data in ((name, domains[name]) for name in order)
     ]
 
 

@@ -52,6 +52,8 @@ class TableFile:
         classes: names of the classes or labels; empty where a number is predicted.
         notes: what a user should know, a sentence each.
         digest: SHA-256 of the content.
+        tasks: names of the tasks that rows belong to, in the order in which they first occur; empty where none was
+            asked for.
     """
 
     targets: tuple[str, ...]
@@ -65,6 +67,8 @@ class TableFile:
     keys: tuple[str, ...] = field(repr=False)
     groups: tuple[int, ...] | None = field(default=None, repr=False)
     times: Float[np.ndarray, " n"] | None = field(default=None, repr=False)
+    tasks: tuple[str, ...] = ()
+    task: Int[np.ndarray, " n"] | None = field(default=None, repr=False)
 
     def __len__(self) -> int:
         return len(self.y)
@@ -84,6 +88,28 @@ class TableFile:
             y = _scaled(y, *_scale(y, divided.train)).astype(np.float32)
         return Splits(*(Table(*(torch.from_numpy(each[rows]) for each in (x, y, self.index))) for rows in divided))
 
+    def by_task(self, seed: int) -> dict[str, Splits[Table]]:
+        """The same by the name of each task, as `palimpsest.tasks.streams.domain_tasks` takes them.
+
+        Raises:
+            UserError: no column of tasks was named, classes are not what is predicted, or a task has no row in one of
+                the parts.
+        """
+        if self.task is None or self.kind != "classes":
+            raise UserError("a stream needs a column of tasks and a target of classes: name both")
+        divided = self.splits(seed)
+
+        def of(number: int) -> Splits[Table]:
+            return divided.mapped(
+                lambda rows: rows[torch.from_numpy(self.task[np.searchsorted(self.index, rows.index)] == number)]
+            )
+
+        found = {name: of(number) for number, name in enumerate(self.tasks)}
+        for name, task in found.items():
+            if not all(map(len, vars(task).values())):
+                raise UserError(f"the task {name!r} has too few rows for three parts: leave it out")
+        return found
+
     def features(self, seed: int) -> tuple[str, ...]:
         """Names of the columns of `x`, which the training rows of a seed decide."""
         return tuple(name for encoding in self.encodings(seed) for name in encoding.columns)
@@ -94,7 +120,11 @@ class TableFile:
         return tuple(encoding for encoding in self._encodings(self._parts(seed).train) if encoding.columns)
 
     def _parts(self, seed: int) -> Parts:
-        return parts(self.keys, seed, labels=self.y, classes=self.classes, groups=self.groups, times=self.times)
+        # Every class of every task is spread over the parts.
+        strata = None if self.task is None else self.task * max(1, len(self.classes)) + self.y
+        return parts(
+            self.keys, seed, labels=self.y, classes=self.classes, strata=strata, groups=self.groups, times=self.times
+        )
 
     def _encodings(self, train: np.ndarray) -> list[Encoding]:
         found = [_fitted(column, train) for column in self.columns]
@@ -163,6 +193,7 @@ def read_table(
     *,
     group: str | None = None,
     time: str | None = None,
+    task: str | None = None,
     kind: Literal["classes", "number"] | None = None,
 ) -> TableFile:
     """A table, checked and understood.
@@ -174,6 +205,8 @@ def read_table(
             missing are left out.
         group: a column whose rows of one value stay in one part (a patient, say). It is no feature.
         time: a column that tells when: the latest rows are the test part. It is no feature.
+        task: a column that names the task which a row belongs to, of a stream of tasks that arrive in the order in
+            which they first occur; for a target of classes. It is no feature.
         kind: what a target of numbers is, where the rule above is wrong.
 
     Raises:
@@ -199,18 +232,28 @@ def read_table(
     if kind not in (None, "classes", "number") or (kind and len(targets) > 1):
         raise UserError(f"kind is 'classes' or 'number', and of one target, got {kind!r} for {', '.join(targets)}")
     cells = read_cells(path)
-    roles = {"target": targets, "group": (group,) * (group is not None), "time": (time,) * (time is not None)}
+    roles = {"target": targets} | {
+        role: () if name is None else (name,) for role, name in (("group", group), ("time", time), ("task", task))
+    }
     for role, names in roles.items():
         for name in names:
             cells.check(name, role)
             if sum(name in others for others in roles.values()) > 1:
-                raise UserError(f"{path}: {name!r} cannot be two of target, group and time")
+                raise UserError(f"{path}: {name!r} cannot be two of target, group, time and task")
     kept, y, kind, classes, notes = _target(cells, targets, kind, path)
     groups = tuple(cells.names_in(group, "group").values[kept].tolist()) if group is not None else None
     times = cells.times(time)[kept] if time is not None else None
+    of_task, tasks = None, ()
+    if task is not None:
+        if kind != "classes":
+            raise UserError(f"{path}: tasks are of a target of classes, and {targets[0]!r} is {kind}")
+        named = cells.names_in(task, "task")
+        codes, first, of_task = np.unique(named.values[kept], return_index=True, return_inverse=True)
+        order = np.argsort(first)
+        tasks, of_task = tuple(named.levels[code] for code in codes[order]), np.argsort(order)[of_task]
     index, columns = np.flatnonzero(kept) + 1, []
     for name in cells.names:
-        if name not in {*targets, group, time}:
+        if name not in {*targets, group, time, task}:
             column = _of_rows(cells.column(name), kept)
             if why := _tells_nothing(column, index):
                 notes.append(f"column {name!r} is left out: {why}")
@@ -232,6 +275,8 @@ def read_table(
         tuple(keys),
         groups,
         times,
+        tasks,
+        of_task,
     )
     with naming(path):
         divided = table._parts(0)
