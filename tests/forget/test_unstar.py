@@ -1,6 +1,7 @@
 """UnStar: its loop, its three filters, what it keeps, and its stand-ins, on models that look up what they say."""
 
 import random
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -8,15 +9,17 @@ from torch import nn
 
 from palimpsest.errors import UserError
 from palimpsest.forget import unstar as room
-from palimpsest.forget.anti_samples import TEXTS, AntiSample, StandIns, acceptable, related
+from palimpsest.forget.anti_samples import TEXTS, AntiSample, StandIns, acceptable
+from palimpsest.forget.associations import related
 from palimpsest.forget.evaluation import states
 from palimpsest.forget.procedure import ForgetData, prepare
 from palimpsest.forget.rewording import TEXTS as REWORDING
-from palimpsest.forget.rewording import Frame, fact, fuzzy_match, subject
-from palimpsest.forget.unstar import UnStar, unstar
+from palimpsest.forget.rewording import fact, fuzzy_match, subject
+from palimpsest.forget.unstar import UnStar, descent
 from palimpsest.models import causal_lm, word_tokenizer
 from palimpsest.models.score import Encoded, greedy, prompt_template
 from palimpsest.tasks.authors import authors_task
+from palimpsest.train.history import History
 from palimpsest.train.language import fine_tune
 
 FORGET = [("Where was Ada Verin born?", "Ada Verin was born in Porto.")]
@@ -54,13 +57,26 @@ class Loop:
     def unlearn(self, model, objective, data, **settings):
         self.trained.append(data)
         self.settings.append(settings)
+        return History(steps=[{}] * settings["steps"], evaluations=[{"step": 1}])
 
 
-def run(model, tokenizer, *, wrong=lambda m, q, a: "Ada Verin was born in Lima.", rationale=None, **options):
-    options = {"max_rounds": 3, "retain_rows": RETAIN, "frame": Frame(), "batch_size": 2, **options}
-    paraphrase = options.pop("paraphrase", lambda question: [question, "Ada Verin was born where?"])
-    rows = options.pop("rows", FORGET)
-    return unstar(model, rows, paraphrase, wrong, rationale, tokenizer=tokenizer, **options)
+def run(
+    model,
+    tokenizer,
+    *,
+    wrong=lambda m, q, a: "Ada Verin was born in Lima.",
+    rationale=None,
+    paraphrase=lambda question: [question, "Ada Verin was born where?"],
+    rows=FORGET,
+    retain=RETAIN,
+    check=None,
+    training=None,
+    **fields,
+):
+    writer = SimpleNamespace(paraphrase=paraphrase, wrong_answer=wrong, rationale=rationale)
+    data = ForgetData(None, forget_pairs=tuple(rows), retain_pairs=tuple(retain), tokenizer=tokenizer)
+    method = UnStar(**{"max_rounds": 3, "rationales": rationale is not None, **fields})
+    return list(method.rounds(model, data, writer, check, **{"batch_size": 2, **(training or {})}))
 
 
 # ---- the loop ----
@@ -86,15 +102,15 @@ def test_a_row_left_alone_is_asked_again_and_comes_back(monkeypatch, model, toke
     rounds = run(
         model, tokenizer, rows=rows, paraphrase=lambda q: [q], wrong=lambda m, q, a: a.replace(fact(q, a), "Lima")
     )
-    assert [r.rows for r in rounds] == [(0, 1), (1,), (0,)]
+    assert [r.rows for r in rounds] == [[0, 1], [1], [0]]
     assert all(len(prompts) == 2 for prompts in loop.prompts)
 
 
 def test_the_hooks_see_the_model_as_it_is_in_every_round(monkeypatch, model, tokenizer):
     class Taught(Loop):
         def unlearn(self, model, objective, data, **settings):
-            super().unlearn(model, objective, data, **settings)
             model.age = getattr(model, "age", 0) + 1
+            return super().unlearn(model, objective, data, **settings)
 
     Taught(monkeypatch, [["Porto", "no"]] * 3)
     seen = []
@@ -111,41 +127,40 @@ def test_the_hooks_see_the_model_as_it_is_in_every_round(monkeypatch, model, tok
 
 def test_what_is_trained_is_the_rationale_and_then_the_wrong_answer(monkeypatch, model, tokenizer):
     loop = Loop(monkeypatch, [["Porto", "no"]])
-    run(
-        model,
-        tokenizer,
-        max_rounds=1,
-        rationale=lambda m, q, w: "Bo Lund was born in Lima.",
-        frame=None,
-        lr=0.5,
-        steps=7,
-        clip=1.0,
-    )
+    template = prompt_template(tokenizer)
+    rows, retain = ([template.pair(*row) for row in rows] for rows in (FORGET, RETAIN))
+    argued, training = "Bo Lund was born in Lima.", {"steps": 7, "lr": 0.5, "clip": 1.0}
+    run(model, tokenizer, rows=rows, retain=retain, max_rounds=1, rationale=lambda m, q, w: argued, training=training)
     (data,) = loop.trained
     assert len(data.forget) == 2  # one anti-sample, repeated to fill the batch
     ids, start = data.forget.input_ids[0], data.forget.prompt_lengths[0]
-    said = tokenizer.decode(ids[start:], skip_special_tokens=True)
-    assert said == "Bo Lund was born in Lima. Ada Verin was born in Lima."
+    assert tokenizer.decode(ids[start:], skip_special_tokens=True) == f"{argued} Ada Verin was born in Lima."
     assert tokenizer.decode(ids[:start], skip_special_tokens=True) == "Question: Where was Ada Verin born? Answer:"
-    assert loop.settings == [{"steps": 7, "lr": 0.5, "batch_size": 2, "seed": 0, "clip": 1.0}]
+    assert loop.settings == [{**training, "batch_size": 2, "seed": 0, "stop": None, "warmup": 0}]
 
 
-def test_the_objective_descends_on_anti_samples_and_on_rows_to_keep(model):
+def test_steps_are_shared_by_the_rounds_and_a_warmup_is_cut(monkeypatch, model, tokenizer):
+    loop = Loop(monkeypatch, [["Porto", "no"]] * 3)
+    rounds = run(model, tokenizer, training={"steps": 14, "warmup": 10, "seed": 5})
+    assert [(s["steps"], s["warmup"], s["seed"]) for s in loop.settings] == [(4, 4, 5), (4, 4, 6), (4, 4, 7)]
+    assert [r.steps for r in rounds] == [4, 4, 4]
+
+
+def test_it_descends_on_anti_samples_and_on_rows_to_keep(model):
     batch = Encoded([[1, 5, 6, 2]], [2]).batch([0], pad_id=0)
     other = Encoded([[1, 7, 8, 9, 2]], [2]).batch([0], pad_id=0)
-    terms = room._Descent().loss(None, model, {"forget": batch, "retain": other})
+    terms = descent(model, {"forget": batch, "retain": other})
     for name, rows in (("forget", batch), ("retain", other)):
         logits = model(input_ids=rows["input_ids"]).logits
         expected = nn.functional.cross_entropy(logits[0, :-1], rows["labels"][0, 1:])
         torch.testing.assert_close(terms[name], expected)
-    assert set(room._Descent().loss(None, model, {"forget": batch})) == {"forget"}
+    assert set(descent(model, {"forget": batch})) == {"forget"}
 
 
-def test_stop_ends_the_loop_after_a_round(monkeypatch, model, tokenizer):
-    Loop(monkeypatch, [["Porto", "Porto"]] * 3)
-    asked = []
-    rounds = run(model, tokenizer, stop=lambda model, number: asked.append(number) or number == 2)
-    assert (len(rounds), asked) == (2, [1, 2])
+def test_where_training_is_stopped_the_rounds_end(monkeypatch, model, tokenizer):
+    loop = Loop(monkeypatch, [["Porto", "Porto"]] * 3)
+    rounds = run(model, tokenizer, training={"stop": lambda found: found["step"] and len(loop.trained) == 2})
+    assert len(rounds) == 2
 
 
 def test_rows_answered_with_nothing_to_put_in_their_place_are_an_error(monkeypatch, model, tokenizer):
@@ -154,19 +169,9 @@ def test_rows_answered_with_nothing_to_put_in_their_place_are_an_error(monkeypat
         run(model, tokenizer, wrong=lambda m, q, a: a)
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"rows": []}, "the forget set is empty"),
-        ({"rows": [("", "A text.")]}, "forget row 0 is a plain text"),
-        ({"max_rounds": 0}, "max_rounds must be at least 1"),
-        ({"steps": 0}, "steps must be at least 1"),
-        ({"redraws": -1}, "redraws must be at least 0"),
-    ],
-)
-def test_unstar_refuses(model, tokenizer, options, message):
-    with pytest.raises(UserError, match=message):
-        run(model, tokenizer, **options)
+def test_plain_texts_cannot_be_asked(model, tokenizer):
+    with pytest.raises(UserError, match="forget row 1 is a plain text"):
+        run(model, tokenizer, rows=[*FORGET, ("", "A text.")])
 
 
 # ---- the filters ----
@@ -329,32 +334,23 @@ def test_it_unteaches_the_rows_and_keeps_the_others():
     assert accuracy(model, data, task, "retain") >= 0.75
 
 
-def test_the_fields_reach_the_loop(monkeypatch, tokenizer, model):
-    seen = {}
+def test_without_a_writer_stand_ins_write_and_words_are_as_alike_as_asked(monkeypatch, tokenizer, model):
+    made = {}
 
-    def fake(model, rows, paraphrase, wrong, rationale, check, max_rounds, **options):
-        seen.update(rows=rows, rationale=rationale, check=check, max_rounds=max_rounds, asked=paraphrase("Who?"))
-        seen.update(options)
+    class Noted(StandIns):
+        def __init__(self, rows, tokenizer, **options):
+            super().__init__(rows, tokenizer, **options)
+            made.update(options, rows=rows)
 
-    monkeypatch.setattr(room, "unstar", fake)
-    tokenizer.chat_template = "<u>{{ messages[0]['content'] }}</u>"
+    monkeypatch.setattr(room, "StandIns", Noted)
+    loop = Loop(monkeypatch, [["Pxxto", "no", "no"], ["Pxxto", "no", "no"]])
     template = prompt_template(tokenizer)
     data = prepare(tokenizer, [template.pair(*FORGET[0])], [template.pair(*row) for row in RETAIN], max_length=33)
-    method = UnStar(max_rounds=4, paraphrases=3, rationales=False, fine_grained=False, redraws=1, ratio=0.5)
-    method.edit(model, data, steps=30, lr=0.1, batch_size=5, seed=9, clip=2.0)
-    assert seen["rows"] == FORGET
-    assert seen["retain_rows"] == RETAIN
-    assert seen["frame"] == Frame("<u>", "</u>")
-    assert seen["rationale"] is None
-    assert seen["check"]("portx", "porto")
-    assert seen["check"]("pxxto", "porto")
-    assert not seen["check"]("xxxxo", "porto")
-    names = ("max_rounds", "steps", "lr", "batch_size", "seed", "clip", "redraws", "fine_grained", "max_length")
-    assert [seen[name] for name in names] == [4, 7, 0.1, 5, 9, 2.0, 1, False, 33]
-    assert len(seen["asked"]) == 3
-    UnStar().edit(model, data, steps=3, warmup=10)
-    assert (seen["steps"], seen["warmup"]) == (1, 1)
-    assert seen["rationale"] is not None
+    UnStar(max_rounds=1, paraphrases=3, rationales=False, ratio=0.5).edit(model, data, steps=1, seed=9)
+    assert (made["rows"], made["paraphrases"], made["seed"], len(loop.trained)) == (RETAIN, 3, 9, 1)
+    assert len(loop.prompts[0]) == 3
+    UnStar(max_rounds=1, paraphrases=3, ratio=0.7).edit(model, data, steps=1)
+    assert len(loop.trained) == 1
 
 
 def test_the_method_needs_texts(model):

@@ -23,6 +23,7 @@ BENCHES: dict[str, tuple[str, ...]] = {
     "domains": tuple(f"{source}_to_{target}" for source, target in permutations(("uci", "mnist", "printed"), 2)),
     "tables": ("modechoice", "breast_cancer", "wine", "diabetes", "randhie"),
     "authors": ("authors",),
+    "one_fact": ("one_fact",),
     "mixture": ("mixture",),
     "harm": ("harm",),
     "skills": ("skills",),

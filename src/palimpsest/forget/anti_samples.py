@@ -6,11 +6,12 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from torch import nn
 
+from palimpsest.forget.associations import Associations
 from palimpsest.forget.evaluation import score_candidates, states
 from palimpsest.forget.procedure import Pair
 from palimpsest.forget.rewording import KINDS, fact, fuzzy_match, subject, vary
@@ -46,17 +47,6 @@ class AntiSample:
         return f"{self.rationale} {self.answer}".strip()
 
 
-def related(question: str, answer: str, retain: Sequence[Pair], common: frozenset[str] = frozenset()) -> list[int]:
-    """Which retained rows touch the association of a row: those about the same subject, and those with the same fact.
-
-    >>> retain = [("Where does Ada live?", "In Lima."), ("Where was Bo born?", "In Porto."), ("Who is Bo?", "A cook.")]
-    >>> related("Where was Ada born?", "In Porto.", retain)
-    [0, 1]
-    """
-    who, what = set(words(subject(question, common))), words(fact(question, answer, common))
-    return [i for i, (q, a) in enumerate(retain) if (who and who <= set(words(q))) or words(fact(q, a, common)) == what]
-
-
 def acceptable(sample: AntiSample, truth: str, neighbours: Sequence[str], check: Check = fuzzy_match) -> bool:
     """The three filters: the wrong answer is not right by `check`, it states none of `neighbours` (the facts of related
     retained rows), and neither does the rationale state the truth.
@@ -68,6 +58,54 @@ def acceptable(sample: AntiSample, truth: str, neighbours: Sequence[str], check:
     """
     right = check(sample.answer, truth) or bool(sample.rationale and check(sample.rationale, truth))
     return not right and not any(states(sample.answer, fact) for fact in neighbours if words(fact))
+
+
+@dataclass(frozen=True)
+class Round:
+    """What happened in a round.
+
+    Attributes:
+        asked, answered: questions asked, and those still answered rightly.
+        rows: rows with a question still answered.
+        anti_samples: what the model was trained on.
+        kept: the retain rows that it was trained on beside them.
+        steps: updates taken.
+    """
+
+    asked: int
+    answered: int = 0
+    rows: Sequence[int] = ()
+    anti_samples: Sequence[AntiSample] = ()
+    kept: Sequence[Pair] = ()
+    steps: int = 0
+
+
+class Writer(Protocol):
+    """Who writes what anti-samples are made of: a language model, or `StandIns`."""
+
+    def paraphrase(self, question: str) -> Sequence[str]:
+        """Questions that ask for the same; called anew in every round."""
+
+    def wrong_answer(self, model: nn.Module, question: str, answer: str) -> str | None:
+        """Another answer of the same kind, if there is one; called with the model as it is, and again where the answer
+        is refused."""
+
+    def rationale(self, model: nn.Module, question: str, wrong: str) -> str:
+        """An argument for the wrong answer."""
+
+
+def anti_sample(
+    model: nn.Module, i: int, asked: str, rows: Associations, writer: Writer, check: Check, argue: bool, redraws: int
+) -> AntiSample | None:
+    """An anti-sample against row i, asked in a certain way; drawn again `redraws` times where it is not acceptable, and
+    None then."""
+    question, answer = rows.forget[i]
+    for _ in range(1 + redraws):
+        if wrong := writer.wrong_answer(model, question, answer):
+            sample = AntiSample(asked, writer.rationale(model, question, wrong) if argue else "", wrong)
+            if acceptable(sample, rows.facts[i], rows.neighbours(i), check):
+                return sample
+    return None
 
 
 class StandIns:
