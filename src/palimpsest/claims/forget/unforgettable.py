@@ -17,7 +17,7 @@ from palimpsest.forget.unforgettable_measures import accuracy, probe_recovery
 from palimpsest.models.score import cross_entropy
 from palimpsest.train.method import Objective, apply
 
-TRAINING: dict[str, Any] = {"steps": 200, "lr": 3e-4, "batch_size": 32, "clip": 1.0}
+TRAINING: dict[str, Any] = {"steps": 400, "lr": 3e-4, "batch_size": 32, "clip": 1.0}
 EVERY = 10
 LEFT = 0.2  # of the skill on the rows seen, at which training stops
 GENERALISED = 0.6  # forget ratio on new rows
@@ -103,7 +103,7 @@ claim = Claim(
         "until": f"{LEFT} of the skill is left on these rows, looked at every {EVERY} steps",
         "generalised": f"a held-out forget ratio above {GENERALISED}",
     },
-    seeds=tuple(range(200, 205)),
+    seeds=tuple(range(205, 210)),
     notes=(
         "One two-layer model has three skills and forgets each in turn; the paper fine-tunes large models on 21 "
         "benchmarks, and until random labels are learned. Here training stops once the rows seen are forgotten: at "
