@@ -327,6 +327,9 @@ def test_gdumb_learns_from_its_buffer_alone_from_the_first_weights():
     state = method.before_task(state, net, present(1))
     assert method.rows(state, present(1)).labels.bincount().tolist() == [2] * 4
     assert [method.steps(state, present(i), 10) for i in range(3)] == [5, 10, 15]
+    assert method.after_task(state, net, present(1)) is state
+    elsewhere = method.after_task(method.init(net, present()), net, present())
+    assert elsewhere["buffer"].labels.bincount().tolist() == [4, 4]
 
 
 # Old answers and prototypes.

@@ -176,10 +176,16 @@ class GDumb(Continual):
 
     def before_task(self, state: State, model: nn.Module, data: Present) -> State:
         put_back(model, state["first"])
-        return {**state, "buffer": class_balanced(state["buffer"], data.shuffled(), data.generator)}
+        return {**self._with(state, data), "filled": data.number}
 
     def rows(self, state: State, data: Present) -> Examples:
         return state["buffer"]
 
     def steps(self, state: State, data: Present, steps: int) -> int:
         return max(1, round(self.share * steps * (data.number + 1)))
+
+    def after_task(self, state: State, model: nn.Module, data: Present) -> State:
+        return state if state.get("filled") == data.number else self._with(state, data)  # of a task learned elsewhere
+
+    def _with(self, state: State, data: Present) -> State:
+        return {**state, "buffer": class_balanced(state["buffer"], data.shuffled(), data.generator)}

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from torch.optim import Optimizer
 
 from palimpsest.errors import UserError
 from palimpsest.models.forward import device_of, evaluating
-from palimpsest.retain.buffers import Examples
+from palimpsest.retain.buffers import Examples, joined
 from palimpsest.retain.continual import BLOCK, Continual, Present, State, on, only_allowed, with_allowed
 from palimpsest.tasks.streams import Stream
 from palimpsest.train import checkpoint as checkpoints
@@ -92,8 +92,7 @@ class Learner(nn.Module):
 
     def accuracies(self, stream: Stream, part: str = "test") -> Float[Tensor, " tasks"]:
         """The accuracy on every task of a stream."""
-        rows = [Examples.of(getattr(task, part), task=number) for number, task in enumerate(stream.tasks)]
-        return _accuracies(self.method, self.state, self.model, rows, self.allowed)
+        return _accuracies(self.method, self.state, self.model, _rows(stream, part), self.allowed)
 
 
 @dataclass(frozen=True)
@@ -175,7 +174,7 @@ def learn_stream(
     model.to(Accelerator().device).eval()
     settings = {"steps": steps, "batch_size": batch_size, "seed": seed, "already": already, **training}
     asked = {part: _rows(stream, part) for part in PARTS if all(len(getattr(t, part) or ()) for t in stream.tasks)}
-    _check_outputs(model, stream, asked["test"][0])
+    _check_outputs(model, stream, asked["test"])
     nothing = torch.full((len(stream), len(stream)), torch.nan, dtype=torch.float64)
     untrained = _accuracies(Continual(), {}, model, asked["test"], stream.allowed(len(stream)))
     log = StreamLog({part: nothing.clone() for part in asked}, untrained)
@@ -289,8 +288,10 @@ def _present(stream: Stream, number: int, settings: Mapping[str, Any]) -> Presen
     )
 
 
-def _rows(stream: Stream, part: str) -> list[Examples]:
-    return [Examples.of(getattr(task, part), task=number) for number, task in enumerate(stream.tasks)]
+def _rows(stream: Stream, part: str) -> Examples:
+    """Those of all tasks, one task after the other."""
+    parts = [Examples.of(getattr(task, part), task=number).columns for number, task in enumerate(stream.tasks)]
+    return Examples(joined(parts))
 
 
 def _batches(method: Any, state: State, data: Present, batch_size: int) -> Callable[[int], dict[str, Any]]:
@@ -306,18 +307,17 @@ def _batches(method: Any, state: State, data: Present, batch_size: int) -> Calla
 
 
 def _accuracies(
-    method: Any, state: State, model: nn.Module, tasks: Sequence[Examples], allowed: Bool[Tensor, "tasks classes"]
+    method: Any, state: State, model: nn.Module, rows: Examples, allowed: Bool[Tensor, "tasks classes"]
 ) -> Float[Tensor, " tasks"]:
-    device, found = device_of(model), []
+    """The share of the rows of each task that is answered rightly."""
+    device, right = device_of(model), []
     with evaluating(model):
-        for rows in tasks:
-            right = 0
-            for batch in rows.split(BLOCK):
-                batch = on(with_allowed(batch, allowed), device)
-                scores = only_allowed(method.answer(state, model, batch), batch)
-                right += int((scores.argmax(1) == batch["labels"]).sum())
-            found.append(right / len(rows))
-    return torch.tensor(found, dtype=torch.float64)
+        for batch in rows.split(BLOCK):
+            batch = on(with_allowed(batch, allowed), device)
+            answers = only_allowed(method.answer(state, model, batch), batch).argmax(1)
+            right.append((answers == batch["labels"]).cpu())
+    task = rows.columns["task"]
+    return task.bincount(torch.cat(right).double(), len(allowed)) / task.bincount(minlength=len(allowed))
 
 
 def _check_outputs(model: nn.Module, stream: Stream, rows: Examples) -> None:
