@@ -71,7 +71,7 @@ def test_labels_are_few_wrong_or_rare_where_they_should_be():
     assert torch.equal(mosaics.data.rows.x, known.data.rows.x)
     ambiguous = bench("mnist_partial").world(SEEDS[0], True).data.rows
     assert ambiguous.y.gather(1, ambiguous.clean_y[:, None]).all()
-    assert 0.65 < (ambiguous.y.sum() - len(ambiguous)) / (9 * len(ambiguous)) < 0.75
+    assert 0.55 < (ambiguous.y.sum() - len(ambiguous)) / (9 * len(ambiguous)) < 0.65
     known = bench("mnist_partial").world(SEEDS[0], True, known=True).data.rows
     assert torch.equal(known.y, ambiguous.clean_y)
     tail = bench("mnist_longtail").world(SEEDS[0], False)

@@ -17,7 +17,7 @@ from palimpsest.tasks.splits import Split
 NETWORKS = {"network": partial(cnn, image_size=14, norm="batch")}
 
 
-def candidates(seed: int, smoke: bool, *, rate: float = 0.7, known: bool = False) -> LabelledWorld:
+def candidates(seed: int, smoke: bool, *, rate: float = 0.6, known: bool = False) -> LabelledWorld:
     """1,000 images whose labels [n, 10] are 1 at the true class and, at a rate, at each other one; known: whose labels
     [n] are the true classes."""
     task = mnist_candidates(seed, rate, train=100 if smoke else 1000)

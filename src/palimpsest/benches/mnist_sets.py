@@ -1,6 +1,7 @@
 """MNIST whose labels are sets: all that were observed, of mosaics with more, or all that may be, of which one is right.
 
-Where each other class is a candidate 8 times of 10, whether a network learns at all is a draw; so it is 7.
+Where each other class is a candidate 8 times of 10, whether a network learns at all is a draw, and at 7 of 10 trainings
+on the same rows still differ by 0.09 in accuracy; so it is 6, with a learning rate that falls.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ MNIST_MULTILABEL = Bench(
 
 MNIST_PARTIAL = Bench(
     name="mnist_partial",
-    about="MNIST at 14 x 14: 1,000 images with a set of classes each, the true one and 7 of 10 of the others.",
+    about="MNIST at 14 x 14: 1,000 images with a set of classes each, the true one and 6 of 10 of the others.",
     world=candidates,
     measures=class_scores,
     read=CLASS_SCORES,
@@ -58,5 +59,5 @@ MNIST_PARTIAL = Bench(
             Supervised(average_candidate_cross_entropy), grid={**CROSS_ENTROPY.grid, "lr": [1e-4, 3e-4, 1e-3]}
         ),
     },
-    training={"steps": 300, "batch_size": 64},
+    training={"steps": 300, "batch_size": 64, "schedule": "cosine"},
 )
