@@ -232,6 +232,11 @@ def test_a_bench_knows_its_room_and_the_spread_of_an_arm_with_itself():
     assert error.spread == 0.0
     assert error.decides == {}  # one batch, in which nothing is drawn: nothing is known
     assert size.measure == "size"
+    dear = replace(BENCH, measured=(2, 0))
+    tuning.measure(dear, workers=1, progress=False)
+    assert tuning.ledger(dear, "bench")["seeds"] == [2, 0]
+    values = [BENCH.arm("few steps")(seed)["size"] for seed in (2, 0)]
+    assert tuning.ledger(dear, "bench")["values"]["few steps"]["size"] == pytest.approx(values, rel=1e-3)
 
 
 def test_other_rows_are_another_world_that_is_not_compared_with_the_record(tmp_path, monkeypatch):

@@ -118,6 +118,7 @@ class Bench:
         training: what all arms share; a recipe's own settings win.
         watch: measures by name, cheap, at which a `Level` may stop.
         pilots: the seeds that tuning is done on.
+        measured: the pilot seeds on which its own arms are measured; two at least.
         seeds: of its claims, twenty in a row; others where an earlier form of the world was looked at on the usual.
         tuned: where its tuning is filed; None for the package's own folder.
     """
@@ -136,6 +137,7 @@ class Bench:
     training: Mapping[str, Any] = field(default_factory=dict)
     watch: Mapping[str, Callable[[Any, nn.Module], float]] = field(default_factory=dict)
     pilots: tuple[int, ...] = (0, 1)
+    measured: tuple[int, ...] = (0, 1, 2, 3, 4)
     seeds: tuple[int, ...] = SEEDS
     tuned: Path | None = None
 

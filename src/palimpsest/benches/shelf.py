@@ -33,6 +33,7 @@ BENCHES: dict[str, tuple[str, ...]] = {
     "documents": ("documents",),
     "targets": ("targets",),
     "chains": ("chains",),
+    "smollm2": ("smollm2",),
 }
 """module of this package -> the benches in it, each an attribute of its name in capitals"""
 

@@ -31,8 +31,6 @@ from palimpsest.evidence.runner import run_jobs
 from palimpsest.evidence.store import Job
 
 FOLDER = Path(__file__).parent / "tuned"
-MEASURED = (0, 1, 2, 3, 4)
-"""pilot seeds on which a bench's own arms are measured"""
 
 
 @dataclass(frozen=True)
@@ -110,16 +108,16 @@ def measure(bench: Bench, *, workers: int | None = None, progress: bool = True) 
     first = next(iter(bench.baselines))
     again = f"{first}, again"
     arms[again] = replace(arms[first], again=1)
-    found = _run(bench.name, arms, MEASURED, workers, progress)
+    found = _run(bench.name, arms, bench.measured, workers, progress)
     values = {
         arm: {
-            name: [_short(by_seed[seed][name], 5) for seed in MEASURED]
+            name: [_short(by_seed[seed][name], 5) for seed in bench.measured]
             for name in [*bench.read, "seconds", "steps"]
-            if all(name in by_seed[seed] for seed in MEASURED)
+            if all(name in by_seed[seed] for seed in bench.measured)
         }
         for arm, by_seed in found.items()
     }
-    result = {"bench": bench.name, "seeds": list(MEASURED), "again": again, "values": values}
+    result = {"bench": bench.name, "seeds": list(bench.measured), "again": again, "values": values}
     if here := shelf.pool(bench.name):
         filed = pools(bench)
         result["pools"] = filed if filed[-1:] == [here] else [*filed, here]
