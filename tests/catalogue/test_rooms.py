@@ -173,8 +173,7 @@ STOOD = {
         predictor_correlations predictors probe_recovery random_label_forget random_labels total_variance
     """,
     "forget.unstar": """
-        AntiSample Check Paraphrase RATIONALES Rationale Round StandIns TEXTS UnStar WrongAnswer acceptable
-        related unstar
+        Check RATIONALES Round StandIns TEXTS UnStar related
     """,
     "forget.wagle": """
         FISHER_ROWS Wagle baseline_mask fisher_median wagle_mask wagle_scores
