@@ -24,6 +24,7 @@ from palimpsest.metrics.continual import (
 from palimpsest.models.vision import cnn, mlp
 from palimpsest.retain.replay import FineTune
 from palimpsest.retain.sequence import Learner
+from palimpsest.tasks.digits_streams import permuted_stream
 from palimpsest.tasks.glyph_streams import glyph_classes
 from palimpsest.tasks.mnist_streams import mnist_classes, mnist_permuted, mnist_rotated
 from palimpsest.tasks.real_domains import real_domains
@@ -79,10 +80,10 @@ def permuted_mnist(seed: int, smoke: bool, *, tasks: int = 5, share: float = 1.0
     return _world(mnist_permuted(seed, tasks, share=share, per_task=500), seed, smoke, side=14)
 
 
-def long_permuted(seed: int, smoke: bool, *, tasks: int = 60, per_task: int = 480) -> StreamWorld:
-    """Many short tasks, each image seen once: can the network still learn?"""
-    stream = mnist_permuted(seed, 5 if smoke else tasks, per_task=per_task)
-    return _world(stream, seed, smoke, side=14, hidden=(64, 64, 64))
+def long_permuted(seed: int, smoke: bool, *, tasks: int = 100, per_task: int = 640) -> StreamWorld:
+    """Many short tasks of scikit-learn's digits, each image of a task seen once: can the network still learn?"""
+    stream = permuted_stream(seed, 5 if smoke else tasks, per_task=per_task, plain_first=False)
+    return _world(stream, seed, smoke, side=8, hidden=(64, 64, 64))
 
 
 def retained(world: StreamWorld, model: nn.Module) -> Numbers:
