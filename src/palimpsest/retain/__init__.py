@@ -14,9 +14,11 @@ from __future__ import annotations
 from palimpsest.lazy import front_door
 
 _ROOMS = {
+    "bfp": ("BFP",),
     "buffers": ("Buffer", "Examples", "class_balanced", "herding", "reservoir", "ring", "rows_within"),
     "continual": ("Continual", "Present"),
     "distillation": ("LwF",),
+    "gem": ("GEM",),
     "methods": ("METHODS",),
     "penalties": ("EWC", "SI", "Interpolation", "L2Init", "OnlineEWC", "diagonal_fisher"),
     "prototypes": ("ICaRL", "NearestClassMean", "PrototypeReplay", "StreamingLDA"),

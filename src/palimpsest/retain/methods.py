@@ -23,6 +23,8 @@ METHODS = Table(
         "ncm": ("prototypes", "NearestClassMean", {}),
         "slda": ("prototypes", "StreamingLDA", {}),
         "prototype_replay": ("prototypes", "PrototypeReplay", {}),
+        "gem": ("gem", "GEM", {}),
+        "bfp": ("bfp", "BFP", {}),
         "restart": ("renewal", "Restart", {}),
         "shrink_perturb": ("renewal", "ShrinkPerturb", {}),
     },
