@@ -82,7 +82,7 @@ def permuted_mnist(seed: int, smoke: bool, *, tasks: int = 5, share: float = 1.0
 
 def long_permuted(seed: int, smoke: bool, *, tasks: int = 100, per_task: int = 640) -> StreamWorld:
     """Many short tasks of scikit-learn's digits, each image of a task seen once: can the network still learn?"""
-    stream = permuted_stream(seed, 5 if smoke else tasks, per_task=per_task, plain_first=False)
+    stream = permuted_stream(seed, 5 if smoke else tasks, per_task=per_task, plain_first=False, test=50)
     return _world(stream, seed, smoke, side=8, hidden=(64, 64, 64))
 
 
