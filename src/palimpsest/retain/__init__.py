@@ -15,6 +15,7 @@ from palimpsest.lazy import front_door
 
 _ROOMS = {
     "bfp": ("BFP",),
+    "bic": ("BiC",),
     "buffers": ("Buffer", "Examples", "class_balanced", "herding", "reservoir", "ring", "rows_within"),
     "continual": ("Continual", "Present"),
     "distillation": ("LwF",),
@@ -25,6 +26,7 @@ _ROOMS = {
     "renewal": ("Restart", "ShrinkPerturb"),
     "replay": ("AGEM", "ER", "DERpp", "FineTune", "GDumb", "Joint"),
     "sequence": ("InSequence", "Learner", "learn_stream"),
+    "weight_aligning": ("WeightAligning",),
 }
 
 __getattr__, __dir__, __all__ = front_door(__name__, _ROOMS)

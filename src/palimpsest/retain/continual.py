@@ -13,14 +13,15 @@ of tensors and numbers (a `Buffer`, a dict of weights), which a checkpoint can h
             batch = replay(state, batch, generator)    widens a batch by rows from a buffer
             loss(state, model, batch)                  the terms; their sum is minimised
             gradients(state, model)                    optional: rewrites the gradients in place
+            after_step(state, model)                   optional: changes the weights in place behind an update
         state = after_task(state, model, data)     remember: rows, importances, prototypes; or change the weights
         answer(state, model, batch)                what it says of rows of any task, whenever it is asked
 
 `data` is a `Present`: what may be known of the task that is there now, never its test rows. All that is drawn is drawn
 from `data.generator` or the generator that is handed over, so that a run is a function of its seed. Hooks may change
 what the state holds in place (a running sum) where a step needs it, but give back the state that counts. Of the model
-they change weights in `before_task` and `after_task` only. What is no tensor, number, list or dict (a `Buffer`) is in
-the state that `init` gives: by that a checkpoint can be read.
+they change weights in `before_task`, `after_step` and `after_task` only. What is no tensor, number, list or dict (a
+`Buffer`) is in the state that `init` gives: by that a checkpoint can be read.
 
 A batch has `task`, the number of each row's task, and `allowed` [batch, classes], the classes that may be answered for
 it: those known so far, or those of its own task where tasks are told. So have the batches inside it, such as `memory`.

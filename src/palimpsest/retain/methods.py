@@ -25,6 +25,8 @@ METHODS = Table(
         "prototype_replay": ("prototypes", "PrototypeReplay", {}),
         "gem": ("gem", "GEM", {}),
         "bfp": ("bfp", "BFP", {}),
+        "bic": ("bic", "BiC", {}),
+        "weight_aligning": ("weight_aligning", "WeightAligning", {}),
         "restart": ("renewal", "Restart", {}),
         "shrink_perturb": ("renewal", "ShrinkPerturb", {}),
     },

@@ -8,7 +8,8 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -194,7 +195,7 @@ def learn_stream(
                     found = _accuracies(method, state, model, asked["test"], data.allowed)
                     return {str(each): value for each, value in enumerate(found.tolist())}
 
-                with only_trainable(model, method):
+                with only_trainable(model, method), _after_steps(method, state, model, training) as options:
                     history = fit(
                         model,
                         task,
@@ -203,7 +204,7 @@ def learn_stream(
                         seed=_seed(seed, number),
                         evaluate=look if every else None,
                         evaluate_every=every,
-                        **training,
+                        **options,
                     )
                 log.online += [task.right / task.asked] if online else []
                 for found in history.evaluations:
@@ -338,6 +339,29 @@ def _one_optimizer(training: Mapping[str, Any]) -> Callable[[list[nn.Parameter],
         return made[0]
 
     return build
+
+
+@contextmanager
+def _after_steps(
+    method: Any, state: State, model: nn.Module, training: Mapping[str, Any]
+) -> Iterator[Mapping[str, Any]]:
+    """The settings with an optimizer that calls the method's `after_step` behind every update, where it has one."""
+    if not hasattr(method, "after_step"):
+        yield training
+        return
+    hooks = []
+    name, decay, momentum = (training.get(key, of) for key, of in DEFAULTS.items())
+
+    def build(parameters: list[nn.Parameter], lr: float) -> Optimizer:
+        optimizer = build_optimizer(name, parameters, lr, decay, momentum)
+        hooks.append(optimizer.register_step_post_hook(lambda *_: method.after_step(state, model)))
+        return optimizer
+
+    try:
+        yield {**training, "optimizer": build}
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def _seed(seed: int, number: int) -> int:
