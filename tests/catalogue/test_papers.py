@@ -16,9 +16,10 @@ import palimpsest
 from palimpsest.catalogue import Parity, Withdrawal, age_of, entries, entry, hall, record, tiers
 from palimpsest.catalogue.index import index, write_index
 from palimpsest.catalogue.papers import _parity, record_file
+from palimpsest.cli.show import in_short, left_out
 from palimpsest.errors import UserError
 from palimpsest.evidence import load_claim
-from palimpsest.evidence.leaning import REMARK, leaning
+from palimpsest.evidence.leaning import REMARKS, leaning
 from palimpsest.evidence.source import code_digest, digest_of, reached
 from palimpsest.family import FAMILIES as COMPARED
 from palimpsest.family import family
@@ -163,6 +164,12 @@ def test_every_method_of_the_command_line_is_in_the_catalogue(name):
     assert set(methods) <= {n for e in ENTRIES if e.family == name for n in (e.id, *e.aliases)}
 
 
+@pytest.mark.parametrize("name", COMPARED)
+def test_what_a_command_offers_by_name_is_not_said_to_have_no_command(name):
+    found = {method: tiers(entry(method), None)["yours"] for method in family(name).methods}
+    assert [method for method, said in found.items() if f"palimpsest {name} " not in said] == []
+
+
 def verdict(sentence, word="held", **fields):
     """What a record has of it, and what its registration has."""
     promise = {name: fields.pop(name, default) for name, default in PROMISE.items()}
@@ -237,9 +244,9 @@ UNSURE = "there is a difference of that sign; whether it is as large as asked is
         ({"word": "refuted", "interval": [0.3, 0.4], "kind": "within"}, None),
         ({"word": "refuted", "interval": [-0.4, -0.3], "by": -0.01}, None),
         ({"word": "open", "interval": ["nan", "nan"]}, None),
-        ({"word": "open", "interval": [0.02, 0.03], "look": 5, "estimate": 0.025}, REMARK.format("held")),
-        ({"word": "open", "interval": [-0.03, -0.01], "look": 10, "estimate": -0.02}, REMARK.format("refuted")),
-        ({"word": "open", "interval": [0.005, 0.009], "look": 5, "estimate": 0.007}, REMARK.format("weak")),
+        ({"word": "open", "interval": [0.02, 0.03], "look": 5, "estimate": 0.025}, REMARKS["held"]),
+        ({"word": "open", "interval": [-0.03, -0.01], "look": 10, "estimate": -0.02}, REMARKS["refuted"]),
+        ({"word": "open", "interval": [0.005, 0.009], "look": 5, "estimate": 0.007}, REMARKS["weak"]),
         ({"word": "open", "interval": [0.005, 0.019], "look": 20, "estimate": 0.007}, UNSURE),
     ],
 )
@@ -396,7 +403,7 @@ def test_the_tiers_of_evidence_are_four_and_say_what_there_is():
         "yours": "x\npalimpsest run npo --table mine.csv --target COLUMN",
         "at scale": "not tried at scale",
     }
-    bare = tiers(replace(e, parity=None, command=None, runs_on=()), None)
+    bare = tiers(replace(e, id="a_study", aliases=(), parity=None, command=None, runs_on=()), None)
     assert bare["formula"] == "not compared with the authors' code"
     assert bare["miniature"] == "not measured yet"
     assert bare["yours"].startswith("no command")
@@ -489,8 +496,57 @@ def test_a_list_that_is_changed_leaves_the_catalogue_alone():
         ({"kind": "within", "by": 0.1, "share": 0.0}, (0.05, 0.2), math.nan, ""),
         ({"kind": "within", "by": 0.1, "share": 0.0}, (0.11, 0.2), math.nan, "refuted"),
         ({"kind": "above", "by": 0.0, "share": 0.0}, (-0.1, 0.2), math.nan, ""),
+        (
+            {"kind": "above", "by": 0.0, "share": 0.1},
+            (-0.0185, 0.0114),
+            -0.025,
+            "less",
+        ),  # a tenth of the room is 0.0142
         ({"kind": "above", "by": 0.0, "share": 0.1}, (math.nan, math.nan), math.nan, ""),
     ],
 )
 def test_an_open_sentence_leans_where_its_interval_lies(fields, interval, share, word):
     assert leaning(fields, sum(interval) / 2, interval, share) == word
+
+
+CENTRAL = {"role": "central", "on": "m", "arms": ["a", "b"], "floor": "f", "ceiling": "c", "leaning": "", "by": 0.0}
+
+
+def shown(kind="above", leaning="", word="open", given="held", **values):
+    central = {**CENTRAL, "kind": kind, "leaning": leaning, "word": word, "precondition": False}
+    before = {"word": given, "precondition": True, "expectation": "c above b on m"}
+    arms = {"a": 0.6, "b": 0.5, "f": 0.1, "c": 0.9, **values}
+    settings = {arm: {"bench": "authors"} for arm in arms}
+    return {
+        "verdicts": [before, central],
+        "values": {arm: {"m": [value]} for arm, value in arms.items()},
+        "seeds": [200, 201],
+        "registration": {"seeds": list(range(20)), "plan": {"settings": settings}},
+    }
+
+
+@pytest.mark.parametrize(
+    ("found", "said"),
+    [
+        (shown(), "open: a 0.6 against b 0.5 on m (f 0.1, c 0.9), 2 of at most 20 seeds"),
+        (shown("below"), "open: a 0.6 against b 0.5 on m (lower is better, f 0.1, c 0.9), 2 of at most 20 seeds"),
+        (shown(leaning="less"), "open (surely less than asked): a 0.6 against"),
+        (shown(leaning="held"), "open (leans to held): a 0.6 against"),
+        (shown(given="open"), "2 of at most 20 seeds; not settled that c above b on m"),
+    ],
+)
+def test_the_short_line_says_what_one_decides_by(found, said):
+    assert said in in_short(found)
+
+
+def test_an_arm_of_the_bench_that_a_claim_leaves_out_is_named_where_it_is_better(tmp_path, monkeypatch):
+    values = {"a": 0.6, "b": 0.4, "b, again": 0.95, "r": 0.8, "poor": 0.3, "c": 0.9}
+    measured = {"bench": "authors", "again": "b, again", "values": {arm: {"m": [v]} for arm, v in values.items()}}
+    monkeypatch.setattr("palimpsest.cli.show._measured", lambda found: measured)
+    assert left_out(shown()) == "not in it: r has 0.8 on pilot seeds, where b has 0.4: palimpsest bench authors"
+    assert (
+        left_out(shown("below")) == "not in it: poor has 0.3 on pilot seeds, where b has 0.4: palimpsest bench authors"
+    )
+    assert left_out(shown(r=0.7)) == "", "it is in the claim, and what is not is worse than both arms"
+    monkeypatch.setattr("palimpsest.cli.show._measured", lambda found: {})
+    assert left_out(shown()) == ""

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from palimpsest.errors import UserError
-from palimpsest.evidence.leaning import REMARK, leaning
+from palimpsest.evidence.leaning import REMARKS, leaning
 from palimpsest.evidence.source import code_digest, digest_of
 from palimpsest.paths import records
 from palimpsest.record_files import broken, read, rerun_of
@@ -263,7 +263,7 @@ def _remarked(entry: Entry, verdict: dict[str, Any], last: int) -> dict[str, Any
         share = float(verdict.get("share", math.nan))
         verdict["leaning"] = leaning(verdict["asked"], float(verdict["estimate"]), (low, high), share)
     if towards := verdict["leaning"]:
-        remarks.append(REMARK.format(towards))
+        remarks.append(REMARKS[towards])
     elif (verdict["kind"] == "above" and low > 0) or (verdict["kind"] == "below" and high < 0):
         if word == "refuted" and verdict["by"] > 0:
             remarks.append(f"there is a difference of that sign, but it is smaller than {verdict['by']:g}")

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from palimpsest.catalogue.papers import Entry, Parity
+from palimpsest.family import family
 
 
 def tiers(entry: Entry, found: dict[str, Any] | None) -> dict[str, str]:
@@ -33,6 +34,11 @@ def tiers(entry: Entry, found: dict[str, Any] | None) -> dict[str, str]:
     }
 
 
+VERBS = {
+    "forget": "palimpsest forget MODEL --method {} --forget forget.jsonl --retain keep.jsonl --out DIR",
+    "contrast": "palimpsest contrast --pairs mine.jsonl --model ENCODER --method {} --out DIR",
+    "classify": "palimpsest classify --table mine.csv --target COLUMN --method {} --out DIR",
+}
 FILES = {
     "table": "--table mine.csv --target COLUMN",
     "images": "--images FOLDER",
@@ -48,7 +54,10 @@ def on_yours(entry: Entry) -> list[str]:
     >>> on_yours(entry("squentropy"))[1]
     'palimpsest run squentropy --table mine.csv --target COLUMN'
     """
-    command = [" ".join(entry.command.replace("\\\n", " ").split())] if entry.command else []
+    offered = family(entry.family).methods if entry.family in VERBS else {}
+    command = [VERBS[entry.family].format(name) for name in (entry.id, *entry.aliases) if name in offered][:1]
+    if entry.command:
+        command = [" ".join(entry.command.replace("\\\n", " ").split())]
     return command + [f"palimpsest run {entry.id} {FILES[kind]}" for kind in entry.runs_on]
 
 

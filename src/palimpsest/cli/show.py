@@ -145,7 +145,7 @@ def _evidence(e: Entry, result: dict[str, Any] | None) -> RenderableType | None:
             f"\non these rows: every seed splits the same {e.pool} anew, so that an interval tells how much the "
             "numbers change from split to split, and is too narrow for other rows"
         )
-    if digest := _rows(result):
+    if digest := next(reversed(_measured(result).get("pools", [])), ""):
         made += (
             f"\nof rows that are made from what is installed, with the digest {digest[:12]}: others are another world"
         )
@@ -157,6 +157,7 @@ def _evidence(e: Entry, result: dict[str, Any] | None) -> RenderableType | None:
         *age,
         Text(result["question"]),
         *([Text(said, style="bold")] if (said := in_short(result)) else []),
+        *([Text(said, style="bright_black")] if (said := left_out(result)) else []),
         Padding(table, (1, 0)),
         Padding(_arms(result), (0, 0, 1, 0)),
         counted(result["counts"], zeros=True),
@@ -164,6 +165,9 @@ def _evidence(e: Entry, result: dict[str, Any] | None) -> RenderableType | None:
         *([Text(f"\n{result['notes']}\n")] if result["notes"] else []),
         rerun,
     )
+
+
+_LEANS = {"less": "surely less than asked", **{word: f"leans to {word}" for word in ("held", "weak", "refuted")}}
 
 
 def in_short(result: dict[str, Any]) -> str:
@@ -175,26 +179,48 @@ def in_short(result: dict[str, Any]) -> str:
     means = {arm: mean(metrics[on]) for arm, metrics in result["values"].items() if on in metrics}
     if len(others) > 1 or not {method, *others} <= means.keys():
         return ""
-    leans = f" (leans to {central['leaning']})" if central["leaning"] else ""
+    leans = f" ({_LEANS[central['leaning']]})" if central["leaning"] else ""
     said = f"{central['word']}{leans}: {method} {number(means[method])}"
     said += f" against {others[0]} {number(means[others[0]])}" if others else ""
     said += f" on {on}" + ("" if others else f", {central['kind'].replace('_', ' ')} {number(central['by'])} was asked")
     ends = [f"{arm} {number(means[arm])}" for arm in (central["floor"], central["ceiling"]) if arm in means]
+    ends = ["lower is better"] * (central["kind"] == "below") + ends
     said += (f" ({', '.join(ends)})" if ends else "") + f", {_seeds(result)}"
     seconds = [mean(result["values"][arm].get("seconds", [])) for arm in central["arms"]]
     if others and all(second > 0 for second in seconds):
         said += f"; it costs {seconds[0] / seconds[1]:.2g} times the baseline's training"
+    if unsettled := [v["expectation"] for v in result["verdicts"] if v["precondition"] and v["word"] != "held"]:
+        said += f"; not settled that {', that '.join(unsettled)}"
     return said
 
 
-def _rows(result: dict[str, Any]) -> str:
-    """The digest of the rows that the bench of a record was measured on; empty where the package alone makes them."""
+def left_out(result: dict[str, Any]) -> str:
+    """The best arm of a claim's bench that the claim does not have, where it is better than one of the two that are
+    compared: on the pilot seeds that the bench was measured on. Empty where there is none."""
+    central = next((v for v in result["verdicts"] if v.get("role") == "central"), None)
+    measured = _measured(result)
+    if central is None or len(central["arms"]) != 2 or not measured:
+        return ""
+    sign = -1 if central["kind"] == "below" else 1
+    on, (method, baseline) = central["on"], central["arms"]
+    means = {arm: mean(row[on]) for arm, row in measured["values"].items() if on in row}
+    ours = {arm: mean(result["values"][arm][on]) for arm in (method, baseline)}
+    others = {a: m for a, m in means.items() if a not in result["values"] and a != measured["again"] and isfinite(m)}
+    best = max(others, key=lambda arm: sign * others[arm], default=None)
+    if best is None or sign * others[best] <= min(sign * value for value in ours.values()):
+        return ""
+    there = f", where {baseline} has {number(means[baseline])}" if baseline in means else ""
+    return f"not in it: {best} has {number(others[best])} on pilot seeds{there}: palimpsest bench {measured['bench']}"
+
+
+def _measured(result: dict[str, Any]) -> dict[str, Any]:
+    """What was measured of the bench of a record, as it is filed beside it; empty for a claim without one."""
     arms = result["registration"].get("plan", {}).get("settings", {}).values()
     for name in {arm["bench"] for arm in arms if isinstance(arm, dict) and "bench" in arm}:
         file = Path(palimpsest.__file__).parent / "benches" / "tuned" / name / "bench.json"  # benches load torch
         if file.is_file():
-            return next(reversed(json.loads(file.read_text(encoding="utf-8")).get("pools", [])), "")
-    return ""
+            return json.loads(file.read_text(encoding="utf-8"))
+    return {}
 
 
 def _seeds(result: dict[str, Any]) -> str:

@@ -10,13 +10,16 @@ import math
 from collections.abc import Mapping
 from typing import Any, Literal
 
-REMARK = "leans to {} by its interval: before the last look only a p of 0.001 decides"
+REMARKS = {
+    word: f"leans to {word} by its interval: before the last look only a p of 0.001 decides"
+    for word in ("held", "weak", "refuted")
+} | {"less": "what was asked lies outside the interval: whether there is any gain is open"}
 
 
 def leaning(
     sentence: Mapping[str, Any], estimate: float, interval: tuple[float, float], share: float = math.nan
-) -> Literal["held", "weak", "refuted", ""]:
-    """The word that the interval lies in; empty where it lies in none.
+) -> Literal["held", "weak", "refuted", "less", ""]:
+    """The word that the interval lies in: "less" where that is either weak or refuted, empty where it may be any.
 
     Args:
         sentence: the fields of a sentence as it was registered: `kind`, `by`, `share`.
@@ -27,6 +30,8 @@ def leaning(
     'held'
     >>> leaning({"kind": "above", "by": 0.0, "share": 0.1}, 0.02, (0.01, 0.03), share=0.05)
     'weak'
+    >>> leaning({"kind": "above", "by": 0.1, "share": 0.0}, 0.01, (-0.01, 0.03))
+    'less'
     >>> leaning({"kind": "below", "by": 0.0, "share": 0.0}, 0.2, (0.12, 0.28))
     'refuted'
     """
@@ -45,4 +50,4 @@ def leaning(
         return "held"
     if high < min(0.0, by):
         return "refuted"
-    return "weak" if low > 0 and high < by else ""
+    return ("weak" if low > 0 else "less") if high < by else ""

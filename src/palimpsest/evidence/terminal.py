@@ -12,7 +12,7 @@ from rich.text import Text
 
 from palimpsest.audit.verdict_words import WORDS
 from palimpsest.evidence.decision import LOOKS
-from palimpsest.evidence.leaning import REMARK, leaning
+from palimpsest.evidence.leaning import REMARKS, leaning
 from palimpsest.evidence.outcome import Outcome
 from palimpsest.evidence.registration import STANDINGS
 from palimpsest.evidence.verdict import Cell, Verdict
@@ -102,7 +102,7 @@ def leaning_of(verdict: Verdict) -> str:
     if verdict.word != "open" or not 0 < verdict.look < max(LOOKS) or verdict.expectation.precondition:
         return ""
     towards = leaning(asdict(verdict.expectation), verdict.estimate, verdict.interval, verdict.share)
-    return REMARK.format(towards) if towards else ""
+    return REMARKS[towards] if towards else ""
 
 
 def seeds_of(outcome: Outcome) -> str:
