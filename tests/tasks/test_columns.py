@@ -154,6 +154,64 @@ def test_what_is_nearly_a_number_or_a_date(cells, message):
         typed("x", cells, str)
 
 
+NUMBERS = [*map(str, range(100))]
+
+
+@pytest.mark.parametrize(
+    ("cells", "first", "notes"),
+    [
+        ([f"{cell}%" for cell in NUMBERS], [0, 1], ["column 'x' is of numbers: '0%' is read as 0"]),
+        ([f"{cell} €" for cell in NUMBERS], [0, 1], ["column 'x' is of numbers: '0 €' is read as 0"]),
+        (["-$1.5", *NUMBERS], [-1.5, 0], ["column 'x' is of numbers: '-$1.5' is read as -1.5"]),
+        (["CHF 12", "13 CHF"], [12, 13], ["column 'x' is of numbers: 'CHF 12' is read as 12"]),
+        (["1\u00a0200", "7"], [1200, 7], ["column 'x' is of numbers: '1\\xa0200' is read as 1200"]),
+        (["1\u202f200\u202f300", "7"], [1200300, 7], ["column 'x' is of numbers: '1\\u202f200\\u202f300' is read as "]),
+        (["1'200.5", "13’000"], [1200.5, 13000], ["""column 'x' is of numbers: "1'200.5" is read as 1200.5"""]),
+        (["−3", "4"], [-3, 4], ["column 'x' is of numbers: '−3' is read as -3"]),
+        (["7", "k.A.", *["K.A."] * 20], [7, np.nan], ["column 'x': 21 cells are taken as missing ('K.A.', 'k.A.')"]),
+        (["7", "-"], [7, np.nan], ["column 'x': 1 cell is taken as missing ('-')"]),
+        (["7%", "keine Angabe"], [7, np.nan], ["column 'x' is of numbers: '7%'", "column 'x': 1 cell is taken as"]),
+        (["1970-01-03", "unknown"], [2, np.nan], ["column 'x': 1 cell is taken as missing ('unknown')"]),
+    ],
+)
+def test_numbers_are_read_as_people_write_them_and_it_is_said(cells, first, notes):
+    column = typed("x", cells, str)
+    np.testing.assert_array_equal(column.values[:2], first)
+    assert len(column.notes) == len(notes)
+    assert all(found.startswith(note) for found, note in zip(column.notes, notes, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("cells", "share", "odd"),
+    [
+        (["12", "13", "14", "many"], "75%", "'many'"),
+        (["12%", "0.13", "0.14"], "100%", "'0.13'"),
+        (["13 €", "13 $"], "100%", "'13 $'"),
+        (["1 200", "1 300"], "100%", "'1 200'"),
+        (["12345", "12346", "01067"], "67%", "'01067'"),
+    ],
+)
+def test_a_column_that_stays_text_although_most_cells_are_numbers_is_noted(cells, share, odd):
+    column = typed("x", cells, str)
+    assert column.kind == "text"
+    says = f"column 'x' is read as text although {share} of its cells look like numbers: see {odd}"
+    assert column.notes == (says,)
+
+
+@pytest.mark.parametrize(
+    "cells", [["+", "-"], ["-", "unknown"], ["007", "012"], ["A1", "12%"], ["5'11", "6'2"], ["yes", "no", "-", "3"]]
+)
+def test_categories_that_look_a_little_like_numbers_stay_and_nothing_is_said(cells):
+    column = typed("x", cells, str)
+    assert (column.kind, column.notes, column.missing.any()) == ("text", (), False)
+
+
+@pytest.mark.parametrize("cell", ["12,5 %", "1'200,5", "$1,200", "1,5"])
+def test_a_decimal_comma_is_refused_whatever_stands_around_it(cell):
+    with pytest.raises(UserError, match=r"column 'x' holds .* write numbers with a decimal point"):
+        typed("x", [cell] * 5 + ["k.A."], str)
+
+
 def test_a_missing_column_is_asked_for_by_near_names(tmp_path):
     cells = read_cells(write(tmp_path, "Label,size\n1,2\n"))
     with pytest.raises(UserError, match=r"no column 'label' for the target: did you mean 'Label'\?"):

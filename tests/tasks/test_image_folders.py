@@ -149,11 +149,25 @@ def test_equal_images_stay_together_and_are_counted(tmp_path):
     images = read_images(folder)
     assert images.notes == (
         "3 of 19 images equal an earlier one: equal images stay in one part",
-        "1 images are in more than one class",
+        "1 image is in more than one class",
     )
     equal = {row for row, key in enumerate(images.keys) if key == images.keys[0]}
     assert len(equal) == 4
     assert sum(bool(equal & set(part.index.tolist())) for part in vars(images.splits(0)).values()) == 1
+
+
+def test_a_folder_without_images_is_no_class_and_it_is_said(tmp_path):
+    folder = folder_of(tmp_path)
+    (folder / "horse").mkdir()
+    (folder / "notes").mkdir()
+    (folder / "notes" / "todo.txt").write_text("a horse")
+    images = read_images(folder)
+    assert images.notes == (
+        "the folder 'horse' holds no image: there is no such class",
+        "the folder 'notes' holds no image: there is no such class",
+        "files that are no images are skipped: 1 .txt",
+    )
+    assert not {"horse", "notes"} & set(images.classes)
 
 
 def test_what_is_no_image_is_skipped_and_an_animation_is_its_first_picture(tmp_path):

@@ -60,7 +60,7 @@ def test_the_long_form_says_the_same_in_channels(tmp_path):
 def test_series_of_several_lengths_are_brought_to_one(tmp_path):
     rows = [(n, t * 0.5, t * 2 + n, 0, Y[n]) for n in range(N) for t in range(LENGTH if n else 23)]
     series = read_series(long(tmp_path, rows), "kind", **{**LONG, "value": "a"})
-    assert series.notes == ("1 of 40 series are brought to 12 values, of 12 to 23",)
+    assert series.notes == ("1 of 40 series is brought to 12 values, of 12 to 23",)
     np.testing.assert_allclose(series.x[0, 0], np.linspace(0, 44, 12))
     np.testing.assert_array_equal(series.x[1, 0], np.arange(12) * 2 + 1)
     assert read_series(long(tmp_path, rows), "kind", **{**LONG, "value": "a"}, length=20).length == 20

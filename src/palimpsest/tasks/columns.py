@@ -2,8 +2,10 @@
 
 CSV may be divided by commas, semicolons, tabs or bars, with or without a byte order mark, with Windows line ends,
 compressed. A column is of numbers where every cell is one, of dates where every cell is one in the same form, and else
-of text. What is nearly a number or a date (1,5 for 1.5, one word among numbers, two forms of dates) is refused with its
-line, for a column silently read as text is what goes unnoticed.
+of text. Numbers may have a unit and marks between thousands (45%, 13 €, 1'200), and among numbers or dates a dash, k.A.
+and their like are missing values: notes say so. What is nearly a number or a date (1,5 for 1.5, one word among numbers,
+two forms of dates) is refused with its line, and a column that stays text although most of its cells are numbers is
+noted, for a column silently read as text is what goes unnoticed.
 """
 
 from __future__ import annotations
@@ -15,8 +17,8 @@ import io
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
@@ -26,6 +28,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from palimpsest.errors import MissingExtra, UserError
+from palimpsest.tasks.number_forms import MARKS, Written, written
 from palimpsest.tasks.rows import read_bytes, read_objects
 
 MISSING = frozenset({"", "?", "na", "n/a", "#n/a", "nan", "<na>", "nat", "null", "none"})
@@ -53,12 +56,14 @@ class Column:
         kind: of what the values are.
         values: numbers, NaN where missing; days since 1970 for dates; places in `levels` for text, -1 where missing.
         levels: the texts that occur, sorted; what were numbers, by size.
+        notes: how cells were read that can be read otherwise, a sentence each.
     """
 
     name: str
     kind: Literal["number", "date", "text"]
     values: Float[np.ndarray, " n"] | Int[np.ndarray, " n"]
     levels: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def missing(self) -> np.ndarray:
@@ -69,6 +74,11 @@ class Column:
     def distinct(self) -> int:
         """How many different values there are, missing ones aside."""
         return len(np.unique(self.values[~self.missing]))
+
+    @property
+    def says_nothing(self) -> bool:
+        """Whether every value is missing, or a word for it."""
+        return not self.distinct or (self.kind == "text" and all(level.lower() in MARKS for level in self.levels))
 
     @property
     def whole(self) -> bool:
@@ -94,10 +104,12 @@ class Cells:
     Attributes:
         names: of the columns, in the order of the file.
         where: row, from 0 -> its place in the file, for messages.
+        notes: how the columns that were asked for were read, a sentence each.
     """
 
     def __init__(self, path: Path, names: Sequence[str], columns: Sequence[Any], where: Callable[[int], str]) -> None:
         self.names, self.where, self._path = tuple(names), where, path
+        self.notes: list[str] = []
         self._columns = dict(zip(names, columns, strict=True))
 
     def __len__(self) -> int:
@@ -118,7 +130,9 @@ class Cells:
             UserError: a cell that is infinite, or not of the kind that nearly all others are.
         """
         cells = self._columns[name]
-        return cells if isinstance(cells, Column) else typed(name, cells, self.where)
+        column = cells if isinstance(cells, Column) else typed(name, cells, self.where)
+        self.notes += [note for note in column.notes if note not in self.notes]
+        return column
 
     def names_in(self, name: str, what: str) -> Column:
         """A column of names, as text whatever they look like: a number of twenty digits is one. None may be missing."""
@@ -224,24 +238,72 @@ def typed(name: str, cells: Sequence[str], where: Callable[[int], str]) -> Colum
         at = where(next(row for row, other in enumerate(cells) if other == cell))
         raise UserError(f"{at}: column {name!r} holds {odd!r}{says}")
 
-    present = list(dict.fromkeys(known.values()))
-    numbers = {value: number for value in present if (number := _number(value)) is not None}
+    marked = {cell for cell, value in known.items() if value.lower() in MARKS}
+    sure = {cell: value for cell, value in known.items() if cell not in marked}
+    present = list(dict.fromkeys(sure.values()))
+    forms = _forms(present)
+    numbers = {value: number for value in present if (number := _number(forms[value].plain)) is not None}
     for value, number in numbers.items():
         if not abs(number) <= LARGEST:
             refuse(value, f": write a finite number, at most {LARGEST:g}, or leave the cell empty")
-    if present and len(numbers) == len(present) and not any(map(_ZEROS.match, present)):
-        return Column(name, "number", _filled(cells, {cell: numbers[value] for cell, value in known.items()}))
+    codes = {value for value in present if _ZEROS.match(forms[value].plain)}
+    notes = _missing(name, [cell for cell in cells if cell in marked])
+    if present and len(numbers) == len(present) and not codes:
+        if otherwise := next((value for value in present if forms[value].plain != value), None):
+            notes = (f"column {name!r} is of numbers: {otherwise!r} is read as {forms[otherwise].plain}", *notes)
+        values = _filled(cells, {cell: numbers[value] for cell, value in sure.items()})
+        return Column(name, "number", values, notes=notes)
     if len(numbers) < len(present):
-        share = sum(counts[cell] for cell, value in known.items() if value in numbers) / sum(map(counts.get, known))
+        share = _share(numbers, sure, counts)
         odd = next(value for value in present if value not in numbers)
-        if all(value in numbers or _COMMA.fullmatch(value) for value in present) and "," in odd:
+        if all(value in numbers or _COMMA.fullmatch(forms[value].plain) for value in present) and "," in odd:
             refuse(odd, ": write numbers with a decimal point and nothing between thousands")
         if share >= NEARLY and len(numbers) > MANY:
             refuse(odd, " among numbers: write a number or leave the cell empty")
     days = _days(present, refuse)
     if days:
-        return Column(name, "date", _filled(cells, {cell: days[value] for cell, value in known.items()}))
-    return _text(name, cells)
+        return Column(name, "date", _filled(cells, {cell: days[value] for cell, value in sure.items()}), notes=notes)
+    return replace(_text(name, cells), notes=_nearly_numbers(name, present, sure, counts))
+
+
+def _forms(present: Sequence[str]) -> dict[str, Written]:
+    """How each value is to be read as a number: without unit and marks between thousands where all that have a unit
+    have the same one, and a percent sign stands in every cell. A space of the keyboard may be that of a code."""
+    plain = {value: Written(value) for value in present}
+    forms = {value: form for value in present if _number(value) is None and (form := written(value))}
+    units = {form.unit for form in forms.values()} - {""}
+    whole = "%" not in units or all(value in forms and forms[value].unit for value in present)
+    if len(units) > 1 or not whole or any(form.between == " " for form in forms.values()):
+        return plain
+    return plain | forms
+
+
+def _nearly_numbers(
+    name: str, present: Sequence[str], sure: Mapping[str, str], counts: Mapping[str, int]
+) -> tuple[str, ...]:
+    """What is said of a column that stays text although most of its cells look like numbers, codes with a leading zero
+    aside; nothing of others."""
+    forms = {value: form for value in present if (form := written(value)) and _number(form.plain) is not None}
+    alike = {value for value, form in forms.items() if not _ZEROS.match(form.plain)}
+    if not alike or (share := _share(alike, sure, counts)) <= 0.5:
+        return ()
+    first = forms[next(value for value in present if value in alike)]
+    odd = next((v for v in present if v not in alike or forms[v].unit != first.unit or forms[v].between == " "), "")
+    return (f"column {name!r} is read as text although {share:.0%} of its cells look like numbers: see {odd!r}",)
+
+
+def _share(values: Container[str], sure: Mapping[str, str], counts: Mapping[str, int]) -> float:
+    """The share of cells that hold one of these values, missing ones aside."""
+    return sum(counts[cell] for cell, value in sure.items() if value in values) / sum(map(counts.get, sure))
+
+
+def _missing(name: str, marked: Sequence[str]) -> tuple[str, ...]:
+    """What is said of words for a missing value."""
+    if not marked:
+        return ()
+    said = ", ".join(map(repr, sorted({cell.strip() for cell in marked})))
+    are = "cell is" if len(marked) == 1 else "cells are"
+    return (f"column {name!r}: {len(marked):,} {are} taken as missing ({said})",)
 
 
 def _text(name: str, cells: Sequence[str]) -> Column:

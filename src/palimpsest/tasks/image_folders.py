@@ -97,7 +97,7 @@ def read_images(folder: str | Path, *, size: int | None = None, group: str | Non
     """Images by class (`folder/class/image.png`), or by domain and class (`folder/domain/class/image.png`).
 
     Of an animation the first picture is taken. What is hidden, or no image by the ending of its name, is skipped, and
-    said so in the notes.
+    said so in the notes, as is a folder without images.
 
     Args:
         folder: holds the folders.
@@ -145,7 +145,7 @@ def read_images(folder: str | Path, *, size: int | None = None, group: str | Non
     told = len(set(zip(keys, y.tolist(), strict=True))) - len(set(keys))
     notes += duplicates_note(keys, "images")
     if told:
-        notes.append(f"{told} images are in more than one class")
+        notes.append(f"{told} image{' is' if told == 1 else 's are'} in more than one class")
     content = [f"{each} {'/'.join(name)}" for each, name in zip(keys, names, strict=True)]
     found = ImageFolder(
         classes, domains, side, channels, tuple(notes), content_digest(content), x, y, domain, tuple(keys), groups
@@ -186,9 +186,13 @@ def _files(folder: Path) -> tuple[list[Path], list[str]]:
     """The images, all two or all three levels below, and what is said of the other files."""
     found: dict[int, list[Path]] = {}
     skipped: Counter[str] = Counter()
+    empty: list[str] = []
 
     def walk(inner: Path, depth: int) -> None:
-        for entry in sorted(inner.iterdir()):
+        entries = sorted(inner.iterdir())
+        if not any(entry.is_dir() or entry.suffix.lower() in ENDINGS for entry in entries):
+            empty.append(inner.relative_to(folder).as_posix())
+        for entry in entries:
             if entry.name.startswith((".", "__")):
                 skipped["hidden"] += 1
             elif entry.is_dir():
@@ -211,8 +215,11 @@ def _files(folder: Path) -> tuple[list[Path], list[str]]:
         raise UserError(
             f"{found[3][0]}: deeper than {found[2][0]}: images stand all in class folders, or all in domains"
         )
-    said = ", ".join(f"{count} {what}" for what, count in sorted(skipped.items()))
-    return next(iter(found.values())), [f"files that are no images are skipped: {said}"] if skipped else []
+    notes = [f"the folder {name!r} holds no image: there is no such class" for name in empty]
+    if skipped:
+        said = ", ".join(f"{count} {what}" for what, count in sorted(skipped.items()))
+        notes.append(f"files that are no images are skipped: {said}")
+    return next(iter(found.values())), notes
 
 
 def _groups(files: list[Path], folder: Path, group: str) -> tuple[str, ...]:

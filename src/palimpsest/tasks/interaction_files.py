@@ -121,7 +121,8 @@ def read_interactions(
     pairs, seconds = pairs[first], None if when is None else torch.from_numpy(when[order][first])
     notes = []
     if again := len(order) - len(pairs):
-        notes.append(f"{again:,} of {len(order):,} interactions repeat a pair of user and item: it counts once")
+        repeat = "repeats" if again == 1 else "repeat"
+        notes.append(f"{again:,} of {len(order):,} interactions {repeat} a pair of user and item: it counts once")
     if when is not None and cells.column(time).kind == "date":
         seconds = seconds * 86_400
     log = Interactions(*(torch.from_numpy(column.copy()) for column in pairs.T), time=seconds)
@@ -144,10 +145,11 @@ def read_interactions(
     tested = held & (_place(log.user, latest) < _share(counts)[log.user])
     cold = len(set(log.item[tested].tolist()) - set(log.item[~tested].tolist()))
     if cold:
-        notes.append(f"{cold:,} of {len(items):,} items occur in the test part alone: no model can learn of them")
+        occur = "occurs" if cold == 1 else "occur"
+        notes.append(f"{cold:,} of {len(items):,} items {occur} in the test part alone: no model can learn of them")
     times = [] if seconds is None else [str(value) for value in seconds.tolist()]
     digest = content_digest([*keys, *times])
-    return InteractionFile(users, items, tuple(notes), digest, negatives, log, tested, held)
+    return InteractionFile(users, items, (*notes, *cells.notes), digest, negatives, log, tested, held)
 
 
 def _share(counts: torch.Tensor) -> torch.Tensor:

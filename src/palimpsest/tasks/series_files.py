@@ -133,13 +133,14 @@ def read_series(
     if (empty := np.flatnonzero(gaps.all(2).any(1))).size:
         raise UserError(f"{cells.where(int(first[empty[0]]))}: the series has no value")
     if gaps.any():
-        notes.append(f"{gaps.sum():,} of {gaps.size:,} values are missing: filled by lines between their neighbours")
+        missing = f"{'is' if gaps.sum() == 1 else 'are'} missing: filled by lines between their neighbours"
+        notes.append(f"{gaps.sum():,} of {gaps.size:,} values {missing}")
         for series, gap in zip(x.reshape(-1, x.shape[2]), gaps.reshape(-1, x.shape[2]), strict=True):
             if gap.any():
                 series[gap] = np.interp(np.flatnonzero(gap), np.flatnonzero(~gap), series[~gap])
     classes, y = labels.levels, labels.values[first]
     keys = [key(of_row, classes[label]) for of_row, label in zip(row_keys(x), y.tolist(), strict=True)]
-    notes += duplicates_note(keys, "series")
+    notes += [*duplicates_note(keys, "series"), *cells.notes]
     groups = None if owners is None else tuple(owners.values[first].tolist())
     digest = content_digest(keys, *channels)
     found = SeriesFile(classes, channels, x.shape[2], tuple(notes), digest, x, y, tuple(keys), groups)
@@ -199,9 +200,8 @@ def _long(
         raise UserError(f"length must be at least {SHORTEST}, got {length}")
     changed = int((lengths != length).sum())
     if changed:
-        notes.append(
-            f"{changed:,} of {len(runs):,} series are brought to {length} values, of {min(lengths)} to {max(lengths)}"
-        )
+        brought = f"{'is' if changed == 1 else 'are'} brought to {length} values"
+        notes.append(f"{changed:,} of {len(runs):,} series {brought}, of {min(lengths)} to {max(lengths)}")
     x = np.full((len(runs), len(values), length), np.nan)
     for place, run in enumerate(runs):
         for channel, series in enumerate(measured[:, run]):

@@ -22,6 +22,7 @@ import torch
 from jaxtyping import Float, Int
 
 from palimpsest.errors import UserError
+from palimpsest.tasks.column_notes import identifier, missing_marks, spellings
 from palimpsest.tasks.columns import Cells, Column, read_cells
 from palimpsest.tasks.fresh import row_keys
 from palimpsest.tasks.held_out import Parts, content_digest, duplicates_note, key, naming, parts
@@ -241,13 +242,18 @@ def read_table(
             if sum(name in others for others in roles.values()) > 1:
                 raise UserError(f"{path}: {name!r} cannot be two of target, group, time and task")
     kept, y, kind, classes, notes = _target(cells, targets, kind, path)
-    groups = tuple(cells.names_in(group, "group").values[kept].tolist()) if group is not None else None
+    groups = None
+    if group is not None:
+        named = cells.names_in(group, "group")
+        groups = tuple(named.values[kept].tolist())
+        notes += spellings(named, "groups")
     times = cells.times(time)[kept] if time is not None else None
     of_task, tasks = None, ()
     if task is not None:
         if kind != "classes":
             raise UserError(f"{path}: tasks are of a target of classes, and {targets[0]!r} is {kind}")
         named = cells.names_in(task, "task")
+        notes += spellings(named, "tasks")
         codes, first, of_task = np.unique(named.values[kept], return_index=True, return_inverse=True)
         order = np.argsort(first)
         tasks, of_task = tuple(named.levels[code] for code in codes[order]), np.argsort(order)[of_task]
@@ -259,6 +265,8 @@ def read_table(
                 notes.append(f"column {name!r} is left out: {why}")
             else:
                 columns.append(column)
+                notes += [*identifier(column), *missing_marks(column), *spellings(column)]
+    notes += cells.notes
     if not columns:
         raise UserError(f"{path}: no column to learn from beside the {', '.join(map(repr, targets))}")
     asked = [y] if y.ndim == 1 else list(y.T)
@@ -300,7 +308,8 @@ def _target(
             raise UserError(f"{path}: the target {column.name!r} is {value!r} in every row: there is nothing to learn")
     kept = ~np.any([column.missing for column in columns], 0)
     which = f"{' or '.join(map(repr, targets))} is missing (empty, NA, None or the like)"
-    left_out = f"{(~kept).sum():,} of {len(kept):,} rows are left out: {which}"
+    gone = int((~kept).sum())
+    left_out = f"{gone:,} of {len(kept):,} rows {'is' if gone == 1 else 'are'} left out: {which}"
     notes = [] if kept.all() else [left_out]
     if len(columns) > 1:
         return kept, np.stack([_flags(column, kept, cells) for column in columns], 1), "labels", targets, notes
@@ -308,12 +317,11 @@ def _target(
     if column.kind == "text":
         if kind == "number":
             raise UserError(f"{path}: the target {column.name!r} holds {column.levels[0]!r}, which is no number")
-        if len({level.casefold() for level in column.levels}) < len(column.levels):
-            notes.append("some classes differ in case alone: they are kept apart")
+        notes += spellings(column, "classes")
         return kept, column.values, "classes", column.levels, notes
     few = column.whole and column.distinct <= CLASSES
     if kind != "classes" and (kind == "number" or not few):
-        return kept, column.values, "number", (), notes
+        return kept, column.values, "number", (), [*notes, *missing_marks(column)]
     values, y = np.unique(column.values, return_inverse=True)
     if kind is None and len(values) > 2:
         notes.append(f"{column.name!r} is taken for {len(values)} classes, not for a number")
@@ -372,7 +380,7 @@ def read_features(path: str | Path, encodings: Sequence[Encoding]) -> Float[torc
         column = cells.text(encoding.name) if encoding.kind == "text" else cells.column(encoding.name)
         wanted = "number" if encoding.kind == "few" else encoding.kind
         if column.kind != wanted:
-            if column.distinct:
+            if not column.says_nothing:
                 kinds = {"number": "numbers", "date": "dates", "text": "texts"}
                 says = f"holds {kinds[column.kind]}, and {kinds[wanted]} in the rows that were trained on"
                 raise UserError(f"{path}: column {encoding.name!r} {says}")
