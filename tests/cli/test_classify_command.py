@@ -85,6 +85,17 @@ def test_images_of_several_modes_are_classified(images, tmp_path, capsys):
     assert said.startswith("image,class,p(bars),p(rows)\n0.png,")
 
 
+def test_a_loss_that_does_not_beat_the_plain_models_is_not_called_the_best_without_a_word(table, tmp_path, capsys):
+    out, lost = tmp_path / "net", ["--method", "cross_entropy", "--lr", "1e-9", *QUICK]
+    code, said, _ = called(capsys, "classify", "--table", table, "--target", "ripe", *lost, "--out", out)
+    assert code == 0
+    assert "no method beat 'gradient boosting': " in said
+    assert "gradient boosting" in json.loads((out / "palimpsest.json").read_text())["not beaten"]
+    report = (tmp_path / "net.html").read_text()
+    assert "validation rows over the seeds. no method" not in report
+    assert report.count("o method beat &#39;gradient boosting&#39;") == 2
+
+
 def test_balanced_puts_first_what_chooses(table, capsys):
     argv = ["classify", "--table", table, "--target", "ripe", "--method", "logit_adjustment", *QUICK]
     code, said, _ = called(capsys, *argv, "--balanced", "--json")

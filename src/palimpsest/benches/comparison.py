@@ -2,7 +2,8 @@
 
 Methods are tuned alike on the validation rows of two pilot seeds, each over as many learning rates; then each is
 trained on every seed, on the same rows and from the same weights, and measured once on the test rows. The best is the
-one with the highest mean on the validation rows: the test rows choose nothing.
+one with the highest mean on the validation rows: the test rows choose nothing. Where the model as it is or a plain one
+is no worse than the best method, the comparison names it: there is then nothing to choose.
 """
 
 from __future__ import annotations
@@ -80,12 +81,14 @@ class Comparison:
         seeds: that all were trained on.
         measures: as the bench reads them, the first of which is looked at.
         ledger: of each method, the rates that were tried and what the validation rows gave.
+        lower: those of the measures of which less is better.
     """
 
     lines: tuple[Line, ...]
     seeds: tuple[int, ...]
     measures: tuple[str, ...]
     ledger: Mapping[str, Sequence[tuple[float, float]]]
+    lower: frozenset[str] = frozenset()
 
     @property
     def first(self) -> Line:
@@ -104,6 +107,21 @@ class Comparison:
         if not done:
             raise UserError("; ".join(f"{line.name}: {line.error}" for line in methods))
         return max(done, key=lambda line: line.mean("validation"))
+
+    @property
+    def ahead(self) -> tuple[Line, ...]:
+        """What is shown beside the methods (the model as it is, a plain model) and is as good as the best method or
+        better: on the validation rows, which chose that one, or on the test rows, which the table shows."""
+        beside = [line for line in self.lines if line.lr is None and not line.error]
+        return tuple(line for line in beside if not self.beats(self.best, line))
+
+    def beats(self, line: Line, other: Line) -> bool:
+        """Whether a line's mean is higher on the validation rows, and better on the test rows in the measure that is
+        looked at. A line that failed beats none."""
+        first = self.measures[0]
+        sign = -1 if first in self.lower else 1
+        shown = sign * (line.mean(first) - other.mean(first))
+        return not line.error and shown > 0 and line.mean("validation") > other.mean("validation")
 
     def gain(self, line: Line, over: Line, measure: str) -> tuple[float, float]:
         """The mean difference, paired by seed, and half of its 95% interval."""
@@ -167,7 +185,8 @@ def compare(
         numbers = tuple(range(FIRST_SEED, FIRST_SEED + seeds))
         values, errors = _run(bench, arms, numbers, folder, workers, progress)
         lines = tuple(Line(name, values[name], chosen.get(name), errors.get(name, "")) for name in arms)
-        result = Comparison(lines, numbers, tuple(bench.read), ledger)
+        lower = frozenset(name for name, measure in bench.read.items() if measure.better == "lower")
+        result = Comparison(lines, numbers, tuple(bench.read), ledger, lower)
         _ = result.best  # raises where there is none
         return result
 

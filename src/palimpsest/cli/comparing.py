@@ -74,6 +74,7 @@ class Comparing:
             "lines": lines,
             "tried": {name: [list(pair) for pair in tried] for name, tried in found.ledger.items()},
             "best": found.best.name,
+            "not beaten": [line.name for line in found.ahead],
             "rule": RULE,
         }
 
@@ -92,7 +93,12 @@ class Comparing:
         cells = {name: {first: cell(values)} if values else {} for name, values in seen.items()}
         return page(
             title=f"{self.family.compares} on {self.yours.about}",
-            lead=f"{found.best.name} is best by {RULE}.",
+            lead=" ".join(
+                [
+                    f"{found.best.name} is best by {RULE}.",
+                    *(f"{said[0].upper()}{said[1:]}." for said in unbeaten(found)),
+                ]
+            ),
             table=self.rows,
             columns=self.columns,
             figures={f"{first} on the test rows, a point for each seed": metric_figure(first, cells)},
@@ -115,11 +121,24 @@ def spread(mean: float, half: float, signed: bool = False) -> str:
     return said if half != half else f"{said} ± {half:.3f}"
 
 
+def unbeaten(comparison: Comparison) -> list[str]:
+    """A sentence for each of the lines beside the methods that the best method does not beat."""
+    best, first, found = comparison.best, comparison.measures[0], []
+    for line in comparison.ahead:
+        some = any(comparison.beats(method, line) for method in comparison.lines if method.lr is not None)
+        who = f"{best.name} did not beat" if some else "no method beat"
+        test, valid = (f"{line.mean(key):.3f} against {best.mean(key):.3f}" for key in (first, "validation"))
+        than = f"{test} of {best.name} in {first} on the test rows, {valid} on the validation rows"
+        found.append(f"{who} {line.name!r}: {than}")
+    return found
+
+
 def notes(comparison: Comparison) -> list[str]:
     """How the table is read."""
     best, n = comparison.best, len(comparison.seeds)
     over = f"means of {n} seeds ± half of their 95% interval" if n > 1 else "one seed: nothing is known of the spread"
     found = [f"{over}; test rows are the same for all seeds", f"best: {best.name} ({RULE})"]
+    found += unbeaten(comparison)
     found += [f"{line.name}: {line.error}" for line in comparison.lines if line.error]
     for name, tried in comparison.ledger.items():
         rates = [rate for rate, _ in tried]
