@@ -791,10 +791,21 @@ def test_a_claim_on_bad_files_is_refused_in_one_line(argv, why, tmp_path, capsys
 def test_a_claim_on_a_table_shows_the_users_verdict(tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("PALIMPSEST_HOME", str(tmp_path / "home"))
     file = tmp_path / "mine.csv"
-    file.write_text("width,ripe\n" + "".join(f"{i / 7:.2f},{'yes' if i % 3 else 'no'}\n" for i in range(60)))
+    ripe = ["yes" if i % 3 else "no" for i in range(60)]
+    lines = [f"{i / 7:.2f},{each},{each}\n" for i, each in enumerate(ripe)]
+    file.write_text("width,eaten,ripe\n" + "".join([*lines, "9.5,no,\n"]))
     asked = ["run", "squentropy", "--table", str(file), "--target", "ripe", "--budget", "smoke"]
-    code, out, _ = called(capsys, *asked)
+    code, out, err = called(capsys, *asked)
     assert code == 0
+    assert "palimpsest: 1 of 61 rows is left out" in err
+    assert "palimpsest: column 'eaten' alone tells 'ripe'" in err
+    assert "mnist_few on your data" not in out + err
+    flat = " ".join(out.split())
+    assert "The question of the claim of squentropy is put to mine.csv, 60 rows, ripe (2 classes). What it says" in flat
+    assert (
+        "of our world only, mnist_few (MNIST at 14 x 14 with 4 labels a class; 2,460 images more have none): " in flat
+    )
+    assert "have none): With four labels a class, is" in flat
     assert "your verdict, on your data" in " ".join(out.split())
     assert "mine.csv, 60 rows, ripe (2 classes)" in out
     found = json.loads(called(capsys, *asked, "--json")[1])

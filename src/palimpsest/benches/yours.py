@@ -3,7 +3,8 @@
 The shelf says for which kinds of files a bench has a world. What the user's data cannot have is not asked: a
 ceiling that needs the labels of rows that have none, a model retrained without what is to be forgotten. Without a
 ceiling there is no room to take a share of, so that the central sentence asks for a gain at all. Baselines and method
-are tuned alike on the user's validation rows; the test rows are read once. The verdict is the user's, on these rows.
+are tuned alike on the user's validation rows; the test rows are read once. The verdict is the user's, on these rows;
+the question that heads it says what of the paper's question is of our world only.
 """
 
 from __future__ import annotations
@@ -119,7 +120,7 @@ def ask(claim: Claim, kind: str, *, steps: int | None = None, scale_lr: float = 
     said = {"bench": ours.name, "world": plain(yours.bench.world), "steps": steps, "scale": scale_lr}
     digest = sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:16]
     folder = home() / "yours" / digest
-    bench = replace(yours.bench, tuned=folder / "tuned")
+    bench = replace(yours.bench, name=f"claim of {claim.paper} on your data", tuned=folder / "tuned")
     yours = replace(yours, bench=_without_what_is_missing(bench, yours))
     terms, left_out = _asked(claim, yours)
     return Asked(yours.bench.made(terms, module=""), yours, folder, tuple(left_out))
@@ -195,6 +196,11 @@ def _asked(claim: BenchClaim, yours: Yours) -> tuple[Terms, list[str]]:
     central, also, alive = kept([terms.central]), kept(terms.also), kept(terms.alive)
     if not central:
         raise UserError(f"the claim of {terms.paper} cannot be put to your data: {left_out[0]}")
-    return replace(
-        terms, arms=arms, central=central[0], also=also, alive=alive, differs=f"On your own data: {yours.about}"
-    ), left_out
+    ours = f"{theirs.name} ({theirs.about.rstrip('.')})"
+    question = (
+        f"The question of the claim of {terms.paper} is put to {yours.about}. What it says of data and networks is of "
+        f"our world only, {ours}: {terms.question}"
+    )
+    differs = f"On your own data: {yours.about}"
+    asked = {"central": central[0], "also": also, "alive": alive}
+    return replace(terms, question=question, arms=arms, differs=differs, **asked), left_out

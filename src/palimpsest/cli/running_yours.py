@@ -37,9 +37,9 @@ def main(args: Any, papers: Sequence[str]) -> int:
     if args.budget == "full" or args.report:
         report = check_report(report)
     with held(asked.folder / "claim", f"puts a claim to {asked.yours.about}"):
+        for note in asked.yours.notes:
+            print(f"palimpsest: {note}", file=sys.stderr)
         if args.budget == "full":
-            for note in asked.yours.notes:
-                print(f"palimpsest: {note}", file=sys.stderr)
             yours.tune(asked, workers=args.workers, progress=not args.json)
         outcome = run_claim(
             asked.claim,
