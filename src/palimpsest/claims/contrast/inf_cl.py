@@ -110,19 +110,19 @@ def arm(name: str) -> Callable[..., dict[str, float]]:
 claim = Claim(
     paper="inf_cl",
     question=(
-        "Does the contrastive loss in tiles, alone or round a ring of four, take a twentieth of the plain expression's "
-        "memory at a batch of 8,192, with its gradient to rounding, and is it faster than strips of rows that hold as "
-        "many scores at a time?"
+        "Where the contrastive loss in tiles takes no more memory than strips of rows that hold as many scores at a "
+        "time, a twentieth of the plain expression's at a batch of 8,192, with its gradient to rounding: is it faster "
+        "than they are, by a fifth?"
     ),
     arms={name: arm(name) for name in LOSSES},
     expects=[
         given("tiled").at_most(1e-5, on=ERROR),
         given("ring").at_most(1e-5, on=ERROR),
-        expect("tiled").below("full", on=MEMORY, times=0.05),
-        expect("ring").below("full", on=MEMORY, times=0.05),
-        expect("tiled").below("row checkpoints", on=TIME),
+        given("tiled").below("row checkpoints", on=MEMORY),
+        given("ring").below("full", on=MEMORY, times=0.05),
+        expect("tiled").below("row checkpoints", on=TIME, times=0.8),
     ],
-    seeds=range(120, 125),
+    seeds=range(125, 130),
     settings={
         "width": WIDTH,
         "scale": SCALE,
