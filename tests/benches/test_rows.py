@@ -14,7 +14,7 @@ from palimpsest.benches.shelf import bench
 from palimpsest.errors import NotFinite
 from palimpsest.forget.causal_whp_measures import fabrications
 
-NAMES = ("private_people", "two_hop", "contracts", "documents", "targets")
+NAMES = ("private_people", "two_hop", "contracts", "documents", "targets", "prose")
 
 
 @pytest.fixture(autouse=True)
@@ -40,7 +40,7 @@ def test_no_row_is_for_two_things_and_methods_get_those_to_forget_and_those_give
         assert list(world.data.retain_pairs) == world.told(rows.given)
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name != "documents"])
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in ("documents", "prose")])
 def test_no_two_seeds_are_judged_by_the_same_row(name):
     assert not set(bench(name).world(200).rows.test) & set(bench(name).world(201).rows.test)
 
@@ -157,3 +157,15 @@ def test_methods_are_given_what_the_model_wrote_and_no_row_about_the_targets():
     assert len(kinds) == 4 * len(world.task.about(world.task.targets))
     assert len(set(kinds) & set(world.learned("base"))) >= len(kinds) * 0.7
     assert not set(kinds) & set(world.learned("gold"))
+
+
+def test_documents_of_the_forgotten_kind_that_nobody_learned_stand_in_for_retraining():
+    world, other = bench("prose").world(3, smoke=True), bench("prose").world(3, smoke=True, given="in")
+    assert not set(world.parts["approximate"]) & set(world.learned("base"))
+    assert world.rows.test == other.rows.test
+    assert set(other.rows.given) == set(other.parts["in"])
+    assert not set(world.rows.given) & set(world.parts["in"])
+    assert world.learned("base") == other.learned("base")
+    target = world.perplexity(world.model("base"), world.parts["approximate"])
+    found = world.measured(world.model("gold"))
+    assert found["proxy error"] == pytest.approx(abs(target / np.exp(found["forget log-perplexity"]) - 1))

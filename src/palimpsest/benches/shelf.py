@@ -32,6 +32,7 @@ BENCHES: dict[str, tuple[str, ...]] = {
     "contracts": ("contracts",),
     "documents": ("documents",),
     "targets": ("targets",),
+    "prose": ("prose",),
     "chains": ("chains",),
     "smollm2": ("smollm2",),
 }
@@ -63,6 +64,7 @@ POOLS: dict[str, tuple[str, ...]] = {
     "doc_lm": ("docstrings",),
     "imports": ("imports",),
     "mixture": ("documentation",),
+    "prose": ("documentation",),
     "mnist1d": ("mnist1d",),
     **dict.fromkeys(("digit_views", *BENCHES["mnist"], *BENCHES["mnist_sets"]), ("mnist",)),
     **dict.fromkeys(BENCHES["domains"], ("real_domains",)),
