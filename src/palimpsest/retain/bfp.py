@@ -1,9 +1,9 @@
 """Backward feature projection: what could be told apart by a line before must stay so, wherever features go.
 
-Source: Gu, Shang, Wang, Feng, Xu and Wang (2023), Preserving linear separability in continual learning by backward
-feature projection, arXiv 2305.09595.
+Source: Gu, Shim and Shkurti (2023), Preserving linear separability in continual learning by backward feature
+projection, arXiv 2303.14595.
 
-A linear layer A, learned along the way, maps the new features back onto the old ones (equation 8):
+A linear layer A, learned along the way, maps the new features back onto the old ones:
 
     mean over rows of |A h + a - h_old|_2 / sqrt(d)
 

@@ -3,8 +3,8 @@
 Source: Wu, Chen, Wang, Ye, Liu, Guo and Fu (2019), Large scale incremental learning, arXiv 1905.13260.
 
 Stage 1: today's rows and exemplars, by cross-entropy and by distillation from the model before with its correction
-(equations 1 to 3; `palimpsest.retain.increments`). A tenth of the exemplars, and as many rows of each new class, take
-no part. Stage 2 fits two numbers by cross-entropy on them, the network standing still (equation 4):
+(`palimpsest.retain.increments`). A tenth of the exemplars, and as many rows of each new class, take
+no part. Stage 2 fits two numbers by cross-entropy on them, the network standing still:
 
     q_k = o_k of old classes,    q_k = alpha o_k + beta of new classes
 """

@@ -1,6 +1,6 @@
 """New features mapped onto old ones by a learned layer: the loss, the layers, and what became of them.
 
-The loss is that of backward feature projection (`palimpsest.retain.bfp`): Gu et al. (2023), arXiv 2305.09595.
+The loss is that of backward feature projection (`palimpsest.retain.bfp`): Gu et al. (2023), arXiv 2303.14595.
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@
 Source: Lopez-Paz and Ranzato (2017), Gradient episodic memory for continual learning, arXiv 1706.08840.
 
 A few rows of every task are kept, not to be learned again but to ask them: the gradient g of the batch may point
-against none of the gradients g_k of the earlier tasks' memories (equation 7). If it does, the nearest vector that does
-not takes its place; its problem has as many unknowns as there are earlier tasks (equations 10 and 11):
+against none of the gradients g_k of the earlier tasks' memories. If it does, the nearest vector that does
+not takes its place; its problem has as many unknowns as there are earlier tasks:
 
     g + G^T v,    v = argmin_{v >= margin} 1/2 v^T G G^T v + (G g)^T v,    G = [g_1, ..., g_{t-1}]
 

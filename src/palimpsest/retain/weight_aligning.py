@@ -4,7 +4,7 @@ Source: Zhao, Xiao, Gan, Zhang and Xia (2019), Maintaining discrimination and fa
 arXiv 1911.07053.
 
 Distillation keeps old classes apart from each other, but against new ones they lose: the weights of classes with many
-rows grow longer. After each task the new classes' weights are multiplied by (equations 8 and 9)
+rows grow longer. After each task the new classes' weights are multiplied by
 
     gamma = mean over old classes of |w_k| / mean over new classes of |w_k|
 
