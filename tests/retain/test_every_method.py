@@ -26,6 +26,8 @@ from palimpsest.train import apply, checkpoint
 # So that buffers overflow.
 QUICK = {name: {"size": 9} for name, method in METHODS.items() if "size" in {each.name for each in fields(method)}}
 METHOD = {name: replace(method, **QUICK.get(name, {})) for name, method in METHODS.items()}
+# What no difference of two values of the loss can show: their own tests compare gradients with a naive loop's.
+NO_SLOPE = {"hfc": "the weights of its rows are constants that the model's answers make"}
 KINDS = ("class", "task", "domain")
 
 each = pytest.mark.parametrize("name", METHOD)
@@ -155,6 +157,8 @@ def test_the_gradient_is_the_slope_of_the_loss_and_finite(name):
     value = sum(method.loss(state, base, batch).values())
     slopes = torch.autograd.grad(value, trained, allow_unused=True)
     assert all(slope is None or slope.isfinite().all() for slope in slopes)
+    if name in NO_SLOPE:
+        return
     along = sum((slope * d).sum() for slope, d in zip(slopes, step, strict=True) if slope is not None)
     nudge(trained, step)
     up = sum(method.loss(state, base, batch).values()).detach()

@@ -20,12 +20,14 @@ _ROOMS = {
     "continual": ("Continual", "Present"),
     "distillation": ("LwF",),
     "gem": ("GEM",),
+    "hfc": ("HFC",),
     "methods": ("METHODS",),
     "penalties": ("EWC", "SI", "Interpolation", "L2Init", "OnlineEWC", "diagonal_fisher"),
     "prototypes": ("ICaRL", "NearestClassMean", "PrototypeReplay", "StreamingLDA"),
     "renewal": ("Restart", "ShrinkPerturb"),
     "replay": ("AGEM", "ER", "DERpp", "FineTune", "GDumb", "Joint"),
     "sequence": ("InSequence", "Learner", "learn_stream"),
+    "task_semantic_aggregation": ("AggregatingClassifier", "TaskSemanticAggregation"),
     "weight_aligning": ("WeightAligning",),
 }
 

@@ -26,6 +26,7 @@ METHODS = Table(
         "gem": ("gem", "GEM", {}),
         "bfp": ("bfp", "BFP", {}),
         "bic": ("bic", "BiC", {}),
+        "hfc": ("hfc", "HFC", {}),
         "weight_aligning": ("weight_aligning", "WeightAligning", {}),
         "restart": ("renewal", "Restart", {}),
         "shrink_perturb": ("renewal", "ShrinkPerturb", {}),
