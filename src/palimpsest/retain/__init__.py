@@ -22,6 +22,7 @@ _ROOMS = {
     "gem": ("GEM",),
     "hfc": ("HFC",),
     "methods": ("METHODS",),
+    "pec": ("PEC",),
     "penalties": ("EWC", "SI", "Interpolation", "L2Init", "OnlineEWC", "diagonal_fisher"),
     "prototypes": ("ICaRL", "NearestClassMean", "PrototypeReplay", "StreamingLDA"),
     "renewal": ("Restart", "ShrinkPerturb"),

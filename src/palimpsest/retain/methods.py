@@ -27,6 +27,7 @@ METHODS = Table(
         "bfp": ("bfp", "BFP", {}),
         "bic": ("bic", "BiC", {}),
         "hfc": ("hfc", "HFC", {}),
+        "pec": ("pec", "PEC", {}),
         "weight_aligning": ("weight_aligning", "WeightAligning", {}),
         "restart": ("renewal", "Restart", {}),
         "shrink_perturb": ("renewal", "ShrinkPerturb", {}),
