@@ -24,6 +24,7 @@ BENCHES: dict[str, tuple[str, ...]] = {
     "tables": ("modechoice", "breast_cancer", "wine", "diabetes", "randhie"),
     "authors": ("authors",),
     "one_fact": ("one_fact",),
+    "concepts": ("concepts",),
     "mixture": ("mixture",),
     "harm": ("harm",),
     "skills": ("skills",),
