@@ -295,10 +295,7 @@ def test_no_word_is_styled_apart_but_for_its_colour_and_all_can_be_read(make_out
 def test_exploratory_runs_and_metrics_are_marked(page):
     table = {"a": {"m": A, "extra": A}, "b": {"m": B}}
     found = page(table, standing="exploratory")
-    assert (
-        "Exploratory: the claim, code that it reaches or the rows of its world differ from what was registered."
-        in found.text
-    )
+    assert "Exploratory: the claim, code that it reaches (unverified) or the rows of its world are not" in found.text
     assert found.text.count("extra exploratory") == 2, "in the head of the table and above the figure"
     assert "m exploratory" not in found.text
 
