@@ -216,6 +216,32 @@ def test_what_a_weight_is_worth_to_si_is_the_sum_along_the_way():
     assert sum(value.sum().item() for value in fallen.values()) == pytest.approx(first - last, rel=0.05)
 
 
+def test_si_counts_the_fall_of_the_task_s_own_loss_and_cuts_the_sum_over_tasks_at_0():
+    """As pathint/protocols.py of ganguli-lab/pathint has it: `unreg_grads`, and relu of the running omega."""
+    net, data, method = model().double(), present(dtype=torch.float64), SI(strength=3.0, damping=0.1)
+    rows = next(iter(data.batches(data.rows, net)))
+    state = method.init(net, data)
+    omega = {name: torch.zeros_like(p) for name, p in net.named_parameters()}
+    for _ in range(2):
+        state, start = method.before_task(state, net, data), weights_of(net)
+        fallen = {name: torch.zeros_like(p) for name, p in net.named_parameters()}
+        for _ in range(5):
+            net.zero_grad()
+            sum(method.loss(state, net, rows).values()).backward()
+            method.gradients(state, net)
+            own = torch.autograd.grad(cross_entropy(net, rows), list(net.parameters()))
+            with torch.no_grad():
+                for (name, p), g in zip(net.named_parameters(), own, strict=True):
+                    step = -0.3 * p.grad
+                    fallen[name] -= g * step
+                    p.add_(step)
+        state = method.after_task(state, net, data)
+        for name, p in net.named_parameters():
+            added = fallen[name] / ((p.detach() - start[name]).square() + 0.1)
+            omega[name] = (omega[name] + added).clamp(min=0)
+            torch.testing.assert_close(state["importance"][name], omega[name], rtol=1e-9, atol=1e-12)
+
+
 @pytest.mark.parametrize("method", [EWC(strength=0.0), SI(strength=0.0), L2Init(strength=0.0), LwF(strength=0.0)])
 def test_without_strength_it_is_fine_tuning(method):
     assert same(learned(method).model, learned(FineTune()).model)

@@ -79,8 +79,8 @@ def test_equal_queries_and_documents_that_are_alike_stay_in_one_part(tmp_path):
     rows += [{"query": f"And this is {n}?", "document": text(n).upper() + "!"} for n in range(10, 30)]
     pairs = read_pairs(write(tmp_path, rows))
     assert pairs.notes == (
-        "20 more queries are like an earlier one: their pairs stay in one part",
-        "20 more documents are like an earlier one: their pairs stay in one part",
+        "20 more queries are like an earlier one: such pairs stay in one part",
+        "20 more documents are like an earlier one: such pairs stay in one part",
     )
     for seed in range(3):
         for values in (pairs.pairs.wording, pairs.pairs.content):
@@ -181,3 +181,10 @@ def test_no_file_and_a_folder(tmp_path, read):
         read(tmp_path)
     with pytest.raises(UserError, match="no such file"):
         read(tmp_path / "absent")
+
+
+def test_one_document_that_is_alike_is_told_of_in_the_singular(tmp_path):
+    rows = [*ROWS, {"query": "And this?", "document": text(3).upper() + "!"}]
+    assert read_pairs(write(tmp_path, rows)).notes == (
+        "1 more document is like an earlier one: such pairs stay in one part",
+    )

@@ -46,7 +46,7 @@ def leaning(
         by = asked * abs(estimate / share) if share else math.nan
     if kind == "within":
         return "held" if -by <= low and high <= by else "refuted" if low > by or high < -by else ""
-    if low > by or (low == by != 0):
+    if low > by:
         return "held"
     if high < min(0.0, by):
         return "refuted"

@@ -2,7 +2,8 @@
 
     EWC             strength / 2 sum over earlier tasks t and weights i of F_ti (w_i - w*_ti)^2
     OnlineEWC       the same with one running F <- gamma F + F_t and the last w*
-    SI              strength sum_i Omega_i (w_i - w*_i)^2,  Omega_i += relu(sum_steps -g_i dw_i) / (D_i^2 + damping)
+    SI              strength sum_i Omega_i (w_i - w*_i)^2,
+                    Omega_i <- relu(Omega_i + sum_steps -g_i dw_i / (D_i^2 + damping)),  D_i the task's way from w*_i
     L2Init          strength sum_i (w_i - w0_i)^2
     Interpolation   after a task: share of the old weights, 1 - share of the new ones
 
@@ -157,8 +158,7 @@ class OnlineEWC(EWC):
 class SI(Continual):
     """Synaptic intelligence: a weight matters by how much the loss fell as it moved.
 
-    The gradient is that of all that is minimised, the penalty included; a weight along which the loss rose counts
-    nothing.
+    The loss is the task's own: the gradient g has no part of the penalty, though the steps dw follow both.
 
     Attributes:
         strength: weight of the penalty.
@@ -183,8 +183,11 @@ class SI(Continual):
     def gradients(self, state: State, model: nn.Module) -> None:
         """Adds up how far the last step went down, and notes where this one begins."""
         self._add(state, model)
-        trained = [(name, p) for name, p in model.named_parameters() if name in state["anchor"] and p.grad is not None]
-        state["last"] = {name: torch.stack([p.detach(), p.grad]) for name, p in trained}
+        for name, p in model.named_parameters():
+            if name in state["anchor"] and p.grad is not None:
+                where = p.detach()
+                of_penalty = 2 * self.strength * state["importance"][name] * (where - state["anchor"][name])
+                state["last"][name] = torch.stack([where, p.grad - of_penalty])
 
     def after_task(self, state: State, model: nn.Module, data: Present) -> State:
         if "last" not in state:  # a task that was learned elsewhere tells nothing of the way
@@ -193,7 +196,7 @@ class SI(Continual):
         importance, now = {}, weights_of(model)
         for name, before in state["importance"].items():
             moved = (now[name] - state["anchor"][name]).square()
-            importance[name] = before + state["fallen"][name].clamp(min=0) / (moved + self.damping)
+            importance[name] = (before + state["fallen"][name] / (moved + self.damping)).clamp(min=0)
         return {"importance": importance}
 
     def _add(self, state: State, model: nn.Module) -> None:

@@ -91,10 +91,11 @@ def read_pairs(path: str | Path) -> PairFile:
     keys = [key(query, document) for query, document in zip(map(_plain, queries), map(_plain, documents), strict=True)]
     digests = [key(query, document, *wrong) for query, document, wrong in rows]
     notes = duplicates_note(keys, "pairs")
-    for what, values in (("queries", wording), ("documents", content)):
+    for one, many, values in (("query", "queries", wording), ("document", "documents", content)):
         again = len(set(keys)) - int(values.unique().numel())
         if again > 0:
-            notes.append(f"{again:,} more {what} are like an earlier one: their pairs stay in one part")
+            said = f"1 more {one} is" if again == 1 else f"{again:,} more {many} are"
+            notes.append(f"{said} like an earlier one: such pairs stay in one part")
     connected = len(set(_connected(pairs).tolist()))
     if connected < OF_A_CLASS <= len(rows):
         says = "have no query or document in common, or one like it: three are the least, one for each part"
