@@ -16,6 +16,7 @@ from palimpsest.cli.output import number
 from palimpsest.evidence.figures import metric_figure
 from palimpsest.evidence.verdict import cell
 from palimpsest.family import Family, files_of
+from palimpsest.models.loading_checks import quiet
 from palimpsest.models.output_folders import write_folder
 
 
@@ -48,9 +49,10 @@ class Comparing:
     def save(self, out: Path, **how: Any) -> None:
         found, best = self.comparison, self.comparison.best
         print(f"palimpsest: training {best.name} once more, to save it", file=sys.stderr)
-        seed, model = trained(self.yours, self.recipes[best.name], best, found.seeds)
         saved = self.kind.module.save_best
-        write_folder(lambda folder: saved(self.yours.bench.world, seed, model, folder), out, **how)
+        with quiet():
+            seed, model = trained(self.yours, self.recipes[best.name], best, found.seeds)
+            write_folder(lambda folder: saved(self.yours.bench.world, seed, model, folder), out, **how)
 
     def done(self) -> None:
         """What was computed is kept: another method may be added."""

@@ -39,8 +39,9 @@ claim = AUTHORS.claim(
     differs=(
         "A two-layer model forgets 20 of 40 authors and is given ten others to keep; the paper works on models of 7"
         " billion parameters, of which far fewer matter, and trains up to 95% of them. NPO with all weights and with"
-        " WAGLE's are tuned over the same rates and retain weights, and stop at the same level of forgetting; the"
-        " random mask and the one by the forget gradient alone leave as many weights, at WAGLE's settings. mu is the"
-        " median of the retain loss's diagonal Fisher information. Gradient difference is left out."
+        " WAGLE's are tuned over the same rates and retain weights, and stop at the same level of forgetting. The"
+        " random mask leaves a fifth of every matrix, WAGLE's and the one by the forget gradient alone a quarter of all"
+        " that can train; both have WAGLE's settings. mu is the median of the retain loss's diagonal Fisher"
+        " information. Gradient difference is left out."
     ),
 )
