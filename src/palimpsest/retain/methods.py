@@ -23,6 +23,7 @@ METHODS = Table(
         "ncm": ("prototypes", "NearestClassMean", {}),
         "slda": ("prototypes", "StreamingLDA", {}),
         "prototype_replay": ("prototypes", "PrototypeReplay", {}),
+        "continual_backprop": ("continual_backprop", "ContinualBackprop", {}),
         "gem": ("gem", "GEM", {}),
         "bfp": ("bfp", "BFP", {}),
         "bic": ("bic", "BiC", {}),
