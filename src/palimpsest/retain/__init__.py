@@ -4,8 +4,9 @@ The hall: `continual` (what a continual method is), `sequence` (a stream learned
 what is measured on the way), `buffers` (which rows are kept), and what all rooms compare with: `replay` (fine-tuning,
 joint training, ER, DER++, A-GEM, GDumb), `penalties` (EWC, SI, L2 to the first weights, interpolation), `distillation`
 (LwF), `prototypes` (iCaRL, nearest class mean, streaming LDA, drawn features), `renewal` (first weights again, shrink
-and perturb); `methods` has them by name. Streams are in `palimpsest.tasks.streams`, projections of gradients in
-`palimpsest.train.gradients`. The names below can be imported from here.
+and perturb); `methods` has them by name; `tokens` is what they need where a language model learns. Streams are in
+`palimpsest.tasks.streams`, projections of gradients in `palimpsest.train.gradients`. The names below can be imported
+from here.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ _ROOMS = {
     "replay": ("AGEM", "ER", "DERpp", "FineTune", "GDumb", "Joint"),
     "sequence": ("InSequence", "Learner", "learn_stream"),
     "task_semantic_aggregation": ("AggregatingClassifier", "TaskSemanticAggregation"),
+    "tokens": ("TokenRows", "token_stream"),
     "weight_aligning": ("WeightAligning",),
 }
 

@@ -62,7 +62,8 @@ class Examples:
 
     @property
     def labels(self) -> Int[Tensor, " n"]:
-        return self.columns["labels"]
+        """The class of each row; of rows of tokens, which have none, the task."""
+        return self.columns["task" if "input_ids" in self.columns else "labels"]
 
     @property
     def nbytes(self) -> int:

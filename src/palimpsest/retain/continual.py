@@ -154,7 +154,12 @@ def only_allowed(logits: Float[Tensor, "batch classes"], batch: Mapping[str, Any
 
 
 def cross_entropy(model: nn.Module, batch: Mapping[str, Any]) -> Float[Tensor, ""]:
-    """The mean cross-entropy of the labels among the classes that may be answered."""
+    """The mean cross-entropy of the labels among the classes that may be answered; of rows of tokens, the mean over
+    rows of the nats a scored token."""
+    if "input_ids" in batch:
+        from palimpsest.retain.tokens import mean_cross_entropy  # late: transformers takes seconds
+
+        return mean_cross_entropy(model, batch)
     return F.cross_entropy(allowed_logits(model, batch), batch["labels"])
 
 

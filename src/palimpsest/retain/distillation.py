@@ -15,7 +15,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from palimpsest.losses.divergence import kl_divergence
-from palimpsest.retain.continual import Continual, Present, State, as_it_was, everything_of, only_allowed
+from palimpsest.retain.continual import (
+    Continual,
+    Present,
+    State,
+    as_it_was,
+    cross_entropy,
+    everything_of,
+    only_allowed,
+)
 from palimpsest.train.classification import logits_of
 from palimpsest.train.ranges import Above, AtLeast
 
@@ -52,6 +60,8 @@ class LwF(Continual):
 
         CE(batch) + strength T^2 sum over heads of KL(old model || model)
 
+    Of rows of tokens, KL is that of the scored tokens' distributions.
+
     Attributes:
         strength: weight of the old model's answers.
         temperature: T.
@@ -64,6 +74,8 @@ class LwF(Continual):
         return {"old": everything_of(model), "heads": data.heads} if data.number else state
 
     def loss(self, state: State, model: nn.Module, batch: dict[str, Any]) -> dict[str, Tensor]:
+        if "input_ids" in batch:
+            return self._of_tokens(state, model, batch)
         logits = logits_of(model, batch)
         terms = {"new": F.cross_entropy(only_allowed(logits, batch), batch["labels"])}
         if state:
@@ -75,3 +87,14 @@ class LwF(Continual):
 
     def after_task(self, state: State, model: nn.Module, data: Present) -> State:
         return {}
+
+    def _of_tokens(self, state: State, model: nn.Module, batch: dict[str, Any]) -> dict[str, Tensor]:
+        from palimpsest.retain.tokens import distilled, old_answers  # late: transformers takes seconds
+
+        terms = {"new": cross_entropy(model, batch)}
+        if state:
+            with as_it_was(model, state["old"]):
+                teacher = old_answers(model, batch, self.temperature)
+            held = distilled(teacher, model, batch, self.temperature)
+            terms["held"] = self.strength * self.temperature**2 * held
+        return terms

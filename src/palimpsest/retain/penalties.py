@@ -48,7 +48,8 @@ def diagonal_fisher(model: nn.Module, data: Present, *, rows: int = 200, labels:
         data: whose rows it is of.
         rows: at most so many, drawn at random.
         labels: "exact" takes every class weighted by its probability, "sampled" one that the model draws: both are the
-            Fisher information; "empirical" takes the labels of the data, as many programs do.
+            Fisher information; "empirical" takes the labels of the data, as many programs do. Of rows of tokens
+            "exact" draws, too, a token for each.
 
     Returns:
         A tensor for every parameter that trains, by its name.
@@ -56,6 +57,10 @@ def diagonal_fisher(model: nn.Module, data: Present, *, rows: int = 200, labels:
     weights = weights_of(model)
     total = {name: torch.zeros_like(value) for name, value in weights.items()}
     drawn = data.rows.at(torch.randperm(len(data.rows), generator=data.generator)[:rows])
+    if "input_ids" in drawn.columns:
+        from palimpsest.retain.tokens import fisher  # late: transformers takes seconds
+
+        return fisher(model, drawn.columns, data.generator, own=labels == "empirical")
 
     def log_likelihood(weights: Weights, row: Mapping[str, Tensor], label: Tensor) -> Tensor:
         one = {name: value[None] for name, value in row.items()}

@@ -135,6 +135,9 @@ def learn_stream(
 ) -> Learner:
     """Teach a model one task after another by a continual method.
 
+    A classifier learns labelled rows, a causal language model rows of tokens (`palimpsest.retain.tokens`): then what
+    the log calls accuracy is the mean probability of the answers.
+
     Args:
         model: changed in place; it has an output for every class of the stream.
         method: a `Continual`, or whatever has the same functions.
@@ -310,18 +313,26 @@ def _batches(method: Any, state: State, data: Present, batch_size: int) -> Calla
 def _accuracies(
     method: Any, state: State, model: nn.Module, rows: Examples, allowed: Bool[Tensor, "tasks classes"]
 ) -> Float[Tensor, " tasks"]:
-    """The share of the rows of each task that is answered rightly."""
-    device, right = device_of(model), []
-    with evaluating(model):
-        for batch in rows.split(BLOCK):
-            batch = on(with_allowed(batch, allowed), device)
-            answers = only_allowed(method.answer(state, model, batch), batch).argmax(1)
-            right.append((answers == batch["labels"]).cpu())
+    """The share of the rows of each task that is answered rightly; of tokens, the mean probability of the answers."""
+    if "input_ids" in rows.columns:
+        from palimpsest.retain.tokens import probabilities  # late: transformers takes seconds
+
+        found = probabilities(model, rows.columns)
+    else:
+        device, right = device_of(model), []
+        with evaluating(model):
+            for batch in rows.split(BLOCK):
+                batch = on(with_allowed(batch, allowed), device)
+                answers = only_allowed(method.answer(state, model, batch), batch).argmax(1)
+                right.append((answers == batch["labels"]).cpu())
+        found = torch.cat(right).double()
     task = rows.columns["task"]
-    return task.bincount(torch.cat(right).double(), len(allowed)) / task.bincount(minlength=len(allowed))
+    return task.bincount(found, len(allowed)) / task.bincount(minlength=len(allowed))
 
 
 def _check_outputs(model: nn.Module, stream: Stream, rows: Examples) -> None:
+    if "input_ids" in rows.columns:  # a language model, which has an output for every token
+        return
     with evaluating(model):
         outputs = logits_of(model, on(rows.batch(slice(2)), device_of(model))).shape[-1]
     if outputs != stream.classes:
