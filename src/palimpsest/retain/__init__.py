@@ -30,6 +30,7 @@ _ROOMS = {
     "renewable_adam": ("RenewableAdam",),
     "replay": ("AGEM", "ER", "DERpp", "FineTune", "GDumb", "Joint"),
     "sequence": ("InSequence", "Learner", "learn_stream"),
+    "stability_gap": ("ContinualEvaluator", "TracedER", "gap_report", "grad_decomposition"),
     "task_semantic_aggregation": ("AggregatingClassifier", "TaskSemanticAggregation"),
     "tokens": ("TokenRows", "token_stream"),
     "weight_aligning": ("WeightAligning",),
