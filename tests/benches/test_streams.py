@@ -16,7 +16,7 @@ BENCHES = [
     streams.SPLIT_MNIST,
     streams.SPLIT_GLYPHS,
     streams.ROTATED_MNIST,
-    streams.DIGIT_DOMAINS,
+    streams.DOMAIN_STREAM,
     streams.PERMUTED_MNIST,
     streams.LONG_PERMUTED,
 ]
@@ -47,11 +47,11 @@ def test_no_two_seeds_of_a_claim_are_tested_on_the_same_image_and_none_is_learne
     assert sum(map(len, tested)) == len(set.union(*tested))
 
 
-@pytest.mark.parametrize(("one", "side", "logits"), [(streams.SPLIT_MNIST, 14, 10), (streams.DIGIT_DOMAINS, 8, 10)])
+@pytest.mark.parametrize(("one", "side", "logits"), [(streams.SPLIT_MNIST, 14, 10), (streams.DOMAIN_STREAM, 8, 10)])
 def test_buffers_weigh_alike_with_and_without_logits(one, side, logits):
     rows = Examples.of(one.world(SEEDS[0], True).data.tasks[0].train, task=0)
     with_logits = Examples({**rows.columns, "logits": torch.zeros(len(rows), logits)})
-    nbytes = {"split_mnist": 40_000, "digit_domains": 8_000}[one.name]
+    nbytes = {"split_mnist": 40_000, "domain_stream": 8_000}[one.name]
     assert streams.rows_of(nbytes, side) == rows_within(nbytes, rows)
     assert streams.rows_of(nbytes, side, logits) == rows_within(nbytes, with_logits)
     assert one.baselines["er"].method.method.size == rows_within(nbytes, rows)

@@ -1,7 +1,7 @@
 """The worlds of streams: a seed's tasks, and small networks that learn them one after another.
 
 Twenty seeds in a row are tested on disjoint images (`palimpsest.tasks.mnist`), but for those of "uci" and "printed" in
-`digit_domains`, which come from the same few faces, and for letters (`palimpsest.tasks.glyph_streams`).
+`domain_stream`, which come from the same few faces, and for letters (`palimpsest.tasks.glyph_streams`).
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def rotated_mnist(seed: int, smoke: bool, *, angles: Sequence[float] = (0, 18, 3
     return _world(mnist_rotated(seed, angles), seed, smoke, side=14)
 
 
-def digit_domains(seed: int, smoke: bool, *, order: Sequence[str] = ("printed", "uci", "mnist")) -> StreamWorld:
+def domain_stream(seed: int, smoke: bool, *, order: Sequence[str] = ("printed", "uci", "mnist")) -> StreamWorld:
     """All digits in every task: printed, written on a tablet, scanned from forms."""
     return _world(domain_tasks(real_domains(seed), order), seed, smoke, side=8)
 
