@@ -44,11 +44,13 @@ _ROOMS = {
     "selective_init": ("SelectiveInit", "transfer_curve"),
     "selective_init_tasks": ("TopicTask", "make_sequence"),
     "sequence": ("InSequence", "Learner", "learn_stream"),
-    "stability_gap": ("ContinualEvaluator", "TracedER", "gap_report", "grad_decomposition"),
+    "spectral_reg": ("SpectralReg",),
     "spurious_forgetting": ("FreezeBottom", "freeze_bottom", "recovery_probe"),
     "spurious_forgetting_measures": ("loss_plane", "update_angle"),
+    "stability_gap": ("ContinualEvaluator", "TracedER", "gap_report", "grad_decomposition"),
     "task_semantic_aggregation": ("AggregatingClassifier", "TaskSemanticAggregation"),
     "tokens": ("TokenRows", "token_stream"),
+    "wasserstein_init": ("WassersteinInit",),
     "weight_aligning": ("WeightAligning",),
 }
 

@@ -29,6 +29,8 @@ METHODS = Table(
         "bic": ("bic", "BiC", {}),
         "hfc": ("hfc", "HFC", {}),
         "pec": ("pec", "PEC", {}),
+        "spectral_reg": ("spectral_reg", "SpectralReg", {}),
+        "wasserstein_init": ("wasserstein_init", "WassersteinInit", {}),
         "weight_aligning": ("weight_aligning", "WeightAligning", {}),
         "restart": ("renewal", "Restart", {}),
         "shrink_perturb": ("renewal", "ShrinkPerturb", {}),
