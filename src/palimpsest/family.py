@@ -19,7 +19,7 @@ import tyro
 from palimpsest.errors import UserError
 from palimpsest.train.ranges import Above, AtLeast, AtMost
 
-FAMILIES = ("forget", "contrast", "classify")
+FAMILIES = ("forget", "contrast", "classify", "retain")
 
 
 @dataclass(frozen=True)

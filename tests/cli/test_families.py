@@ -31,7 +31,7 @@ def test_no_family_loads_torch():
 
 
 def test_an_unknown_family_is_refused():
-    with pytest.raises(UserError, match="no family 'classfy': there are forget, contrast, classify"):
+    with pytest.raises(UserError, match="no family 'classfy': there are forget, contrast, classify, retain"):
         family("classfy")
 
 

@@ -39,6 +39,15 @@ def test_the_guide_to_classification_runs(tmp_path, monkeypatch, capsys) -> None
     assert "'balanced accuracy': 0.5" in capsys.readouterr().out
 
 
+def test_the_guide_to_fine_tuning_without_forgetting_runs(tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    known: dict = {}
+    for block in re.findall(r"```python\n(.*?)```", (GUIDE / "retain.md").read_text(encoding="utf-8"), re.DOTALL):
+        exec(block, known)
+    assert "tensor(" in capsys.readouterr().out
+    assert known["trainer"].state.global_step == 10
+
+
 def test_only_what_mkdocs_calls_is_named_like_its_events() -> None:
     source = (GUIDE.parent / "generate.py").read_text(encoding="utf-8")
     assert re.findall(r"^def (on_\w+)", source, re.MULTILINE) == ["on_files"]  # it refuses the build over any other

@@ -148,7 +148,7 @@ def test_the_state_leaves_the_model_alone_and_survives_a_checkpoint(name):
 @each
 def test_the_gradient_is_the_slope_of_the_loss_and_finite(name):
     method, _, state, base, batch = in_second_task(name, torch.float64)
-    trained = list(base.parameters())
+    trained = [p for p in base.parameters() if p.requires_grad]
     generator = torch.Generator().manual_seed(2)
     moved, step = (
         [size * torch.randn(p.shape, generator=generator, dtype=p.dtype) for p in trained] for size in (0.05, 1e-6)

@@ -18,7 +18,7 @@ from palimpsest.retain.tokens import distilled, fisher, old_answers, probabiliti
 VOCABULARY, T = 12, 1.7
 OLD = Encoded([[1, 5, 6, 2], [1, 5, 7, 8, 2], [1, 9, 6, 2]], [2, 2, 2])
 NEW = Encoded([[1, 10, 11, 3, 4, 2], [1, 10, 3, 2]], [2, 3])
-RUNS = ("fine_tune", "joint", "er", "a_gem", "gem", "ewc", "online_ewc", "l2_init", "interpolation", "lwf")
+RUNS = ("fine_tune", "joint", "er", "a_gem", "gem", "ewc", "online_ewc", "l2_init", "interpolation", "lwf", "kl_replay")
 
 
 def model(seed=0, dtype=torch.float64):
@@ -122,7 +122,7 @@ def test_buffers_keep_rows_and_count_them_not_their_tokens():
     assert sorted(both.columns["task"].tolist()) == [0, 1]
 
 
-@pytest.mark.parametrize("name", RUNS)
+@pytest.mark.parametrize("name", [*RUNS, "freeze"])
 def test_a_method_of_the_hall_teaches_a_language_model_from_the_same_bits(name):
     method = METHODS[name]
     method = replace(method, size=2) if hasattr(method, "size") else method

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from math import nan
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -56,12 +57,16 @@ class Line:
         values: measure -> its values, seed by seed; "validation" and "seconds" among them.
         lr: the learning rate that it was trained at; None of the model as it is, and of what is shown beside.
         error: why a seed failed, if one did.
+        shown: of what is trained like the methods and none of them: "beside", which they should beat, or "ceiling".
+        curves: name -> the points of it, seed by seed, where the bench has curves.
     """
 
     name: str
     values: Mapping[str, Sequence[float]]
     lr: float | None = None
     error: str = ""
+    shown: str = ""
+    curves: Mapping[str, Sequence[Sequence[tuple[float, float]]]] = field(default_factory=dict)
 
     def mean(self, measure: str) -> float:
         """NaN where it was not measured."""
@@ -91,8 +96,13 @@ class Comparison:
     lower: frozenset[str] = frozenset()
 
     @property
+    def methods(self) -> tuple[Line, ...]:
+        """The lines of which one is the best."""
+        return tuple(line for line in self.lines if line.lr is not None and not line.shown)
+
+    @property
     def first(self) -> Line:
-        """The method that was named first, which the others are compared with."""
+        """What was trained first, which the others are compared with."""
         return next(line for line in self.lines if line.lr is not None)
 
     @property
@@ -102,17 +112,16 @@ class Comparison:
         Raises:
             UserError: none did.
         """
-        methods = [line for line in self.lines if line.lr is not None]
-        done = [line for line in methods if not line.error]
+        done = [line for line in self.methods if not line.error]
         if not done:
-            raise UserError("; ".join(f"{line.name}: {line.error}" for line in methods))
+            raise UserError("; ".join(f"{line.name}: {line.error}" for line in self.methods))
         return max(done, key=lambda line: line.mean("validation"))
 
     @property
     def ahead(self) -> tuple[Line, ...]:
         """What is shown beside the methods (the model as it is, a plain model) and is as good as the best method or
         better: on the validation rows, which chose that one, or on the test rows, which the table shows."""
-        beside = [line for line in self.lines if line.lr is None and not line.error]
+        beside = [line for line in self.lines if (line.lr is None or line.shown == "beside") and not line.error]
         return tuple(line for line in beside if not self.beats(self.best, line))
 
     def beats(self, line: Line, other: Line) -> bool:
@@ -150,6 +159,7 @@ def compare(
     tune: int | None = None,
     workers: int | None = None,
     progress: bool = True,
+    shown: Mapping[str, str] = MappingProxyType({}),
 ) -> Comparison:
     """Train every method on every seed, and measure it. What was finished before is not run again.
 
@@ -158,6 +168,7 @@ def compare(
         seeds: how many.
         lr: the learning rate, or the middle of those that are tried.
         tune: how many rates each method tries, half a decade apart.
+        shown: those of the recipes that are no methods, and how they are shown (`Line.shown`).
 
     Raises:
         UserError: fewer than one seed; no method came to its end.
@@ -183,8 +194,11 @@ def compare(
         beside = dict([bench.floor, *bench.baselines.items()])
         arms = {name: Judged(Arm(bench, name, recipe)) for name, recipe in beside.items()} | arms
         numbers = tuple(range(FIRST_SEED, FIRST_SEED + seeds))
-        values, errors = _run(bench, arms, numbers, folder, workers, progress)
-        lines = tuple(Line(name, values[name], chosen.get(name), errors.get(name, "")) for name in arms)
+        values, curves, errors = _run(bench, arms, numbers, folder, workers, progress)
+        lines = tuple(
+            Line(name, values[name], chosen.get(name), errors.get(name, ""), shown.get(name, ""), curves[name])
+            for name in arms
+        )
         lower = frozenset(name for name, measure in bench.read.items() if measure.better == "lower")
         result = Comparison(lines, numbers, tuple(bench.read), ledger, lower)
         _ = result.best  # raises where there is none
@@ -211,8 +225,8 @@ def _run(
     folder: Path,
     workers: int | None,
     progress: bool,
-) -> tuple[dict[str, dict[str, list[float]]], dict[str, str]]:
-    """arm -> measure -> values; and why arms failed."""
+) -> tuple[dict[str, dict[str, list[float]]], dict[str, dict[str, list[Any]]], dict[str, str]]:
+    """arm -> measure -> values; arm -> curve -> its points; and why arms failed."""
     found: dict[tuple[str, int], Any] = {}
     errors: dict[str, str] = {}
     with Store(folder / "evidence.sqlite") as store:
@@ -239,4 +253,9 @@ def _run(
         }
         for name in arms
     }
-    return values, errors
+    curves = {}
+    for name in arms:
+        metrics = [found.get((name, seed), {}) for seed in seeds]
+        named = [curve for curve, points in metrics[0].items() if isinstance(points, Sequence)]
+        curves[name] = {curve: [each[curve] for each in metrics] for curve in named if all(metrics)}
+    return values, curves, errors

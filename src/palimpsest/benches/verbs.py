@@ -40,14 +40,15 @@ def compare(
     """Train every method on the user's data, on the same seeds and rows, and measure it on test rows.
 
     Args:
-        family: "contrast" or "classify". (`palimpsest.forget.compare.compare` is that of forgetting.)
+        family: "contrast", "classify" or "retain". (`palimpsest.forget.compare.compare` is that of forgetting.)
         methods: name -> method; of contrast the losses of `palimpsest.contrast.pair_losses`, of classify those of
-            `palimpsest.classify.label_losses`.
+            `palimpsest.classify.label_losses`, of retain its `METHODS`.
         seeds: trainings of each method.
         lr: the learning rate, or the middle of those that are tried; None for the kind's own.
         tune: how many learning rates each method tries, half a decade apart, on the validation rows.
         files: what the data is: of contrast `pairs=` and `model=`, or `images=` and perhaps `size=` and `flip=`; of
-            classify `table=` and `target=`, or `images=`.
+            classify `table=` and `target=`, or `images=`; of retain `new=` and `model=`, with `tasks=` a `table=`, or
+            `images=`.
 
     Raises:
         UserError: an unknown family, no methods, bad files; no method came to its end.

@@ -44,6 +44,11 @@ _COMMANDS = {
         "run unlearning on my model",
         "compare methods on my model",
     ),
+    "palimpsest retain MODEL": (
+        "fine-tune my own model and keep what it could do",
+        "teach my model something new",
+        "my model lost its old skills after fine-tuning",
+    ),
     "palimpsest run PAPER": ("reproduce a paper's result", "run the experiment again"),
     "palimpsest show": ("list all methods", "what does the catalogue hold"),
 }

@@ -11,6 +11,7 @@ from typing import Any
 
 from palimpsest.catalogue.papers import Entry, Parity
 from palimpsest.family import family
+from palimpsest.retain.family import LANGUAGE
 
 
 def tiers(entry: Entry, found: dict[str, Any] | None) -> dict[str, str]:
@@ -38,7 +39,9 @@ VERBS = {
     "forget": "palimpsest forget MODEL --method {} --forget forget.jsonl --retain keep.jsonl --out DIR",
     "contrast": "palimpsest contrast --pairs mine.jsonl --model ENCODER --method {} --out DIR",
     "classify": "palimpsest classify --table mine.csv --target COLUMN --method {} --out DIR",
+    "retain": "palimpsest retain --table mine.csv --target COLUMN --tasks COLUMN --method {}",
 }
+TEACHES = "palimpsest retain MODEL --new new.jsonl --keep old.jsonl --method {} --out DIR"
 FILES = {
     "table": "--table mine.csv --target COLUMN",
     "images": "--images FOLDER",
@@ -55,7 +58,10 @@ def on_yours(entry: Entry) -> list[str]:
     'palimpsest run squentropy --table mine.csv --target COLUMN'
     """
     offered = family(entry.family).methods if entry.family in VERBS else {}
-    command = [VERBS[entry.family].format(name) for name in (entry.id, *entry.aliases) if name in offered][:1]
+    named = [name for name in (entry.id, *entry.aliases) if name in offered][:1]
+    command = [VERBS[entry.family].format(name) for name in named]
+    if entry.family == "retain":
+        command = [TEACHES.format(name) for name in named if name in LANGUAGE] + command
     if entry.command:
         command = [" ".join(entry.command.replace("\\\n", " ").split())]
     return command + [f"palimpsest run {entry.id} {FILES[kind]}" for kind in entry.runs_on]

@@ -30,6 +30,7 @@ COMMANDS = {
     "forget": "make your own model forget, and audit the result",
     "contrast": "train your own encoder by contrastive losses, side by side",
     "classify": "train a classifier on your own table or images, by several losses",
+    "retain": "teach your own model something new, and keep what it could do",
     "predict": "what a classifier that was saved says of new rows or images",
     "audit": "ask your own model what it remembers",
     "pretrained": "the folder of a small chat model to try the others on",
@@ -40,6 +41,7 @@ LESS_MEMORY = {  # what needs less of it, by command
     "run": "fewer --workers",
     "contrast": "fewer --workers or a smaller --batch-size",
     "classify": "fewer --workers or a smaller --batch-size",
+    "retain": "fewer --workers, a smaller --batch-size, or --lora",
 }
 
 HELP = f"""\

@@ -6,7 +6,10 @@ import sys
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
+
+from matplotlib.figure import Figure
 
 from palimpsest.benches.comparison import RULE, Comparison, Line, compare, trained
 from palimpsest.benches.verbs import recipes_of
@@ -24,22 +27,24 @@ class Comparing:
     """Trains every method on every seed, and the best once more where it is to be saved."""
 
     work = None
+    shown: Mapping[str, str] = MappingProxyType({})  # what is trained beside the methods
 
     def __init__(self, family: Family, methods: Mapping[str, Any], args: Any) -> None:
         self.family, self.methods, self.args = family, methods, args
         name, files = files_of(family.kinds, vars(args))
         self.kind = family.kinds[name]
-        self.inputs = [value for value in files.values() if isinstance(value, Path)]
+        several = [value if isinstance(value, list) else [value] for value in files.values()]
+        self.inputs = [value for values in several for value in values if isinstance(value, Path)]
         self.yours = self.kind.read(**files)
         self.recipes = recipes_of(self.kind, methods, args.steps, args.batch_size)
-        self.options = {option: getattr(args, option) for option in self.kind.takes}
+        self.options = {option: _named(getattr(args, option)) for option in self.kind.takes}
 
     def compare(self) -> dict[str, Any]:
         args = self.args
         for note in self.yours.notes:
             print(f"palimpsest: {note}", file=sys.stderr)
         training = {"seeds": args.seeds, "lr": args.lr or self.kind.lr, "tune": args.tune}
-        how = {"workers": args.workers, "progress": not args.json}
+        how = {"workers": args.workers, "progress": not args.json, "shown": self.shown}
         self.comparison = found = compare(self.yours, self.recipes, **training, **how)
         self.columns = [*found.measures, f"over {found.first.name}", "seconds", "lr"]
         self.rows = [(line.name, self.cells(line)) for line in found.lines]
@@ -88,11 +93,15 @@ class Comparing:
         shown += ["" if line is found.first else spread(*gain, signed=True), number(line.mean("seconds"))]
         return [*shown, "" if line.lr is None else f"{line.lr:g}"]
 
-    def page(self, summary: dict[str, Any]) -> str:
-        found = self.comparison
-        first = found.measures[0]
+    def figures(self) -> dict[str, Figure]:
+        """caption -> figure."""
+        found, first = self.comparison, self.comparison.measures[0]
         seen = {line.name: dict(zip(found.seeds, line.values.get(first) or (), strict=False)) for line in found.lines}
         cells = {name: {first: cell(values)} if values else {} for name, values in seen.items()}
+        return {f"{first} on the test rows, a point for each seed": metric_figure(first, cells)}
+
+    def page(self, summary: dict[str, Any]) -> str:
+        found = self.comparison
         return page(
             title=f"{self.family.compares} on {self.yours.about}",
             lead=" ".join(
@@ -103,11 +112,18 @@ class Comparing:
             ),
             table=self.rows,
             columns=self.columns,
-            figures={f"{first} on the test rows, a point for each seed": metric_figure(first, cells)},
+            figures=self.figures(),
             rows=[],
             notes=[*self.said, *self.yours.notes],
             settings={**summary["settings"], **summary["methods"]},
         )
+
+
+def _named(value: Any) -> Any:
+    """An option as plain data: of files their names."""
+    if isinstance(value, list):
+        return [_named(each) for each in value]
+    return value.name if isinstance(value, Path) else value
 
 
 def spread(mean: float, half: float, signed: bool = False) -> str:
@@ -127,7 +143,7 @@ def unbeaten(comparison: Comparison) -> list[str]:
     """A sentence for each of the lines beside the methods that the best method does not beat."""
     best, first, found = comparison.best, comparison.measures[0], []
     for line in comparison.ahead:
-        some = any(comparison.beats(method, line) for method in comparison.lines if method.lr is not None)
+        some = any(comparison.beats(method, line) for method in comparison.methods)
         who = f"{best.name} did not beat" if some else "no method beat"
         test, valid = (f"{line.mean(key):.3f} against {best.mean(key):.3f}" for key in (first, "validation"))
         than = f"{test} of {best.name} in {first} on the test rows, {valid} on the validation rows"

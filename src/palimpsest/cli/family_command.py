@@ -57,7 +57,10 @@ class Command:
         words, lines = central_words(), []
         for name in self.family.methods:
             if name not in named(argv):
-                entry = about[name]
+                entry = about.get(name)
+                if entry is None:  # a paper whose claim is not recorded yet
+                    lines.append(f"  {name:<18} not measured yet")
+                    continue
                 word = words.get(entry.id, "not measured yet") if entry.is_paper else "baseline"
                 lines.append(f"  {name:<18} {word:<10} {shorten(entry.title, 88, placeholder=' ...')}")
         head = "methods, with the word of their claims; --method NAME --help has a method's flags:"

@@ -3,10 +3,10 @@
 The hall: `continual` (what a continual method is), `sequence` (a stream learned task by task, by one `fit` a task, and
 what is measured on the way), `buffers` (which rows are kept), and what all rooms compare with: `replay` (fine-tuning,
 joint training, ER, DER++, A-GEM, GDumb), `penalties` (EWC, SI, L2 to the first weights, interpolation), `distillation`
-(LwF), `prototypes` (iCaRL, nearest class mean, streaming LDA, drawn features), `renewal` (first weights again, shrink
-and perturb); `methods` has them by name; `tokens` is what they need where a language model learns. Streams are in
-`palimpsest.tasks.streams`, projections of gradients in `palimpsest.train.gradients`. The names below can be imported
-from here.
+(LwF), `old_answers` (the same on old rows), `freezing`, `prototypes` (iCaRL, nearest class mean, streaming LDA, drawn
+features), `renewal` (first weights again, shrink and perturb); `methods` has them by name; `tokens` is what they need
+where a language model learns. Streams are in `palimpsest.tasks.streams`, projections of gradients in
+`palimpsest.train.gradients`. The names below can be imported from here.
 """
 
 from __future__ import annotations
@@ -29,23 +29,27 @@ _ROOMS = {
         "top_quality",
     ),
     "distillation": ("LwF",),
+    "freezing": ("Freeze",),
     "fwd_prompt": ("FwdPrompt", "core_space", "embedding_discrepancy", "projected"),
     "gem": ("GEM",),
     "hard_ash": ("HardASH", "ash", "hard_ash"),
     "hfc": ("HFC",),
     "homeostatic": ("Constant", "Homeostat", "RandomWalk"),
+    "keeper": ("Keeper",),
     "methods": ("METHODS",),
+    "old_answers": ("OldAnswers",),
     "online_learning": ("Online",),
     "pec": ("PEC",),
     "penalties": ("EWC", "SI", "Interpolation", "L2Init", "OnlineEWC", "diagonal_fisher"),
     "prompt_pool": ("PromptPool", "PromptedLM"),
     "prototypes": ("ICaRL", "NearestClassMean", "PrototypeReplay", "StreamingLDA"),
-    "renewal": ("Restart", "ShrinkPerturb"),
     "recall_retention": ("recall", "recognition", "retention", "study"),
     "renewable_adam": ("RenewableAdam",),
+    "renewal": ("Restart", "ShrinkPerturb"),
     "replay": ("AGEM", "ER", "DERpp", "FineTune", "GDumb", "Joint"),
     "selective_init": ("SelectiveInit", "transfer_curve"),
     "selective_init_tasks": ("TopicTask", "make_sequence"),
+    "self_written": ("self_written_rows",),
     "sequence": ("InSequence", "Learner", "learn_stream"),
     "spectral_reg": ("SpectralReg",),
     "spurious_forgetting": ("FreezeBottom", "freeze_bottom", "recovery_probe"),
@@ -53,6 +57,7 @@ _ROOMS = {
     "stability_gap": ("ContinualEvaluator", "TracedER", "gap_report", "grad_decomposition"),
     "task_semantic_aggregation": ("AggregatingClassifier", "TaskSemanticAggregation"),
     "tokens": ("TokenRows", "token_stream"),
+    "trainer": ("Keeping", "WithReplay"),
     "wasserstein_init": ("WassersteinInit",),
     "weight_aligning": ("WeightAligning",),
 }

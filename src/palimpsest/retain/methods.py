@@ -18,6 +18,8 @@ METHODS = Table(
         "si": ("penalties", "SI", {}),
         "l2_init": ("penalties", "L2Init", {}),
         "interpolation": ("penalties", "Interpolation", {}),
+        "freeze": ("freezing", "Freeze", {}),
+        "kl_replay": ("old_answers", "OldAnswers", {}),
         "lwf": ("distillation", "LwF", {}),
         "icarl": ("prototypes", "ICaRL", {}),
         "ncm": ("prototypes", "NearestClassMean", {}),
