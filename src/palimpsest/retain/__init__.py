@@ -41,6 +41,7 @@ _ROOMS = {
     "online_learning": ("Online",),
     "pec": ("PEC",),
     "penalties": ("EWC", "SI", "Interpolation", "L2Init", "OnlineEWC", "diagonal_fisher"),
+    "plwf": ("PLwF", "credit_assignment"),
     "prompt_pool": ("PromptPool", "PromptedLM"),
     "prototypes": ("ICaRL", "NearestClassMean", "PrototypeReplay", "StreamingLDA"),
     "recall_retention": ("recall", "recognition", "retention", "study"),

@@ -33,6 +33,7 @@ METHODS = Table(
         "pec": ("pec", "PEC", {}),
         "spectral_reg": ("spectral_reg", "SpectralReg", {}),
         "wasserstein_init": ("wasserstein_init", "WassersteinInit", {}),
+        "plwf": ("plwf", "PLwF", {}),
         "weight_aligning": ("weight_aligning", "WeightAligning", {}),
         "restart": ("renewal", "Restart", {}),
         "shrink_perturb": ("renewal", "ShrinkPerturb", {}),
