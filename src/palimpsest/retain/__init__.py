@@ -29,6 +29,7 @@ _ROOMS = {
         "top_quality",
     ),
     "distillation": ("LwF",),
+    "foster": ("FOSTER",),
     "freezing": ("Freeze",),
     "fwd_prompt": ("FwdPrompt", "core_space", "embedding_discrepancy", "projected"),
     "gem": ("GEM",),

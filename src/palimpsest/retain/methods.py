@@ -34,6 +34,7 @@ METHODS = Table(
         "spectral_reg": ("spectral_reg", "SpectralReg", {}),
         "wasserstein_init": ("wasserstein_init", "WassersteinInit", {}),
         "plwf": ("plwf", "PLwF", {}),
+        "foster": ("foster", "FOSTER", {}),
         "weight_aligning": ("weight_aligning", "WeightAligning", {}),
         "restart": ("renewal", "Restart", {}),
         "shrink_perturb": ("renewal", "ShrinkPerturb", {}),
