@@ -46,6 +46,7 @@ _ROOMS = {
     "prompt_pool": ("PromptPool", "PromptedLM"),
     "prototypes": ("ICaRL", "NearestClassMean", "PrototypeReplay", "StreamingLDA"),
     "recall_retention": ("recall", "recognition", "retention", "study"),
+    "rehearsal_kd": ("RehearsalKD",),
     "renewable_adam": ("RenewableAdam",),
     "renewal": ("Restart", "ShrinkPerturb"),
     "replay": ("AGEM", "ER", "DERpp", "FineTune", "GDumb", "Joint"),

@@ -35,6 +35,7 @@ METHODS = Table(
         "wasserstein_init": ("wasserstein_init", "WassersteinInit", {}),
         "plwf": ("plwf", "PLwF", {}),
         "foster": ("foster", "FOSTER", {}),
+        "rehearsal_kd": ("rehearsal_kd", "RehearsalKD", {}),
         "weight_aligning": ("weight_aligning", "WeightAligning", {}),
         "restart": ("renewal", "Restart", {}),
         "shrink_perturb": ("renewal", "ShrinkPerturb", {}),
