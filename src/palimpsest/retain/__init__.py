@@ -36,6 +36,7 @@ _ROOMS = {
     "hard_ash": ("HardASH", "ash", "hard_ash"),
     "hfc": ("HFC",),
     "homeostatic": ("Constant", "Homeostat", "RandomWalk"),
+    "ideal_continual_learner": ("ICLFeatures", "ICLRegression"),
     "keeper": ("Keeper",),
     "methods": ("METHODS",),
     "old_answers": ("OldAnswers",),

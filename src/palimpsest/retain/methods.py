@@ -36,6 +36,7 @@ METHODS = Table(
         "plwf": ("plwf", "PLwF", {}),
         "foster": ("foster", "FOSTER", {}),
         "rehearsal_kd": ("rehearsal_kd", "RehearsalKD", {}),
+        "icl_features": ("ideal_continual_learner", "ICLFeatures", {}),
         "weight_aligning": ("weight_aligning", "WeightAligning", {}),
         "restart": ("renewal", "Restart", {}),
         "shrink_perturb": ("renewal", "ShrinkPerturb", {}),
