@@ -36,7 +36,7 @@ BENCHES: dict[str, tuple[str, ...]] = {
     "prose": ("prose",),
     "chains": ("chains",),
     "smollm2": ("smollm2",),
-    "streams": ("split_mnist",),
+    "streams": ("split_mnist", "rotated_mnist"),
 }
 """module of this package -> the benches in it, each an attribute of its name in capitals"""
 
@@ -68,7 +68,7 @@ POOLS: dict[str, tuple[str, ...]] = {
     "mixture": ("documentation",),
     "prose": ("documentation",),
     "mnist1d": ("mnist1d",),
-    **dict.fromkeys(("digit_views", *BENCHES["mnist"], *BENCHES["mnist_sets"], "split_mnist"), ("mnist",)),
+    **dict.fromkeys(("digit_views", *BENCHES["mnist"], *BENCHES["mnist_sets"], *BENCHES["streams"]), ("mnist",)),
     **dict.fromkeys(BENCHES["domains"], ("real_domains",)),
     **{name: ("tabular", "randhie_visits" if name == "randhie" else name) for name in BENCHES["tables"]},
 }

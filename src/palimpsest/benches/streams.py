@@ -6,7 +6,7 @@ number of updates. All buffers weigh the same: where logits are stored beside th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from palimpsest.benches.bench import Bench, Measure, Recipe
 from palimpsest.benches.stream_worlds import (
@@ -44,6 +44,25 @@ READ = {
 }
 LR = [3e-4, 1e-3, 3e-3]
 
+Grid = Mapping[str, Sequence[float]]
+
+CLASSES_ARRIVE: dict[str, Grid] = {
+    "er": {"lr": [1e-4, 3e-4, 1e-3], "replayed": [32, 64]},
+    "der_pp": {"lr": LR, "alpha": [0.1, 0.5]},
+    "ewc": {"lr": LR, "strength": [1e2, 1e4]},
+    "lwf": {"lr": LR, "strength": [1.0, 4.0]},
+}
+"""grids where tasks bring classes"""
+
+FASTER = [1e-3, 3e-3, 1e-2]
+LOOKS_CHANGE: dict[str, Grid] = {
+    "er": {"lr": FASTER, "replayed": [32, 64]},
+    "der_pp": {"lr": FASTER, "alpha": [0.5, 1.0]},
+    "ewc": {"lr": FASTER, "strength": [1e1, 1e2]},
+    "lwf": {"lr": FASTER, "strength": [0.5, 1.0]},
+}
+"""grids where all tasks have the same classes: with lower rates and more weight on the old, all methods were worse"""
+
 
 def rows_of(nbytes: int, side: int, logits: int = 0) -> int:
     """How many images of so many pixels a side fit, with their label, their task's number and so many logits.
@@ -54,15 +73,11 @@ def rows_of(nbytes: int, side: int, logits: int = 0) -> int:
     return nbytes // (4 * (side * side + logits) + 16)
 
 
-def baselines(nbytes: int, side: int, classes: int, er_lr: Sequence[float] = LR) -> dict[str, Recipe]:
-    """Replay, stored logits, importances and old answers, each over six points; replay's rates may be lower ones."""
+def baselines(nbytes: int, side: int, classes: int, grids: Mapping[str, Grid]) -> dict[str, Recipe]:
+    """Replay, stored logits, importances and old answers, each over the six points of its grid."""
     rows, with_logits = rows_of(nbytes, side), rows_of(nbytes, side, classes)
-    return {
-        "er": Recipe(InSequence(ER(size=rows)), grid={"lr": er_lr, "replayed": [32, 64]}),
-        "der_pp": Recipe(InSequence(DERpp(size=with_logits)), grid={"lr": LR, "alpha": [0.1, 0.5]}),
-        "ewc": Recipe(InSequence(EWC(labels="sampled")), grid={"lr": LR, "strength": [1e2, 1e4]}),
-        "lwf": Recipe(InSequence(LwF()), grid={"lr": LR, "strength": [1.0, 4.0]}),
-    }
+    methods = {"er": ER(size=rows), "der_pp": DERpp(size=with_logits), "ewc": EWC(labels="sampled"), "lwf": LwF()}
+    return {name: Recipe(InSequence(method), grid=grids[name]) for name, method in methods.items()}
 
 
 def stream_bench(
@@ -76,7 +91,7 @@ def stream_bench(
     steps: int = 200,
     floor_lr: float = 1e-3,
     ceiling_lr: float = 3e-3,
-    er_lr: Sequence[float] = LR,
+    grids: Mapping[str, Grid],
 ) -> Bench:
     """A bench on a stream, with the floor, ceiling and baselines that all have.
 
@@ -92,7 +107,7 @@ def stream_bench(
         start="network",
         floor=("fine-tuning", Recipe(InSequence(FineTune()), settings={"lr": floor_lr})),
         ceiling=("joint", Recipe(InSequence(Joint()), settings={"lr": ceiling_lr})),
-        baselines=baselines(nbytes, side, classes, er_lr),
+        baselines=baselines(nbytes, side, classes, grids),
         training={"steps": steps, "batch_size": 32},
     )
 
@@ -104,7 +119,7 @@ SPLIT_MNIST = stream_bench(
     "arrive and the task is not told.",
     split_mnist,
     nbytes=40_000,
-    er_lr=[1e-4, 3e-4, 1e-3],
+    grids=CLASSES_ARRIVE,
 )
 
 SPLIT_GLYPHS = stream_bench(
@@ -114,6 +129,8 @@ SPLIT_GLYPHS = stream_bench(
     split_glyphs,
     nbytes=160_000,
     classes=100,
+    grids=CLASSES_ARRIVE,
+    ceiling_lr=1e-2,
 )
 
 ROTATED_MNIST = stream_bench(
@@ -123,6 +140,7 @@ ROTATED_MNIST = stream_bench(
     rotated_mnist,
     nbytes=40_000,
     floor_lr=3e-4,
+    grids=LOOKS_CHANGE,
 )
 
 DOMAIN_STREAM = stream_bench(
@@ -133,6 +151,7 @@ DOMAIN_STREAM = stream_bench(
     nbytes=8_000,
     side=8,
     ceiling_lr=1e-2,
+    grids=LOOKS_CHANGE,
 )
 
 PERMUTED_MNIST = stream_bench(
@@ -142,6 +161,7 @@ PERMUTED_MNIST = stream_bench(
     permuted_mnist,
     nbytes=40_000,
     floor_lr=3e-4,
+    grids=LOOKS_CHANGE,
 )
 
 
@@ -162,10 +182,10 @@ LONG_PERMUTED = Bench(
     validate=valid_plastic,
     start="network",
     floor=("no renewal", Recipe(_unending(FineTune()), settings={"lr": 3e-3})),
-    ceiling=("fresh network", Recipe(InSequence(Restart(), online=True), settings={"lr": 3e-3})),
+    ceiling=("fresh network", Recipe(InSequence(Restart(), online=True), settings={"lr": 1e-2})),
     baselines={
-        "l2_init": Recipe(_unending(L2Init()), grid={"lr": [1e-3, 3e-3], "strength": [1e-4, 1e-3, 1e-2]}),
-        "shrink_perturb": Recipe(_unending(ShrinkPerturb()), grid={"lr": [1e-3, 3e-3], "keep": [0.5, 0.8, 0.95]}),
+        "l2_init": Recipe(_unending(L2Init()), grid={"lr": [3e-3, 1e-2], "strength": [1e-4, 1e-3, 1e-2]}),
+        "shrink_perturb": Recipe(_unending(ShrinkPerturb()), grid={"lr": [3e-3, 1e-2], "keep": [0.5, 0.8, 0.95]}),
     },
     training={"steps": 40, "batch_size": 16, "optimizer": "adam"},
 )
