@@ -87,7 +87,8 @@ def search(query: str, k: int = 10, rerank: Rerank | None = None, runs_on: str |
 
     Scores are cosine similarities of TF-IDF vectors, the mean of two: words and pairs of words, and groups of
     three to five letters, which forgive inflections and typing errors. An entry is as near as its whole text and
-    its nearest passage are on average, so that a problem which the catalogue spells out comes first.
+    its nearest passage are on average, so that a problem which the catalogue spells out comes first. An entry whose id
+    is asked for comes first, as near as the nearest ("a gem" differs from "gem" by a word of no weight).
 
     Args:
         query: a problem in plain words, or a part of a name or title.
@@ -109,7 +110,10 @@ def search(query: str, k: int = 10, rerank: Rerank | None = None, runs_on: str |
     fit = [i for i, e in enumerate(shelf) if runs_on is None or runs_on in e.runs_on]
     if not fit:
         return []
-    order = sorted(fit, key=lambda i: -scores[i])
+    asked = re.sub(r"[\s_-]+", " ", query.casefold().strip())
+    named = {i for i in fit if shelf[i].id.replace("_", " ") == asked}
+    scores = [max(scores) if i in named else score for i, score in enumerate(scores)]
+    order = sorted(fit, key=lambda i: (i not in named, -scores[i]))
     if rerank is None:
         top = scores[order[0]]
         if top == 0 or (top < _LEAST and _share(_index()[0][0], query) < 1):
@@ -120,7 +124,8 @@ def search(query: str, k: int = 10, rerank: Rerank | None = None, runs_on: str |
     nearest = dict.fromkeys(best, -1.0)
     for (i, _), score in zip(flat, rerank(query, [text for _, text in flat]), strict=True):
         nearest[i] = max(nearest[i], float(score))
-    return [Hit(shelf[i], nearest[i]) for i in sorted(best, key=lambda i: -nearest[i])[:k]]
+    nearest |= {i: max(nearest.values()) for i in named}
+    return [Hit(shelf[i], nearest[i]) for i in sorted(best, key=lambda i: (i not in named, -nearest[i]))[:k]]
 
 
 def passages(entry: Entry) -> list[str]:
