@@ -106,17 +106,17 @@ def search(query: str, k: int = 10, rerank: Rerank | None = None, runs_on: str |
         raise UserError(f"k is {k}: ask for at least one hit")
     query = query.encode(errors="replace").decode()  # an argument may hold bytes that no tokenizer reads
     shelf = entries()
-    scores = _similarity(query)
     fit = [i for i, e in enumerate(shelf) if runs_on is None or runs_on in e.runs_on]
     if not fit:
         return []
     asked = re.sub(r"[\s_-]+", " ", query.casefold().strip())
     named = {i for i in fit if shelf[i].id.replace("_", " ") == asked}
+    scores = _similarity(asked if named else query)
     scores = [max(scores) if i in named else score for i, score in enumerate(scores)]
     order = sorted(fit, key=lambda i: (i not in named, -scores[i]))
     if rerank is None:
         top = scores[order[0]]
-        if top == 0 or (top < _LEAST and _share(_index()[0][0], query) < 1):
+        if top == 0 or (not named and top < _LEAST and _share(_index()[0][0], query) < 1):
             return []
         return [Hit(shelf[i], scores[i]) for i in order[:k] if scores[i] >= top / 4]
     best = order[:30]
