@@ -50,6 +50,7 @@ _ROOMS = {
     "pec": ("PEC", "prediction_errors"),
     "pec_measures": ("posterior_variance",),
     "penalties": ("EWC", "SI", "Interpolation", "L2Init", "OnlineEWC", "diagonal_fisher"),
+    "plasticity_probes": ("Plasticity", "diagnostics", "plasticity"),
     "plwf": ("PLwF", "credit_assignment"),
     "progressive_columns": ("ProgressiveColumns",),
     "prompt_pool": ("PromptPool", "PromptedLM"),
