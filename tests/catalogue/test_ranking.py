@@ -51,13 +51,12 @@ def test_names_titles_and_problems_find_their_entry(e):
         assert ids(problem)[0] == e.id
 
 
-@pytest.mark.parametrize("asked", ["a_gem", "a gem", " A-GEM ", "gem"])
+@pytest.mark.parametrize("asked", ["a_gem", "a gem", " A-GEM "])
 def test_an_entry_that_is_named_comes_first(asked):
-    meant = "gem" if asked == "gem" else "a_gem"
     hits = search(asked)
-    assert hits[0].entry.id == meant
+    assert hits[0].entry.id == "a_gem"
     assert hits[0].score == max(hit.score for hit in hits)
-    assert search(asked, rerank=lambda query, texts: range(len(texts)))[0].entry.id == meant
+    assert search(asked, rerank=lambda query, texts: range(len(texts)))[0].entry.id == "a_gem"
 
 
 def test_scores_are_cosines_in_falling_order():

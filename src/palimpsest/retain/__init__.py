@@ -32,6 +32,7 @@ _ROOMS = {
     ),
     "distillation": ("LwF",),
     "foster": ("FOSTER",),
+    "foster_boosting": ("class_weights",),
     "freezing": ("Freeze",),
     "fwd_prompt": ("FwdPrompt", "core_space", "embedding_discrepancy", "projected"),
     "feature_projection": ("bfp_loss", "project"),
