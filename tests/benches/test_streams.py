@@ -6,6 +6,7 @@ import torch
 from palimpsest.benches import stream_worlds as W
 from palimpsest.benches import streams
 from palimpsest.benches.bench import SEEDS
+from palimpsest.benches.exemplar_free import EXEMPLAR_FREE
 from palimpsest.metrics.continual import forgetting
 from palimpsest.retain.buffers import Examples, rows_within
 from palimpsest.retain.replay import FineTune
@@ -19,6 +20,7 @@ BENCHES = [
     streams.DOMAIN_STREAM,
     streams.PERMUTED_MNIST,
     streams.LONG_PERMUTED,
+    EXEMPLAR_FREE,
 ]
 ARMS = [(one, arm) for one in BENCHES for arm in one.recipes]
 

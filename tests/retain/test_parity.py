@@ -5,9 +5,10 @@ import pytest
 import torch
 from torch import nn
 
-from palimpsest.retain.continual import everything_of
+from palimpsest.retain.buffers import Buffer, Examples, class_balanced
+from palimpsest.retain.continual import Present, everything_of
 from palimpsest.retain.distillation import LwF
-from palimpsest.retain.prototypes import ICaRL
+from palimpsest.retain.prototypes import ICaRL, PrototypeReplay, StreamingLDA
 from palimpsest.retain.replay import AGEM, ER, DERpp
 from palimpsest.train.gradients import flat_gradient
 
@@ -89,3 +90,73 @@ def test_a_step_has_the_gradient_of_mammoth_s(name, method, state, more):
     found = flat_gradient(list(net.parameters()))
     torch.testing.assert_close(found, torch.tensor(THEIRS[name], dtype=torch.float64), rtol=0, atol=1e-11)
     assert name != "a_gem" or not torch.allclose(found, plain), "the reference conflicts with the batch"
+
+
+def test_a_step_of_prototype_replay_has_the_gradient_of_pass_s():
+    """Impression2805/CVPR21_PASS at 8b79993, `_compute_loss` at temperature 1, without its turned classes and without
+    its distillation, which is the norm of all differences of the batch and no mean of squares."""
+
+    class Features(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body, self.head = nn.Linear(4, 3).double(), nn.Linear(3, 3).double()
+            with torch.no_grad():
+                self.body.weight.copy_(table(3, 4, 1.7))
+                self.body.bias.copy_(table(1, 3, 0.9)[0])
+                self.head.weight.copy_(table(3, 3, 1.3))
+                self.head.bias.copy_(table(1, 3, 0.7)[0])
+
+        def features(self, x):
+            return torch.tanh(self.body(x))
+
+    net = Features()
+    drawn = {**batch(SECOND, ONE), "features": table(2, 3, 2.3)[ONE]}
+    rows = batch(table(5, 4, 0.7), [0, 1, 2, 2, 1], drawn=drawn)
+    loss = sum(PrototypeReplay(strength=0.7, held=0.0).loss({"old": everything_of(net)}, net, rows).values())
+    assert loss.item() == pytest.approx(1.9318477938718872, abs=1e-12)
+    found = torch.cat([slope.flatten() for slope in torch.autograd.grad(loss, list(net.parameters()))])
+    # fmt: off
+    theirs = [
+        -0.133152063025, -0.209949671436, -0.188004668817, -0.077638132799, -0.013285617284, 0.001293428262,
+        0.015264154285, 0.022055910039, 0.148224219858, 0.28986297549, 0.295174644515, 0.161661065993,
+        -0.026819972814, 0.139017732814, 0.107892957643, -0.019612874146, 0.472226137675, 0.001679524038,
+        -0.016699291012, -0.001026826936, -0.151945905876, 0.036312165159, -0.47119931074, 0.150266381838,
+        0.000779618769, -0.05446449336, 0.053684874591]
+    # fmt: on
+    torch.testing.assert_close(found, torch.tensor(theirs, dtype=torch.float64), rtol=0, atol=1e-11)
+
+
+def test_discriminant_analysis_scores_as_deep_slda_does():
+    """tyler-hayes/Deep_SLDA at bc15797, `predict`, of the same means and covariance. Its `fit` weighs a row by how many
+    rows of any class came before, and so gives another covariance for another order."""
+
+    class Same(nn.Linear):
+        def features(self, x):
+            return x
+
+    rows = Examples({"x": table(40, 3, 1.9) + 0.5 * table(40, 3, 0.37), "labels": torch.arange(40) * 7 % 4})
+    asked = {"x": table(4, 3, 2.9)}
+    # fmt: off
+    theirs = [
+        [-0.11903661379433589, -0.06500765046876136, -0.10909295222969566, -0.13485081920316452],
+        [0.16384691439412724, 0.1377712116715205, 0.19745715982959486, 0.22163607360628926],
+        [-0.1528025971894424, -0.1692388932571185, -0.21573483469449786, -0.2217444147944215],
+        [0.03843106397628258, 0.08766641504126181, 0.09638465462453329, 0.08563932312518174]]
+    # fmt: on
+    known = torch.ones(1, 4, dtype=torch.bool)
+    for order in (torch.arange(40), torch.arange(40).flip(0)):
+        method, state = StreamingLDA(), {}
+        for part in order.split(13):
+            there = Present(rows.at(part), 0, known, known[:0], torch.Generator())
+            state = method.after_task(state, Same(3, 1), there)
+        found = method.answer(state, Same(3, 1), asked)
+        torch.testing.assert_close(found, torch.tensor(theirs, dtype=torch.float64), rtol=0, atol=1e-6)
+
+
+def test_gdumb_keeps_as_many_rows_a_class_as_its_authors():
+    """drimpossible/GDumb at 4f412d7: memory_size // classes of each, the first that come; here any, as likely."""
+    rows = Examples({"labels": torch.tensor([0] * 50 + [1] * 9 + [2] * 30 + [3] * 20)})
+    buffer, generator = Buffer(capacity=32), torch.Generator().manual_seed(0)
+    for part in torch.randperm(109, generator=generator).split(20):
+        buffer = class_balanced(buffer, rows.at(part), generator)
+    assert buffer.labels.bincount().tolist() == [32 // 4] * 4
