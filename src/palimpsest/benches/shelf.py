@@ -37,7 +37,6 @@ BENCHES: dict[str, tuple[str, ...]] = {
     "chains": ("chains",),
     "smollm2": ("smollm2",),
     "streams": ("split_mnist", "rotated_mnist"),
-    "streams": ("split_mnist",),
     "exemplar_free": ("exemplar_free",),
 }
 """module of this package -> the benches in it, each an attribute of its name in capitals"""
@@ -71,7 +70,6 @@ POOLS: dict[str, tuple[str, ...]] = {
     "prose": ("documentation",),
     "mnist1d": ("mnist1d",),
     **dict.fromkeys(("digit_views", *BENCHES["mnist"], *BENCHES["mnist_sets"], *BENCHES["streams"]), ("mnist",)),
-    **dict.fromkeys(("digit_views", *BENCHES["mnist"], *BENCHES["mnist_sets"], "split_mnist"), ("mnist",)),
     "exemplar_free": ("mnist",),
     **dict.fromkeys(BENCHES["domains"], ("real_domains",)),
     **{name: ("tabular", "randhie_visits" if name == "randhie" else name) for name in BENCHES["tables"]},
