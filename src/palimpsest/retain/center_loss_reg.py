@@ -72,6 +72,7 @@ class CenterLossReg(OnFeatures):
         freeze_classifier: the last layer stands still from the second task on.
         freeze_centers: so do the centres of classes that came before.
         size: rows of a buffer, whose draws are learned with the batch in both terms; 0 for none.
+        replayed: rows that are drawn in a step; None for as many as the batch has.
     """
 
     strength: Annotated[float, AtLeast(0)] = 0.1
@@ -80,6 +81,7 @@ class CenterLossReg(OnFeatures):
     freeze_classifier: bool = True
     freeze_centers: bool = True
     size: Annotated[int, AtLeast(0)] = 0
+    replayed: Annotated[int | None, AtLeast(1)] = None
 
     def fits(self, model: nn.Module) -> None:
         super().fits(model)
@@ -95,7 +97,7 @@ class CenterLossReg(OnFeatures):
         return {**state, "follows": follows, **before}
 
     def replay(self, state: State, batch: dict[str, Any], generator: torch.Generator) -> dict[str, Any]:
-        return ER(self.size).replay(state, batch, generator) if self.size else batch
+        return ER(self.size, self.replayed).replay(state, batch, generator) if self.size else batch
 
     def loss(self, state: State, model: nn.Module, batch: dict[str, Any]) -> dict[str, Tensor]:
         rows = joined([batch, batch["memory"]]) if "memory" in batch else batch
