@@ -68,7 +68,7 @@ def trainer(net, folder, *callbacks, collate=None, **arguments):
 
 
 # What draws of random rows decide is compared by the terms instead.
-DRAWS = {"er", "kl_replay", "a_gem", "gem", "ewc", "online_ewc"}
+DRAWS = {"er", "kl_replay", "power_law_rehearsal", "a_gem", "gem", "ewc", "online_ewc"}
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in DRAWS])

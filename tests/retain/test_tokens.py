@@ -19,6 +19,7 @@ VOCABULARY, T = 12, 1.7
 OLD = Encoded([[1, 5, 6, 2], [1, 5, 7, 8, 2], [1, 9, 6, 2]], [2, 2, 2])
 NEW = Encoded([[1, 10, 11, 3, 4, 2], [1, 10, 3, 2]], [2, 3])
 RUNS = ("fine_tune", "joint", "er", "a_gem", "gem", "ewc", "online_ewc", "l2_init", "interpolation", "lwf", "kl_replay")
+RUNS += ("bcwi", "power_law_rehearsal")
 
 
 def model(seed=0, dtype=torch.float64):

@@ -11,8 +11,8 @@ from palimpsest.retain.methods import METHODS
 from palimpsest.train.ranges import AtLeast
 
 LANGUAGE = (
-    *("fine_tune", "joint", "er", "a_gem", "kl_replay", "lwf", "ewc", "online_ewc"),
-    *("l2_init", "interpolation", "freeze"),
+    *("fine_tune", "joint", "er", "power_law_rehearsal", "a_gem", "gem", "kl_replay", "lwf"),
+    *("ewc", "online_ewc", "l2_init", "interpolation", "bcwi", "freeze"),
 )
 """the methods that can teach a language model, too"""
 
