@@ -11,7 +11,8 @@ from torch import nn
 from palimpsest.retain.continual import Continual
 from palimpsest.retain.replay import ER
 from palimpsest.retain.sequence import learn_stream
-from palimpsest.retain.stability_gap import ContinualEvaluator, TracedER, gap_report, grad_decomposition
+from palimpsest.retain.stability_gap import TracedER, gap_report, grad_decomposition
+from palimpsest.retain.stability_gap_measures import ContinualEvaluator
 
 SETTINGS = {"steps": 6, "batch_size": 8, "lr": 1e-2, "progress": False}
 

@@ -38,6 +38,7 @@ BENCHES: dict[str, tuple[str, ...]] = {
     "smollm2": ("smollm2",),
     "streams": ("split_mnist", "rotated_mnist"),
     "exemplar_free": ("exemplar_free",),
+    "rotated_looks": ("rotated_looks",),
 }
 """module of this package -> the benches in it, each an attribute of its name in capitals"""
 
@@ -71,6 +72,7 @@ POOLS: dict[str, tuple[str, ...]] = {
     "mnist1d": ("mnist1d",),
     **dict.fromkeys(("digit_views", *BENCHES["mnist"], *BENCHES["mnist_sets"], *BENCHES["streams"]), ("mnist",)),
     "exemplar_free": ("mnist",),
+    "rotated_looks": ("mnist",),
     **dict.fromkeys(BENCHES["domains"], ("real_domains",)),
     **{name: ("tabular", "randhie_visits" if name == "randhie" else name) for name in BENCHES["tables"]},
 }

@@ -12,14 +12,15 @@ With A(E_i, f_n) the accuracy on task i after update n, while task k is learned:
     depth      A at the end of task k-1 minus the least A during task k;  made up: of that what was there again in the
                end, min(A before, A after) minus the least: a plain loss that lasts is none of it
 
-`gap_report` takes them of what `learn_stream(..., every=1)` wrote down, `ContinualEvaluator` looks in any other loop.
+`gap_report` takes them of what `learn_stream(..., every=1)` wrote down, or what a `ContinualEvaluator` saw in any other
+loop (`palimpsest.retain.stability_gap_measures`).
 Why there is a gap shows in the two parts of a step, alpha g_new + (1 - alpha) g_old (`grad_decomposition`): at the
 first update of a task the old loss is near its minimum and g_old near 0, so that nothing holds the old back.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,12 +36,8 @@ from palimpsest.metrics.continual import (
     windowed_plasticity,
     worst_case_accuracy,
 )
-from palimpsest.models.forward import device_of, evaluating
-from palimpsest.retain.buffers import Examples
-from palimpsest.retain.continual import BLOCK, Present, State, cross_entropy, on, only_allowed, with_allowed
+from palimpsest.retain.continual import Present, State, cross_entropy
 from palimpsest.retain.replay import ER
-from palimpsest.tasks.streams import Stream
-from palimpsest.train.classification import logits_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,57 +102,6 @@ def gap_report(records: Sequence[Mapping[str, Any]], windows: Sequence[int] = (1
     return GapReport(
         depth, made_up, back, minimum_accuracy(curve, learned), worst_case_accuracy(curve, learned), fell, rose
     )
-
-
-class ContinualEvaluator:
-    """Looks at all tasks of a stream while any loop trains, and leaves no trace in it: rows are drawn by a generator of
-    its own, the model is asked in eval mode, without gradients, and has its modes back.
-
-    Args:
-        stream: whose test rows are asked.
-        every: updates between two looks.
-        subsample: rows of each task, the same at every look; None for all.
-        seed: of the draw.
-        answer: (model, batch) -> scores of the classes.
-
-    Attributes:
-        records: what was seen, as `gap_report` takes it.
-
-    Raises:
-        ValueError: `every` or `subsample` is below 1.
-    """
-
-    def __init__(
-        self,
-        stream: Stream,
-        *,
-        every: int = 1,
-        subsample: int | None = 200,
-        seed: int = 0,
-        answer: Callable[[nn.Module, Mapping[str, Any]], Tensor] = logits_of,
-    ) -> None:
-        if every < 1 or (subsample is not None and subsample < 1):
-            raise ValueError(f"every and subsample must be at least 1, got {every} and {subsample}")
-        generator = torch.Generator().manual_seed(seed)
-        rows = [Examples.of(task.test, task=number) for number, task in enumerate(stream.tasks)]
-        self.rows = [each.at(torch.randperm(len(each), generator=generator)[:subsample]) for each in rows]
-        self.stream, self.every, self.answer = stream, every, answer
-        self.records: list[dict[str, Any]] = []
-
-    def __call__(self, model: nn.Module, task: int, step: int) -> None:
-        """Look, after `step` updates of a task (before the first: 0), if it is time to."""
-        if step % self.every:
-            return
-        allowed, device, accuracy = self.stream.allowed(task + 1), device_of(model), []
-        with evaluating(model):
-            for rows in self.rows:
-                right = 0
-                for batch in rows.split(BLOCK):
-                    batch = on(with_allowed(batch, allowed), device)
-                    answers = only_allowed(self.answer(model, batch), batch).argmax(1)
-                    right += int((answers == batch["labels"]).sum())
-                accuracy.append(right / len(rows))
-        self.records.append({"task": task, "step": step, "accuracy": accuracy})
 
 
 def grad_decomposition(
