@@ -36,7 +36,7 @@ BENCHES: dict[str, tuple[str, ...]] = {
     "prose": ("prose",),
     "chains": ("chains",),
     "smollm2": ("smollm2",),
-    "streams": ("split_mnist", "rotated_mnist"),
+    "streams": ("split_mnist", "rotated_mnist", "permuted_mnist"),
     "exemplar_free": ("exemplar_free",),
     "rotated_looks": ("rotated_looks",),
 }
