@@ -39,6 +39,8 @@ BENCHES: dict[str, tuple[str, ...]] = {
     "streams": ("split_mnist", "rotated_mnist", "permuted_mnist"),
     "exemplar_free": ("exemplar_free",),
     "rotated_looks": ("rotated_looks",),
+    "one_pass": ("one_pass",),
+    "concept_shift": ("concept_shift",),
 }
 """module of this package -> the benches in it, each an attribute of its name in capitals"""
 
@@ -73,6 +75,7 @@ POOLS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("digit_views", *BENCHES["mnist"], *BENCHES["mnist_sets"], *BENCHES["streams"]), ("mnist",)),
     "exemplar_free": ("mnist",),
     "rotated_looks": ("mnist",),
+    **dict.fromkeys(("one_pass", "concept_shift"), ("mnist",)),
     **dict.fromkeys(BENCHES["domains"], ("real_domains",)),
     **{name: ("tabular", "randhie_visits" if name == "randhie" else name) for name in BENCHES["tables"]},
 }
