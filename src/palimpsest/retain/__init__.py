@@ -45,7 +45,7 @@ _ROOMS = {
     "growing_when_required": ("GWR",),
     "happy": ("Happy",),
     "happy_losses": ("hardness", "soft_entropy"),
-    "hard_ash": ("HardASH", "ash", "hard_ash"),
+    "hard_ash": ("HardASH", "ash"),
     "hfc": ("HFC", "gradient_balanced_weights"),
     "homeostatic": ("Constant", "Homeostat", "RandomWalk"),
     "ideal_continual_learner": ("ICLFeatures", "ICLRegression"),
