@@ -8,19 +8,9 @@ import torch
 
 from palimpsest.models.language import causal_lm
 from palimpsest.models.tokenizers import word_tokenizer
-from palimpsest.retain.recall_retention import (
-    Study,
-    encoded,
-    foils,
-    forgetting_index,
-    losses,
-    passed,
-    recall,
-    recognition,
-    retention,
-    stimuli,
-    study,
-)
+from palimpsest.retain.recall_retention import Study, passed, retention, study
+from palimpsest.retain.recall_retention_measures import encoded, forgetting_index, losses, recall, recognition
+from palimpsest.retain.recall_retention_texts import foils, stimuli
 
 TEXTS = ["the red fox runs over a hill", "one small bird sings at dawn", "some old men wait for rain"]
 OTHERS = ["a blue whale swims under ice", "two tall trees bend in wind", "many young cats sleep by day"]
@@ -90,7 +80,7 @@ def test_a_completion_is_asked_for_as_many_tokens_as_are_missing(monkeypatch, mo
         asked.extend(zip(prompts, max_new_tokens, strict=True))
         return ["runs over a hill", "bird sings at dusk", ""]
 
-    monkeypatch.setattr("palimpsest.retain.recall_retention.greedy", said)
+    monkeypatch.setattr("palimpsest.retain.recall_retention_measures.greedy", said)
     found = recall(model, tokenizer, TEXTS)
     rows = encoded(tokenizer, TEXTS).input_ids
     assert [n for _, n in asked] == [len(row) - len(row) // 2 for row in rows]

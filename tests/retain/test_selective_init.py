@@ -9,17 +9,8 @@ import torch
 from palimpsest.errors import UserError
 from palimpsest.models.language import causal_lm
 from palimpsest.models.tokenizers import word_tokenizer
-from palimpsest.retain.selective_init import (
-    Candidate,
-    SelectiveInit,
-    accuracy,
-    candidate,
-    features,
-    gain,
-    learn,
-    task_gradient,
-    transfer_curve,
-)
+from palimpsest.retain.selective_init import Candidate, SelectiveInit, candidate, features, task_gradient
+from palimpsest.retain.selective_init_measures import accuracy, gain, learn, transfer_curve
 from palimpsest.retain.selective_init_tasks import KINDS, make_sequence
 
 SIZES = {"target": 2, "past": 4, "test": 3}

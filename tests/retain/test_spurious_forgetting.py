@@ -12,18 +12,16 @@ from palimpsest.models.language import causal_lm
 from palimpsest.models.score import cross_entropy
 from palimpsest.models.tokenizers import word_tokenizer
 from palimpsest.retain.sequence import learn_stream
-from palimpsest.retain.spurious_forgetting import (
-    FreezeBottom,
+from palimpsest.retain.spurious_forgetting import FreezeBottom, bottom, early_stop, freeze_bottom
+from palimpsest.retain.spurious_forgetting_measures import (
     Recovery,
     answers_right,
-    bottom,
     curve,
-    early_stop,
     encoded,
-    freeze_bottom,
+    loss_plane,
     recovery_probe,
+    update_angle,
 )
-from palimpsest.retain.spurious_forgetting_measures import loss_plane, update_angle
 from palimpsest.retain.tokens import token_stream
 from palimpsest.tasks.streams import Stream
 from palimpsest.train.method import apply

@@ -12,55 +12,17 @@ in which order.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Annotated, Any
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
-from palimpsest.models.score import IGNORED, cross_entropy
-from palimpsest.train.loop import fit
+from palimpsest.retain.pretraining import Bigrams, Blocks, Plan, continual_pretrain, length_of
 from palimpsest.train.method import Edit
 from palimpsest.train.ranges import Above, AtLeast, AtMost, Below
-
-Blocks = Int[Tensor, "blocks length"]
-WARMUP = 0.02  # of the updates
-
-
-@dataclass(frozen=True, eq=False)
-class Plan:
-    """The blocks that a model reads, in order.
-
-    Attributes:
-        blocks: token ids; a batch is some rows one after the other.
-        general: which of them are text like that of the first pretraining.
-    """
-
-    blocks: Blocks
-    general: Bool[Tensor, " blocks"]
-
-    @property
-    def tokens(self) -> int:
-        """How many tokens are read."""
-        return self.blocks.numel()
-
-    @property
-    def unique_tokens(self) -> int:
-        """How many tokens the different blocks have."""
-        return len(self.blocks.unique(dim=0)) * self.blocks.shape[1]
-
-    def batches(self, batch_size: int, pad_id: int | None = None) -> Callable[[int], dict[str, Tensor]]:
-        """step -> {"input_ids", "labels"} [batch, length]; `pad_id` is not scored."""
-
-        def batch(step: int) -> dict[str, Tensor]:
-            ids = self.blocks[step * batch_size : (step + 1) * batch_size]
-            return {"input_ids": ids, "labels": ids if pad_id is None else ids.masked_fill(ids == pad_id, IGNORED)}
-
-        return batch
 
 
 def subset_epochs(corpus: Blocks, size: int, budget: int, seed: int = 0) -> Plan:
@@ -71,7 +33,7 @@ def subset_epochs(corpus: Blocks, size: int, budget: int, seed: int = 0) -> Plan
     >>> plan.tokens, plan.unique_tokens
     (8, 4)
     """
-    length = _length(corpus)
+    length = length_of(corpus)
     if size < length or size > corpus.numel() or size % length or budget < length or budget % length:
         raise ValueError(
             f"size must be whole blocks of {length} tokens, at most {corpus.numel()}, and budget whole blocks: "
@@ -96,7 +58,7 @@ def top_quality(corpus: Blocks, share: float, scorer: Callable[[Blocks], Float[T
     tensor([[1, 1],
             [2, 2]])
     """
-    _length(corpus)
+    length_of(corpus)
     if not 0 < share <= 1:
         raise ValueError(f"share must be above 0 and at most 1, got {share}")
     first: dict[tuple[int, ...], int] = {}
@@ -120,7 +82,7 @@ def mixture(domain: Plan, general: Mapping[str, Blocks], rate: float, batch_size
     if not 0 <= rate <= 1:
         raise ValueError(f"rate must lie between 0 and 1, got {rate}")
     sizes = {name: len(blocks) for name, blocks in general.items()}
-    if any(_length(blocks) != _length(domain.blocks) for blocks in general.values()) or (
+    if any(length_of(blocks) != length_of(domain.blocks) for blocks in general.values()) or (
         rate and not sum(sizes.values())
     ):
         raise ValueError("general text must have blocks, all of the domain's length")
@@ -142,126 +104,6 @@ def mixture(domain: Plan, general: Mapping[str, Blocks], rate: float, batch_size
         blocks[place] = general[name][queues[name].pop()]
         said[name] += 1
     return Plan(blocks, marks)
-
-
-class Bigrams:
-    """A reference model of trusted text by counts: p(token | the one before), mixed with p(token) and with a uniform
-    one, as perplexity for `top_quality`.
-
-    Args:
-        trusted: blocks of text that is known to be good.
-        vocabulary: how many tokens there are.
-        weight: of the pair's own frequency; the rest goes to the token's, which has one count more for every token.
-    """
-
-    def __init__(self, trusted: Blocks, vocabulary: int, weight: float = 0.8) -> None:
-        counts = torch.zeros(vocabulary, vocabulary, dtype=torch.float64)
-        pairs = trusted[:, :-1].flatten() * vocabulary + trusted[:, 1:].flatten()
-        counts.view(-1).index_add_(0, pairs, torch.ones(len(pairs), dtype=torch.float64))
-        single = counts.sum(0) + 1
-        single = single / single.sum()
-        seen = counts.sum(1, keepdim=True)
-        self.p = torch.where(seen > 0, weight * counts / seen.clamp(min=1) + (1 - weight) * single, single)
-
-    def __call__(self, blocks: Blocks) -> Float[Tensor, " blocks"]:
-        """The perplexity of each block."""
-        return self.p[blocks[:, :-1], blocks[:, 1:]].log().mean(1).neg().exp()
-
-
-@dataclass(frozen=True)
-class Gap:
-    """The stability gap of a curve.
-
-    Attributes:
-        depth: how far it fell below its beginning.
-        recovery: the first step, after it fell, at which it was back there; inf where it never was, 0 where it never
-            fell.
-        area: the mean over looks of how far below it was.
-    """
-
-    depth: float
-    recovery: float
-    area: float
-
-
-def gap_curve(steps: Sequence[float], scores: Sequence[float]) -> Gap:
-    """The gap of a score of which more is better: minus the perplexity, say.
-
-    >>> gap_curve([0, 10, 20, 30], [0.5, 0.25, 0.375, 0.75])
-    Gap(depth=0.25, recovery=30, area=0.09375)
-    """
-    if len(steps) != len(scores) or not len(steps) or any(b <= a for a, b in pairwise(steps)):
-        raise ValueError(f"every score needs its step, and steps rise: got {list(steps)} and {len(scores)} scores")
-    below = [max(0.0, scores[0] - score) for score in scores]
-    fell = next((i for i, gap in enumerate(below) if gap > 0), None)
-    back = 0.0
-    if fell is not None:
-        back = next((step for step, gap in list(zip(steps, below, strict=True))[fell:] if gap == 0), math.inf)
-    return Gap(max(below), back, sum(below) / len(below))
-
-
-@dataclass(frozen=True, eq=False)
-class Log:
-    """What continual pretraining looked like: at each step looked at, every score, and |theta - theta_0|."""
-
-    steps: list[int]
-    scores: dict[str, list[float]]
-    distance: list[float]
-
-    def gap(self, name: str) -> Gap:
-        """Of one of the scores."""
-        return gap_curve(self.steps, self.scores[name])
-
-
-def continual_pretrain(
-    model: nn.Module,
-    plan: Plan,
-    *,
-    scores: Mapping[str, Callable[[nn.Module], float]] | None = None,
-    every: int = 10,
-    batch_size: int = 8,
-    lr: float = 3e-4,
-    pad_id: int | None = None,
-    **options: Any,
-) -> Log:
-    """Trains a causal language model in place along a plan: AdamW, 2% warm-up, cosine decay.
-
-    Args:
-        scores: name -> (model) -> a number of which more is better: of the domain, of general text.
-        every: updates between looks.
-        pad_id: a token that is not learned.
-        options: of `palimpsest.train.fit`.
-    """
-    if len(plan.blocks) % batch_size:
-        raise ValueError(f"a plan of {len(plan.blocks)} blocks is no whole number of batches of {batch_size}")
-    first = [p.detach().clone() for p in model.parameters()]
-    log = Log([], {name: [] for name in scores or {}}, [])
-
-    def look(model: nn.Module, step: int) -> dict[str, float]:
-        log.steps.append(step)
-        for name, score in (scores or {}).items():
-            log.scores[name].append(float(score(model)))
-        moved = sum((p.detach() - q).square().sum() for p, q in zip(model.parameters(), first, strict=True))
-        log.distance.append(float(moved.sqrt()))
-        return {}
-
-    steps = len(plan.blocks) // batch_size
-    options = {"schedule": "cosine", "warmup": math.ceil(WARMUP * steps), "clip": 1.0, "progress": False, **options}
-    batches = plan.batches(batch_size, pad_id)
-    fit(model, cross_entropy, batches, steps=steps, lr=lr, evaluate=look, evaluate_every=every, **options)
-    return log
-
-
-def budget_table(plans: Mapping[str, Plan]) -> dict[str, dict[str, int]]:
-    """name -> {"tokens", "unique tokens", "general tokens"}: what each plan reads."""
-    return {
-        name: {
-            "tokens": plan.tokens,
-            "unique tokens": plan.unique_tokens,
-            "general tokens": int(plan.general.sum()) * plan.blocks.shape[1],
-        }
-        for name, plan in plans.items()
-    }
 
 
 @dataclass(frozen=True)
@@ -296,9 +138,3 @@ class ContinualPretraining(Edit):
         plan = self.plan(data, batch_size, seed)
         model.log = continual_pretrain(model, plan, scores=data.scores, batch_size=batch_size, seed=seed, **training)
         return model
-
-
-def _length(blocks: Tensor) -> int:
-    if blocks.ndim != 2 or not blocks.numel() or blocks.is_floating_point():
-        raise ValueError(f"blocks must be token ids [blocks, length], got {list(blocks.shape)}")
-    return blocks.shape[1]

@@ -42,8 +42,6 @@ def core_space(embeddings: Float[Tensor, "n d"], basis: Basis | None = None, ene
     >>> core_space(torch.tensor([[3.0, 0.0], [0.0, 1.0]]), energy=0.9).abs()
     tensor([[1.],
             [0.]])
-    >>> core_space(torch.eye(2), basis=torch.eye(2)).shape
-    torch.Size([2, 0])
     """
     if embeddings.ndim != 2 or not 0 < energy <= 1:
         raise ValueError(f"embeddings must be [n, d] and energy in (0, 1], got {list(embeddings.shape)} and {energy}")

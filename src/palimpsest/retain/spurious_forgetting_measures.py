@@ -1,4 +1,4 @@
-"""Where two trainings move a model: angles between their updates, and the old task's loss over the plane of both.
+"""What of an old task comes back, and where two trainings move a model: angles, and the loss over the plane of both.
 
 Source: Zheng, Cai, Qiu and Ma (2025), Spurious forgetting in continual learning of language models, arXiv 2501.13453.
 """
@@ -6,13 +6,127 @@ Source: Zheng, Cai, Qiu and Ma (2025), Spurious forgetting in continual learning
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
+
+from palimpsest.metrics.text import exact_match
+from palimpsest.models.decode import greedy
+from palimpsest.models.encoding import Encoded, encode, pad_token_id
+from palimpsest.models.score import cross_entropy
+from palimpsest.train.language import fine_tune
+from palimpsest.train.loop import fit
+from palimpsest.train.order import shuffled
+
+Pair = tuple[str, str]
+LONGEST = 128  # tokens of a question and its answer
 
 Weights = Mapping[str, Tensor]
+
+
+def answers_right(model: nn.Module, tokenizer: PreTrainedTokenizerBase, pairs: Sequence[Pair]) -> float:
+    """The share of questions whose answer is said first, word for word, by greedy decoding."""
+    prompts, answers = zip(*pairs, strict=True)
+    rows = tokenizer(list(answers), add_special_tokens=False).input_ids
+    said = greedy(model, tokenizer, list(prompts), max_new_tokens=[len(row) for row in rows])
+    return sum(exact_match(a, b) for a, b in zip(said, answers, strict=True)) / len(pairs)
+
+
+@dataclass(frozen=True)
+class Recovery:
+    """How much of an old task came back.
+
+    Attributes:
+        before, after, recovered: accuracy on the old task's test questions: before the new task, after it, and once a
+            copy has trained on others of the old task's questions.
+    """
+
+    before: float
+    after: float
+    recovered: float
+
+    @property
+    def spurious(self) -> float:
+        """(recovered - after) / (before - after): 1 where nothing was lost, 0 where all that fell was; nan where
+        nothing fell.
+
+        >>> Recovery(before=0.75, after=0.25, recovered=0.5).spurious
+        0.5
+        """
+        fell = self.before - self.after
+        return (self.recovered - self.after) / fell if fell > 0 else float("nan")
+
+
+def recovery_probe(
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    old_half: Sequence[Pair],
+    old_test: Sequence[Pair],
+    before: float,
+    *,
+    epochs: float = 1.0,
+    lr: float = 1e-3,
+    batch_size: int = 16,
+    seed: int = 0,
+) -> Recovery:
+    """Trains a copy on half of the old task and asks it the other half: what comes back was never lost, since nothing
+    that it trains on says it.
+
+    Args:
+        old_half, old_test: (question, answer) as they are read, of different people.
+        before: accuracy on `old_test` before the new task.
+
+    Raises:
+        ValueError: a question is in both.
+    """
+    if shared := {question for question, _ in old_half} & {question for question, _ in old_test}:
+        raise ValueError(f"what is trained on says the answer: {min(shared)!r} is in both halves")
+    copy, after = deepcopy(model), answers_right(model, tokenizer, old_test)
+    rows, pad_id = encoded(tokenizer, old_half), pad_token_id(tokenizer)
+    options = {"epochs": epochs, "batch_size": batch_size, "lr": lr, "seed": seed, "progress": False}
+    fine_tune(copy, rows, pad_id=pad_id, **options)
+    return Recovery(before, after, answers_right(copy, tokenizer, old_test))
+
+
+def encoded(tokenizer: PreTrainedTokenizerBase, pairs: Sequence[Pair]) -> Encoded:
+    """Questions and answers as rows."""
+    prompts, answers = zip(*pairs, strict=True)
+    return encode(tokenizer, prompts, answers, max_length=LONGEST, add_eos=False)
+
+
+def curve(
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    new: Sequence[Pair],
+    old: Sequence[Pair],
+    *,
+    method: Any = cross_entropy,
+    steps: int = 100,
+    every: int = 5,
+    batch_size: int = 16,
+    seed: int = 0,
+    **options: Any,
+) -> dict[str, list[float]]:
+    """Trains a model in place on the new task, and asks both tasks on the way: {"step", "old", "new"}, one value a
+    look."""
+    rows, pad_id = encoded(tokenizer, new), pad_token_id(tokenizer)
+    order = shuffled(len(rows), batch_size, seed)
+    found: dict[str, list[float]] = {"step": [], "old": [], "new": []}
+
+    def look(model: nn.Module, step: int) -> dict[str, float]:
+        asked = {"old": answers_right(model, tokenizer, old), "new": answers_right(model, tokenizer, new)}
+        for name, value in {"step": step, **asked}.items():
+            found[name].append(value)
+        return asked
+
+    options = {"evaluate": look, "evaluate_every": every, "progress": False, **options}
+    fit(model, method, lambda step: rows.batch(order(step), pad_id), steps=steps, seed=seed, **options)
+    return found
 
 
 @dataclass(frozen=True)
