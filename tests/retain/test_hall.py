@@ -474,3 +474,32 @@ def test_weights_begin_again_or_shrink_with_noise():
     moved = torch.cat([(a - 0.5 * b).flatten() for a, b in zip(shrunk.parameters(), model().parameters(), strict=True)])
     assert moved.std().item() == pytest.approx(0.1, rel=0.15)
     assert same(learned(Continual()).model, learned(FineTune()).model)
+
+
+@pytest.mark.parametrize("keep_optimizer", [False, True])
+def test_weight_decay_goes_with_a_method_that_acts_behind_every_update(keep_optimizer):
+    def sizes(decay):
+        learned = learn_stream(
+            *(model(), SI(), stream()),
+            steps=3,
+            lr=1e-2,
+            weight_decay=decay,
+            keep_optimizer=keep_optimizer,
+            progress=False,
+        )
+        return torch.stack([p.detach().norm() for p in learned.model.parameters()]).sum()
+
+    assert sizes(10.0) < 0.9 * sizes(0.0)
+
+
+def test_the_old_weights_answer_under_autocast_and_the_present_ones_after_them():
+    net, x = nn.Linear(3, 2), torch.ones(1, 3)
+    kept, said = everything_of(net), {}
+    nn.init.zeros_(net.weight)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        said["before"] = net(x)
+        with as_it_was(net, kept):
+            said["old"] = net(x)
+        said["after"] = net(x)
+    torch.testing.assert_close(said["after"], said["before"])
+    assert not torch.equal(said["old"], said["before"])

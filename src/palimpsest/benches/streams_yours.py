@@ -28,7 +28,6 @@ from palimpsest.classify.saved import save_classifier
 from palimpsest.errors import UserError
 from palimpsest.models.vision import cnn, mlp
 from palimpsest.retain.continual import Continual
-from palimpsest.retain.keeper import uncast
 from palimpsest.retain.sequence import InSequence, Learner
 from palimpsest.tasks.image_folders import ImageFolder, read_images
 from palimpsest.tasks.streams import Stream, Task, domain_tasks, split_classes
@@ -133,18 +132,9 @@ def matrix_points(matrix: Tensor) -> dict[str, list[tuple[float, float]]]:
     return {MATRIX: list(enumerate(matrix.flatten().tolist()))}
 
 
-@dataclass(frozen=True)
-class Taught(InSequence):
-    """A method, in whatever precision."""
-
-    def edit(self, model: nn.Module, data: Stream, **training: Any) -> Learner:
-        with uncast():
-            return super().edit(model, data, **training)
-
-
 def recipe(method: Any, training: Mapping[str, Any]) -> Recipe:
     """How an arm is made of a method."""
-    return Recipe(Taught(method), settings=training)
+    return Recipe(InSequence(method), settings=training)
 
 
 def save_best(world: TableStream | ImagesStream, seed: int, model: Learner, folder: Path) -> None:

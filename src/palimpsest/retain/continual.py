@@ -234,11 +234,13 @@ def as_it_was(model: nn.Module, kept: Weights) -> Iterator[nn.Module]:
     try:
         for name, value in _tensors(model):
             value.data = kept[name].to(value.device)
+        torch.clear_autocast_cache()  # else the weights that it holds in 16 bits answer, which are others
         with evaluating(model):
             yield model
     finally:
         for name, value in _tensors(model):
             value.data = now[name]
+        torch.clear_autocast_cache()
 
 
 def on(batch: Any, device: torch.device) -> Any:

@@ -16,8 +16,7 @@ Hugging Face; `learn_stream` is the loop that measures, and goes on after an int
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -89,8 +88,7 @@ class Keeper:
         drawn = self.method.replay(self.state, {name: value.cpu() for name, value in own.items()}, self.generator)
         device = device_of(self.model)
         ready = on(with_allowed(_one_width(drawn), torch.ones(2, self.classes, dtype=torch.bool)), device)
-        with uncast():
-            return self.method.loss(self.state, self.model, ready)
+        return self.method.loss(self.state, self.model, ready)
 
     def loss(self, batch: Mapping[str, Tensor]) -> Tensor:
         """Their sum."""
@@ -137,23 +135,6 @@ class Keeper:
         finally:
             for module, training in modes:
                 module.training = training
-
-
-@contextmanager
-def uncast() -> Iterator[None]:
-    """Autocast keeps no weights in 16 bits: a method that asks the old model exchanges the weights of one module, and
-    would else be told what the present ones say.
-
-    >>> with uncast():
-    ...     torch.is_autocast_cache_enabled()
-    False
-    """
-    before = torch.is_autocast_cache_enabled()
-    torch.set_autocast_cache_enabled(False)
-    try:
-        yield
-    finally:
-        torch.set_autocast_cache_enabled(before)
 
 
 def _one_width(batch: dict[str, Any]) -> dict[str, Any]:

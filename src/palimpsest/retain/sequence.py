@@ -186,7 +186,7 @@ def learn_stream(
     kept = None if checkpoint is None else _Checkpoints(checkpoint, method, settings)
     begin, state, log = kept.found(model, state, log) if kept else (0, state, log)
     if keep_optimizer:
-        training["optimizer"] = _one_optimizer(training)
+        training = _with_optimizer(training, _one_optimizer(training))
     for number in range(begin, len(stream)):
         data, since = _present(stream, number, settings), time.process_time()
         if number >= already:
@@ -339,6 +339,11 @@ def _check_outputs(model: nn.Module, stream: Stream, rows: Examples) -> None:
         raise ValueError(f"the model must have an output for each of {stream.classes} classes, and has {outputs}")
 
 
+def _with_optimizer(training: Mapping[str, Any], build: Callable[..., Optimizer]) -> dict[str, Any]:
+    """The settings with an optimizer that has been made of those which belong to one."""
+    return {**{name: value for name, value in training.items() if name not in DEFAULTS}, "optimizer": build}
+
+
 def _one_optimizer(training: Mapping[str, Any]) -> Callable[[list[nn.Parameter], float], Optimizer]:
     """Builds the optimizer that is asked for when it is first called, and gives the same one ever after."""
     made: list[Optimizer] = []
@@ -369,7 +374,7 @@ def _after_steps(
         return optimizer
 
     try:
-        yield {**training, "optimizer": build}
+        yield _with_optimizer(training, build)
     finally:
         for hook in hooks:
             hook.remove()
