@@ -51,6 +51,36 @@ def test_every_point_of_the_grid_is_tried_on_pilot_seeds_and_the_best_is_taken()
     assert found["trials"][1]["validation"][0] == pytest.approx(BENCH.validate(world, applied.model, {}), rel=1e-5)
 
 
+def test_values_beyond_the_edge_of_a_grid_are_tried_until_the_best_lies_inside_or_its_size_is_spent():
+    tuned("few steps")
+    recipe = BENCH.baselines["few steps"]
+    assert tuning.at_edge(tuning.ledger(BENCH, "few steps")) == {"lr"}
+    found = tuning.bracket(BENCH, "few steps", recipe, workers=1, progress=False)
+    assert [trial["point"]["lr"] for trial in found["trials"]] == [0.01, 0.02, 0.04, 0.08]
+    assert found["chosen"] == tuning.chosen(BENCH, "few steps", recipe) == {"lr": 0.08}
+    assert found["edges"] == {"lr": "as many points were added as the grid has"}
+    assert tuning.at_edge(found) == set()
+    again = tuning.bracket(BENCH, "few steps", recipe, workers=1, progress=False)
+    assert again == found
+    with pytest.raises(UserError, match="few steps is not tuned as it is"):
+        tuning.bracket(BENCH, "few steps", replace(recipe, settings={"steps": 5}), workers=1, progress=False)
+
+
+def test_the_best_of_more_values_inside_the_grid_is_left_alone_and_a_range_ends_the_search():
+    inside = Recipe(Ridge(), grid={"lr": [0.01, 0.1, 10.0]})
+    bench = replace(BENCH, baselines={"inside": inside}, points=3)
+    filed = tuning.tune(bench, "inside", inside, workers=1, progress=False)
+    assert tuning.bracket(bench, "inside", inside, workers=1, progress=False) == {**filed, "edges": {}}
+    # A penalty hurts where the truth is no smaller, and none below 0 can be asked for.
+    ended = Recipe(Ridge(), grid={"penalty": [0.0, 1.0]}, settings={"lr": 0.1})
+    bench = replace(BENCH, baselines={"ended": ended})
+    tuning.tune(bench, "ended", ended, workers=1, progress=False)
+    found = tuning.bracket(bench, "ended", ended, workers=1, progress=False)
+    assert found["chosen"] == {"penalty": 0.0}
+    assert len(found["trials"]) == 2
+    assert "penalty must be at least 0" in found["edges"]["penalty"]
+
+
 def test_an_arm_is_not_tuned_after_its_recipe_has_changed():
     tuned("few steps")
     recipe = BENCH.baselines["few steps"]

@@ -1,5 +1,6 @@
 """Every bench: its filed tuning is of the recipes as they are, there is room, and its first baseline runs."""
 
+import json
 from importlib import import_module
 
 import pytest
@@ -27,6 +28,16 @@ def test_the_filed_tuning_is_of_the_baselines_as_they_are(name):
     for baseline, recipe in one.baselines.items():
         assert not recipe.grid or tuning.chosen(one, baseline, recipe) is not None, f"{baseline} is not tuned as it is"
         assert not recipe.grid or set(tuning.ledger(one, baseline)["seeds"]) <= set(range(100))
+
+
+@pytest.mark.parametrize(
+    "file", sorted(tuning.FOLDER.glob("*/*.json")), ids=lambda file: f"{file.parent.name}/{file.stem}"
+)
+def test_the_best_value_of_a_number_has_tried_ones_on_both_sides_or_a_reason_why_not(file):
+    filed = json.loads(file.read_text(encoding="utf-8"))
+    assert "trials" not in filed or not tuning.at_edge(filed), (
+        f"palimpsest bench {file.parent.name} --bracket {file.stem}"
+    )
 
 
 @pytest.mark.parametrize("name", NAMES)

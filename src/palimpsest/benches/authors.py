@@ -20,7 +20,7 @@ from palimpsest.forget.baselines import IDK, RMU, GradAscent
 from palimpsest.forget.npo import NPO
 
 UNTIL_FORGOTTEN = Level("forget probability above gold", FORGOTTEN, every=2)
-GRID = {"lr": [1e-4, 3e-4, 1e-3], "retain_weight": [5.0, 20.0]}
+GRID = {"lr": [3e-4, 1e-3], "retain_weight": [20.0, 200.0, 2000.0]}  # with AdamW only the terms' ratio counts
 
 AUTHORS = Bench(
     name="authors",
@@ -52,6 +52,6 @@ AUTHORS = Bench(
         ),
     },
     training={"steps": 240, "optimizer": "adamw", "clip": 1.0, "batch_size": 16},
-    seeds=tuple(range(220, 240)),  # a world with less room was looked at on five of the usual ones
+    seeds=tuple(range(240, 260)),  # the worlds of those before were looked at with other grids, or with less room
     watch={"forget probability above gold": above_gold, "forget probability": forget_probability},
 )

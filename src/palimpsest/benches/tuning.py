@@ -2,7 +2,8 @@
 
 `tuned/<bench>/<name>.json` beside this file is one arm's ledger: the recipe that was tuned, a line for each point of
 its grid with its values, and the point that was chosen. An arm whose recipe has changed since is not tuned. Baselines
-are tuned once for all claims of a bench; a claim's method is tuned under the paper's id, over as many points.
+are tuned once for all claims of a bench; a claim's method is tuned under the paper's id, over as many points. Where
+the best value of a number is the last one tried, values beyond it are tried (`bracket`), by one rule for all arms.
 
 `tuned/<bench>/bench.json` holds what the floor, the baselines and the ceiling give on pilot seeds, and what the first
 baseline gives when it is trained again with other draws: the spread of a comparison with nothing to find. Where the
@@ -31,6 +32,7 @@ from palimpsest.evidence.runner import run_jobs
 from palimpsest.evidence.store import Job
 
 FOLDER = Path(__file__).parent / "tuned"
+BUDGETS = ("steps", "batch_size")  # what an arm may spend: tuned among the values that were asked for, never beyond
 
 
 @dataclass(frozen=True)
@@ -53,28 +55,113 @@ def tune(
     """
     if elsewhere := other_world(bench):
         raise UserError(f"{elsewhere}; to go on with these rows: palimpsest bench {bench.name} --measure")
-    trials = {_label(point): Trial(Arm(bench, name, recipe.at(point))) for point in recipe.points}
-    found = _run(f"{bench.name}: {name}", trials, bench.pilots, workers, progress)
-    lines = [
-        {"point": plain(point), "validation": [_short(found[_label(point)][s]["validation"]) for s in bench.pilots]}
-        for point in recipe.points
-    ]
-    means = [float(np.mean(line["validation"])) for line in lines]
-    if not np.isfinite(means).any():
+    lines, seconds = _try(bench, name, recipe, recipe.points, workers, progress)
+    if all(_mean(line) == -math.inf for line in lines):
         raise UserError(f"{name} on {bench.name}: no point of the grid gave a number")
-    best = int(np.nanargmax([mean if math.isfinite(mean) else math.nan for mean in means]))
-    seconds = [found[trial][seed]["seconds"] for trial in trials for seed in bench.pilots]
-    ledger = {
+    filed = {
         "bench": bench.name,
         "name": name,
         "recipe": _recipe(bench, recipe),
         "seeds": list(bench.pilots),
-        "seconds": _short(float(np.mean(seconds)), 3),
+        "seconds": seconds,
         "trials": lines,
-        "chosen": lines[best]["point"],
+        "chosen": _best(lines)["point"],
     }
-    _write(_file(bench, name), ledger)
-    return ledger
+    _write(_file(bench, name), filed)
+    return filed
+
+
+def bracket(
+    bench: Bench, name: str, recipe: Recipe, *, workers: int | None = None, progress: bool = True
+) -> dict[str, Any]:
+    """Go on from a tuning that is filed: while the best value of a number is the least or the greatest tried, try the
+    one beyond it, as far from it as its neighbour is (by factor), the other values as in the best point.
+
+    At most as many points are added as the grid has. Where a number still ends at an edge, `edges` says why.
+
+    Raises:
+        UserError: nothing is filed for the recipe as it is.
+    """
+    filed = ledger(bench, name)
+    if filed is None or filed["recipe"] != _recipe(bench, recipe):
+        raise UserError(f"{name} is not tuned as it is: palimpsest bench {bench.name} --tune {name}")
+    lines, most = list(filed["trials"]), 2 * len(recipe.points)
+    edges: dict[str, str] = {}
+    while beyond := {field: value for field, value in _beyond(lines).items() if field not in edges}:
+        field, value = next(iter(beyond.items()))
+        point = _as_asked(recipe, {**_best(lines)["point"], field: value})
+        if len(lines) == most:
+            edges |= dict.fromkeys(beyond, "as many points were added as the grid has")
+            break
+        try:
+            lines += _try(bench, name, recipe, [point], workers, progress)[0]
+        except (UserError, ValueError, TypeError) as error:
+            edges[field] = f"{value} cannot be tried: {error}"
+    filed = {**filed, "trials": lines, "chosen": _best(lines)["point"], "edges": edges}
+    _write(_file(bench, name), filed)
+    return filed
+
+
+def at_edge(filed: Mapping[str, Any]) -> set[str]:
+    """The numbers of a filed tuning whose best value has no tried value on one side, and no reason is filed why."""
+    return set(_beyond(filed["trials"])) - set(filed.get("edges", {}))
+
+
+def _beyond(lines: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """field -> the next value to try, for every number whose best value is the least or the greatest that was tried."""
+    best = _best(lines)["point"]
+    following = {}
+    for field, value in best.items():
+        tried = sorted({line["point"][field] for line in lines}) if _number(value) else []
+        if len(tried) < 2 or value not in (tried[0], tried[-1]) or field in BUDGETS:
+            continue
+        neighbour = tried[1] if value == tried[0] else tried[-2]
+        step = value * value / neighbour if value * neighbour > 0 else 2 * value - neighbour
+        step = round(step) if isinstance(value, int) else _short(step, 2)
+        if step not in tried:
+            following[field] = step
+    return following
+
+
+def _try(
+    bench: Bench,
+    name: str,
+    recipe: Recipe,
+    points: Sequence[Mapping[str, Any]],
+    workers: int | None,
+    progress: bool,
+) -> tuple[list[dict[str, Any]], float]:
+    """A line for each point with what it gives on the pilot seeds, and the mean seconds of an arm."""
+    trials = {_label(point): Trial(Arm(bench, name, recipe.at(point))) for point in points}
+    found = _run(f"{bench.name}: {name}", trials, bench.pilots, workers, progress)
+    lines = [
+        {"point": plain(point), "validation": [_short(found[_label(point)][s]["validation"]) for s in bench.pilots]}
+        for point in points
+    ]
+    seconds = [found[trial][seed]["seconds"] for trial in trials for seed in bench.pilots]
+    return lines, _short(float(np.mean(seconds)), 3)
+
+
+def _mean(line: Mapping[str, Any]) -> float:
+    """A point's mean on the validation rows; minus infinity where it broke down."""
+    mean = float(np.mean(line["validation"]))
+    return mean if math.isfinite(mean) else -math.inf
+
+
+def _best(lines: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+    return max(lines, key=_mean)
+
+
+def _as_asked(recipe: Recipe, point: Mapping[str, Any]) -> dict[str, Any]:
+    """A filed point with the values as the grid has them; beyond the grid there are numbers only."""
+    return {
+        field: next((asked for asked in recipe.grid[field] if plain(asked) == value), value)
+        for field, value in point.items()
+    }
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def ledger(bench: Bench, name: str) -> dict[str, Any] | None:
@@ -97,7 +184,7 @@ def chosen(bench: Bench, name: str, recipe: Recipe) -> dict[str, Any] | None:
     found = ledger(bench, name)
     if found is None or found["recipe"] != _recipe(bench, recipe):
         return None
-    return next(point for point in recipe.points if plain(point) == found["chosen"])
+    return _as_asked(recipe, found["chosen"])
 
 
 def measure(bench: Bench, *, workers: int | None = None, progress: bool = True) -> dict[str, Any]:

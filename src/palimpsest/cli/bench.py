@@ -26,6 +26,8 @@ class Arguments:
     """benches"""
     tune: Annotated[list[str], tyro.conf.UseAppendAction] = field(default_factory=list)
     """try the grid of this baseline, or of this paper's method, and file the results in the package; may be repeated"""
+    bracket: Annotated[list[str], tyro.conf.UseAppendAction] = field(default_factory=list)
+    """go on from what is filed of this one, beyond the edges of its grid, as --tune does by itself; may be repeated"""
     measure: bool = False
     """run floor, baselines and ceiling on pilot seeds, and file the results in the package"""
     workers: int | None = None
@@ -38,11 +40,13 @@ def main(args: Arguments) -> None:
     from palimpsest.benches import tuning
     from palimpsest.benches.shelf import bench, benches
 
-    if (args.tune or args.measure) and len(args.name) != 1:
-        raise UserError("--tune and --measure are of one bench: name it")
+    if (args.tune or args.bracket or args.measure) and len(args.name) != 1:
+        raise UserError("--tune, --bracket and --measure are of one bench: name it")
     chosen = [bench(name) for name in args.name] or benches()
     for name in args.tune:
         tuning.tune(chosen[0], name, _recipe(chosen[0], name), workers=args.workers, progress=not args.json)
+    for name in [*args.tune, *args.bracket]:
+        tuning.bracket(chosen[0], name, _recipe(chosen[0], name), workers=args.workers, progress=not args.json)
     if args.measure:
         tuning.measure(chosen[0], workers=args.workers, progress=not args.json)
     if args.json:

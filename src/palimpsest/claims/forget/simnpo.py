@@ -21,7 +21,7 @@ claim = AUTHORS.claim(
         "A two-layer model forgets 20 of 40 authors and is given ten others to keep, where the paper has Llama-2-7B and"
         " TOFU. Both methods are tuned over the same rates and retain weights, and stop at the same level of"
         " forgetting; the paper compares forget quality after equal epochs (0.99 against 0.79). The authors weigh"
-        " forgetting 0.125 against a retain weight of 1, a ratio that lies between those tried. The paper's second"
-        " world, chains of which some are short or were never memorised, is not tested."
+        " forgetting 0.125 against a retain weight of 1, which is 8 to 1; here 20 and more to 1 were tried, for both."
+        " The paper's second world, chains of which some are short or were never memorised, is not tested."
     ),
 )
