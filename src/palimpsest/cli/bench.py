@@ -142,6 +142,11 @@ def _show(console: Console, bench: Any) -> None:
             mark = "chosen" if trial["point"] == found["chosen"] else ""
             table.add_row(Text(point), Text(" ".join(map(number, trial["validation"]))), Text(mark, style="green"))
         console.print(Padding(table, (0, 0, 0, 2)))
+        if ends := tuning.at_edge(found):
+            said = f"the best lies at the edge of what was tried: {', '.join(sorted(ends))}"
+            console.print(Padding(Text(said, style="yellow"), (0, 0, 0, 2)))
+        for which, why in found.get("edges", {}).items():
+            console.print(Padding(Text(f"{which}: {why}", style="bright_black"), (0, 0, 0, 2)))
 
 
 def _best(bench: Any, room: Any) -> float:
