@@ -41,7 +41,7 @@ def test_tuned_and_measured_it_shows_points_room_and_what_it_can_find(capsys):
     listed = said(capsys).out
     assert "error" in listed
     found = json.loads(said(capsys, "toy", "--json").out)
-    assert found["baselines"]["few steps"]["chosen"] == {"lr": 0.02}
+    assert found["baselines"]["few steps"]["chosen"] == {"lr": 0.08}  # beyond its grid
     assert [room["measure"] for room in found["measures"]] == ["error", "size"]
 
 
@@ -49,7 +49,7 @@ def test_tuned_and_measured_it_shows_points_room_and_what_it_can_find(capsys):
     ("argv", "why"),
     [
         (["toyy"], "no bench 'toyy'"),
-        (["--tune", "few steps"], "--tune and --measure are of one bench: name it"),
+        (["--tune", "few steps"], "--tune, --bracket and --measure are of one bench: name it"),
         (["toy", "--tune", "nobody"], "no claim 'nobody'"),
     ],
 )
