@@ -116,7 +116,7 @@ def test_version(capsys):
     [
         ("serch", "did you mean search"),
         ("shwo", "show"),
-        ("qqqq", "search, show, run, bench, forget, contrast, classify, predict, audit"),
+        ("qqqq", "search, show, run, bench, forget, contrast, classify, retain, predict, audit"),
     ],
 )
 def test_an_unknown_command_is_answered_with_the_nearest(name, hint, capsys):

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from palimpsest.benches.bench import Bench, Measure, Recipe
-from palimpsest.benches.streams_yours import Taught, matrix_points
+from palimpsest.benches.streams_yours import matrix_points
 from palimpsest.benches.yours import Yours
 from palimpsest.errors import NotFinite, UserError
 from palimpsest.forget.evaluation import perplexity, settle_end, subsample
@@ -39,7 +39,7 @@ from palimpsest.retain.family import LANGUAGE
 from palimpsest.retain.methods import METHODS
 from palimpsest.retain.replay import FineTune
 from palimpsest.retain.self_written import self_written_rows
-from palimpsest.retain.sequence import Learner, StreamLog
+from palimpsest.retain.sequence import InSequence, Learner, StreamLog
 from palimpsest.retain.tokens import probabilities, token_stream
 from palimpsest.tasks.columns import decoded
 from palimpsest.tasks.held_out import content_digest, duplicates_note, key, naming, parts
@@ -170,7 +170,7 @@ def recipe(method: Any, training: Mapping[str, Any]) -> Recipe:
         kind = type(method).__name__
         raise UserError(f"{kind} tells classes apart and cannot teach a language model: take {', '.join(LANGUAGE)}")
     every = max(1, training["steps"] // LOOKS)
-    return Recipe(Taught(method, every=every), settings={"clip": 1.0, **training, "already": 1})
+    return Recipe(InSequence(method, every=every), settings={"clip": 1.0, **training, "already": 1})
 
 
 def save_best(world: LanguageWorld, seed: int, model: nn.Module, folder: Path) -> None:

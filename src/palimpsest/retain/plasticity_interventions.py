@@ -34,8 +34,8 @@ def with_layernorm(model: nn.Module) -> nn.Module:
     Raises:
         UserError: the model has no linear layer with a nonlinearity behind it in an `nn.Sequential`.
 
-    >>> with_layernorm(nn.Sequential(nn.Linear(2, 3), nn.ReLU()))[1]
-    LayerNorm((3,), eps=1e-05, elementwise_affine=True)
+    >>> with_layernorm(nn.Sequential(nn.Linear(2, 3), nn.ReLU()))[1].normalized_shape
+    (3,)
     """
     model, put = copy.deepcopy(model), 0
     for part in list(model.modules()):
