@@ -53,6 +53,7 @@ _COMMANDS = {
     "palimpsest show": ("list all methods", "what does the catalogue hold"),
 }
 _LEAST = 0.14  # between what queries about pizza reach at most and those about forgetting at least
+_STRANGE, _NEAR = 0.2, 0.2  # of a query that is known to so small a share (css center a div) so much is asked instead
 _ALIKE = 0.85  # how alike (difflib's ratio) an unknown word and one of the catalogue have to be to be taken for one
 
 
@@ -116,7 +117,9 @@ def search(query: str, k: int = 10, rerank: Rerank | None = None, runs_on: str |
     order = sorted(fit, key=lambda i: (i not in named, -scores[i]))
     if rerank is None:
         top = scores[order[0]]
-        if top == 0 or (not named and top < _LEAST and _share(_index()[0][0], query) < 1):
+        share = _share(_index()[0][0], query)
+        least = 0 if named or share == 1 else _LEAST if share >= _STRANGE else _NEAR
+        if top == 0 or top < least:
             return []
         return [Hit(shelf[i], scores[i]) for i in order[:k] if scores[i] >= top / 4]
     best = order[:30]
