@@ -5,9 +5,11 @@ import pytest
 import torch
 from torch import nn
 
+from palimpsest.retain.bic import BiC
 from palimpsest.retain.buffers import Buffer, Examples, class_balanced
 from palimpsest.retain.continual import Present, everything_of
 from palimpsest.retain.distillation import LwF
+from palimpsest.retain.penalties import SI, diagonal_fisher
 from palimpsest.retain.prototypes import ICaRL, PrototypeReplay, StreamingLDA
 from palimpsest.retain.replay import AGEM, ER, DERpp
 from palimpsest.train.gradients import flat_gradient
@@ -160,3 +162,52 @@ def test_gdumb_keeps_as_many_rows_a_class_as_its_authors():
     for part in torch.randperm(109, generator=generator).split(20):
         buffer = class_balanced(buffer, rows.at(part), generator)
     assert buffer.labels.bincount().tolist() == [32 // 4] * 4
+
+
+def test_a_step_of_bias_correction_has_the_gradient_of_pycil_s():
+    """LAMDA-CL/PyCIL at f3509b8, models/bic.py, stage 1; the authors' TensorFlow has the same sum (resnet.py, 630)."""
+    # fmt: off
+    theirs = [
+        -0.011406090366, -0.060116517258, -0.100690455558, -0.127636413059, 0.014004014478, 0.047304998062,
+        0.074203472075, 0.091058854248, -0.002597924112, 0.012811519196, 0.026486983483, 0.036577558811,
+        -0.027608586457, 0.074231687641, -0.046623101184]
+    # fmt: on
+    net, straight = network(), torch.tensor([[1.0], [0.0]]).double().expand(2, 3)
+    state = {"old": earlier(), "heads": OLD[None], "share": 2 / 3, "lines": straight}
+    sum(BiC().loss(state, net, batch(table(5, 4, 0.37), [0, 2, 1, 2, 0])).values()).backward()
+    found = flat_gradient(list(net.parameters()))
+    torch.testing.assert_close(found, torch.tensor(theirs, dtype=torch.float64), rtol=0, atol=1e-11)
+
+
+def present():
+    rows = Examples({"x": table(5, 4, 0.37), "labels": torch.tensor([0, 2, 1, 2, 0]), "task": torch.zeros(5).long()})
+    every = torch.ones(1, 3, dtype=torch.bool)
+    return Present(rows, 0, every, every[:0], torch.Generator().manual_seed(0))
+
+
+def test_fisher_information_and_synaptic_intelligence_are_those_of_van_de_ven():
+    """GMvandeVen/continual-learning at e6d795a, models/cl/continual_learner.py; its Fisher of n rows is divided by
+    n - 1, the number of the last."""
+    # fmt: off
+    fisher = [
+        0.114077050135, 0.123878751546, 0.138636713992, 0.150631595096, 0.125328730868, 0.138883128425, 0.15867110985,
+        0.174342316539, 0.093472703607, 0.106569844028, 0.124860950069, 0.13877862308, 0.266708421618, 0.301601187891,
+        0.232999501451]
+    omega = [
+        0.01435398611, 0.187754283647, 0.377445802351, 0.462860900142, 0.011799557376, 0.125642692499, 0.260464818707,
+        0.337720590181, 0.004694961926, 0.012329784961, 0.063143124522, 0.12000496081, 0.027962231691, 0.264282754999,
+        0.184516270966]
+    # fmt: on
+    net, data = network().eval(), present()
+    found = torch.cat([value.flatten() for value in diagonal_fisher(net, data).values()])
+    torch.testing.assert_close(found * 5 / 4, torch.tensor(fisher, dtype=torch.float64), rtol=0, atol=1e-11)
+
+    method, sgd = SI(damping=0.1), torch.optim.SGD(net.parameters(), lr=0.5)
+    state = method.before_task(method.init(net, data), net, data)
+    for _ in range(3):
+        sgd.zero_grad()
+        sum(method.loss(state, net, batch(table(5, 4, 0.37), [0, 2, 1, 2, 0])).values()).backward()
+        method.gradients(state, net)
+        sgd.step()
+    found = torch.cat([value.flatten() for value in method.after_task(state, net, data)["importance"].values()])
+    torch.testing.assert_close(found, torch.tensor(omega, dtype=torch.float64), rtol=0, atol=1e-11)
