@@ -2,19 +2,13 @@
 
 import pytest
 import torch
-from tests.retain.streams import CLASSES, model, stream
+from tests.retain.streams import CLASSES, SETTINGS, draw, model, second_task, stream
 from torch.nn import functional as F
 
 from palimpsest.retain.adaptive_margins import amarx_loss, db_loss, enlarged, margins
 from palimpsest.retain.amgc import AMGC, SHRINKAGE
 from palimpsest.retain.amgc_measures import old_new_bias
 from palimpsest.retain.sequence import _batches, _present, learn_stream
-
-SETTINGS = {"seed": 0, "lr": 1e-2, "batch_size": 8}
-
-
-def draw(*shape, seed=0):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 def gaussians(classes=4, d=3, seed=0):
@@ -25,17 +19,6 @@ def gaussians(classes=4, d=3, seed=0):
         draw(classes, d, seed=seed + 2),
         draw(classes, seed=seed + 3),
     )
-
-
-def second_task(method):
-    data, base = stream(dtype=torch.float64), model().double()
-    first, second = (_present(data, number, SETTINGS) for number in range(2))
-    state = method.after_task(method.before_task(method.init(base, first), base, first), base, first)
-    state = method.before_task(state, base, second)
-    with torch.no_grad():
-        for p in base.parameters():
-            p.add_(0.05)
-    return state, base, _batches(method, state, second, 8)(0)
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -150,3 +133,13 @@ def test_bias_is_the_share_of_new_answers_over_the_true_one():
     assert old_new_bias(labels, labels, new) == 0
     assert old_new_bias(torch.tensor([2, 2, 3, 3]), labels, new) == 0.5
     assert old_new_bias(torch.tensor([0, 0, 1, 1]), labels, new) == -0.5
+
+
+def test_features_of_new_rows_are_held_where_they_were():
+    state, base, batch = second_task(AMGC(held=0.3))
+    features, old = (each.features(batch["pixel_values"]) for each in (base, model().double()))
+    naive = 0.3 * (features - old.detach()).square().sum(1).mean()
+    held = AMGC(held=0.3).loss(state, base, batch)["held"]
+    torch.testing.assert_close(held, naive)
+    weight = next(base.parameters())
+    torch.testing.assert_close(*(torch.autograd.grad(value, weight)[0] for value in (held, naive)))

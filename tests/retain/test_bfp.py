@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from tests.retain.streams import model, stream
+from tests.retain.streams import draw, model, stream
 
 from palimpsest.retain.bfp import BFP
 from palimpsest.retain.continual import as_it_was, features_of
@@ -11,10 +11,6 @@ from palimpsest.retain.replay import ER, DERpp
 from palimpsest.retain.sequence import _batches, _present, learn_stream
 
 SETTINGS = {"seed": 0, "lr": 1e-2, "batch_size": 8}
-
-
-def draw(*shape, seed=0):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 def run(method):

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from tests.retain.streams import model, stream
+from tests.retain.streams import draw, model, stream
 from torch.nn import functional as F
 
 from palimpsest.retain.bic import BiC, fit_line
@@ -11,10 +11,6 @@ from palimpsest.train.classification import logits_of
 
 SETTINGS = {"seed": 0, "lr": 1e-2, "batch_size": 8}
 NEW = torch.tensor([False] * 3 + [True] * 3)
-
-
-def draw(*shape, seed=0):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 def labelled(n=600):

@@ -1,7 +1,7 @@
 """Centres against loops, what stands still from the second task on, and updates that are shortened."""
 
 import torch
-from tests.retain.streams import CLASSES, model, stream
+from tests.retain.streams import CLASSES, draw, model, stream
 
 from palimpsest.models.vision import mlp
 from palimpsest.retain.center_loss_reg import CenterLossReg, center_loss, moved_centers
@@ -11,10 +11,6 @@ from palimpsest.retain.sequence import _batches, _present, learn_stream
 from palimpsest.retain.slower import slow_down
 
 SETTINGS = {"seed": 0, "lr": 1e-2, "batch_size": 8}
-
-
-def draw(*shape, seed=0):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 def learned(method, tasks=3, **more):

@@ -201,3 +201,21 @@ def test_alignment_makes_new_classes_weights_as_long_as_old_ones(kind):
     method.after_task(state, network, present)
     lengths = network.head.weight.norm(dim=1)
     torch.testing.assert_close(0.8 * lengths[:2].mean(), lengths[2:4].mean())
+
+
+def test_compression_begins_as_the_old_network_and_weighs_its_goal_by_classes(monkeypatch):
+    found = []
+    monkeypatch.setattr("palimpsest.retain.foster.trained_on", lambda *given: found.append(given))
+    method = FOSTER(size=9, beta_compressed=0.9)
+    state, network, _, present = second_task(method)
+    drawn = network.head.weight.detach().clone()
+    method.after_task(state, network, present)
+    ((student, objective, rows, _, steps),) = found
+    assert (student, steps) == (network, 4)
+    assert torch.equal(objective.weights, class_weights(state["counts"], 0.9))
+    assert not torch.equal(objective.weights, class_weights(state["counts"], 0.0))
+    assert len(rows) == len(state["buffer"]) + len(present.rows)
+    old = model().double().head.weight
+    assert torch.equal(network.head.weight[:2], old[:2])
+    assert all(not torch.equal(network.head.weight[k], each[k]) for k in (2, 3) for each in (old, drawn))
+    assert network.head.weight[2:4].std() > 0.05

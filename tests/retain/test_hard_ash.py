@@ -4,7 +4,7 @@ from functools import partial
 
 import pytest
 import torch
-from tests.retain.streams import stream
+from tests.retain.streams import model, stream
 from torch import nn
 
 from palimpsest.models.vision import mlp
@@ -132,3 +132,20 @@ def test_a_stream_is_learned_by_a_network_of_its_own_with_one_optimizer():
     for other in ("ash", "relu", "top_k", "lwta", "elephant"):
         found = apply(base, HardASH(activation=other, width=200), stream(), steps=2, lr=1e-3, progress=False).model
         assert found.log.accuracy["test"].isfinite().all()
+
+
+def test_one_optimizer_goes_through_all_tasks():
+    made = []
+
+    class Watched(HardASH):
+        def optimizer(self, parameters, lr):
+            made.append(super().optimizer(parameters, lr))
+            return made[-1]
+
+    apply(model(), Watched(width=20), stream(), steps=2, batch_size=8, lr=1e-2, seed=0, progress=False)
+    (steps,) = {int(state["step"]) for state in made[-1].state.values()}
+    assert steps == 6
+    (w,), held = [nn.Parameter(torch.zeros(1))], HardASH(by="sgd", limit=0.02)
+    optimizer, w.grad = held.optimizer([w], 1.0), torch.ones(1)
+    optimizer.step()
+    assert w.item() == pytest.approx(-0.02)

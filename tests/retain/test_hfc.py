@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from tests.retain.streams import model, stream
+from tests.retain.streams import SETTINGS, draw, model, second_task, stream
 from torch import nn
 from torch.nn import functional as F
 
@@ -15,23 +15,7 @@ from palimpsest.retain.task_semantic_aggregation import (
     forgetting_spread,
 )
 
-SETTINGS = {"seed": 0, "lr": 1e-2, "batch_size": 8}
 OLD = torch.tensor([True] * 4 + [False] * 2)
-
-
-def draw(*shape, seed=0):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
-def second_task(method):
-    data, base = stream(dtype=torch.float64), model().double()
-    first, second = (_present(data, number, SETTINGS) for number in range(2))
-    state = method.after_task(method.before_task(method.init(base, first), base, first), base, first)
-    state = method.before_task(state, base, second)
-    with torch.no_grad():
-        for p in base.parameters():
-            p.add_(0.05)
-    return state, base, _batches(method, state, second, 24)(0)
 
 
 def test_weights_of_the_authors_code():
@@ -80,7 +64,7 @@ def test_rows_of_a_task_that_are_forgotten_faster_weigh_more():
 
 def test_the_loss_is_the_naive_one():
     method = HFC(size=9)
-    state, base, batch = second_task(method)
+    state, base, batch = second_task(method, batch_size=24)
     old = model().double()
     logits, answers = (each(pixel_values=batch["pixel_values"]).logits[:, :4] for each in (base, old))
     labels = batch["labels"]
@@ -161,3 +145,14 @@ def test_a_transformer_with_aggregation_learns_a_stream():
 def test_spread_is_the_deviation_of_losses():
     accuracies = torch.tensor([[1.0, 0.6, torch.nan], [0.9, 0.8, torch.nan], [0.4, 0.8, 1.0]])
     assert forgetting_spread(accuracies) == pytest.approx(0.3)
+
+
+def test_exemplars_are_kept_and_classes_that_come_again_are_not_held_to_old_answers():
+    method = HFC(size=9)
+    state, _, _ = second_task(method)
+    assert state["buffer"].labels.bincount().tolist() == [4, 4]
+    assert state["taught"].tolist() == [True, True, False, False]
+    again, base = stream("domain"), model()
+    first, second = (_present(again, number, SETTINGS) for number in range(2))
+    state = method.after_task(method.before_task(method.init(base, first), base, first), base, first)
+    assert not method.before_task(state, base, second)["taught"].any()

@@ -4,7 +4,8 @@ from itertools import permutations
 
 import pytest
 import torch
-from tests.retain.streams import model, stream
+from tests.retain.streams import draw, model, stream
+from torch.nn import functional as F
 
 from palimpsest.models.vision import cnn
 from palimpsest.retain.continual import of_all
@@ -24,10 +25,6 @@ from palimpsest.tasks.streams import Stream
 from palimpsest.train.classification import logits_of
 
 D, TASKS, ROWS = 60, 4, 10
-
-
-def draw(*shape, seed=0):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 def tasks(noise=0.0, d=D, n=ROWS, count=TASKS, seed=0):
@@ -174,7 +171,9 @@ def test_no_answer_to_an_earlier_input_changes_whatever_the_optimizer(kind, opti
 
     learned(Watched(energy=1.0), network, two, optimizer=optimizer)
     torch.testing.assert_close(said[0], said[1], atol=2e-4, rtol=1e-3)
-    # And yet it learned.
+    # And yet it learned: what came is told better than before, not only otherwise.
+    losses = [F.cross_entropy(logits, second.labels) for logits in after]
+    assert losses[1] < losses[0]
     assert (after[1] - after[0]).abs().max() > 20 * (said[1] - said[0]).abs().max()
 
 
@@ -192,3 +191,20 @@ def test_projected_gradients_protect_with_plain_steps_and_not_with_adam():
         learned(Watched(energy=1.0, project="gradient"), model(classes=4), two, optimizer=optimizer)
         gaps[optimizer] = (said[1] - said[0]).abs().max()
     assert gaps["sgd"] < 2e-4 < 1e-2 < gaps["adamw"]
+
+
+def test_spans_grow_from_task_to_task_and_hold_no_more_than_their_share():
+    state = learned(ICLFeatures(energy=1.0), model(classes=4), Stream(stream(n=6).tasks[:2])).state
+    seen = []
+
+    class Watched(ICLFeatures):
+        def after_task(self, state, model, data):
+            seen.append(super().after_task(state, model, data))
+            return seen[-1]
+
+    learned(Watched(energy=0.9), model(classes=4), Stream(stream(n=6).tasks[:2]))
+    first, second = (each["spans"] for each in seen)
+    for name, M in first.items():
+        torch.testing.assert_close(second[name][:, : M.shape[1]], M)
+        assert second[name].shape[1] < state["spans"][name].shape[1]
+    assert any(second[name].shape[1] > M.shape[1] for name, M in first.items())

@@ -28,6 +28,7 @@ from palimpsest.retain import (
     self_written_rows,
     token_stream,
 )
+from palimpsest.retain.continual import Continual
 from palimpsest.retain.tokens import mean_cross_entropy, probabilities
 
 NAMES = [name for name in (*RUNS, "freeze") if name != "joint"]
@@ -188,3 +189,39 @@ def test_a_chat_model_writes_questions_and_answers_of_its_own():
     rows = self_written_rows(causal_lm(len(tokenizer), d_model=16, n_layers=1, n_heads=2), tokenizer, 8, tokens=6)
     assert len({str(row) for row in rows}) == 8
     assert all(row["question"] and row["answer"] for row in rows)
+
+
+class Watched(Continual):
+    """Writes down which hook was called, and whether the model was in training then."""
+
+    def __init__(self):
+        self.seen = []
+
+    def before_task(self, state, model, data):
+        self.seen.append(("before task", data.number, model.training))
+        return state
+
+    def gradients(self, state, model):
+        self.seen.append(("gradients", model.training))
+
+    def after_step(self, state, model):
+        self.seen.append(("after step", model.training))
+
+    def after_task(self, state, model, data):
+        self.seen.append(("after task", data.number, model.training))
+        return state
+
+
+def test_every_hook_is_called_in_its_place_and_between_tasks_the_model_is_at_rest(tmp_path):
+    steps = [("gradients", True), ("after step", True)] * STEPS
+    expected = [("after task", 0, False), ("before task", 1, False), *steps, ("after task", 1, False)]
+    mine, net = Watched(), model().train()
+    in_a_loop(mine, net, NEW_ROWS, old=OLD_ROWS)
+    assert mine.seen == expected
+    assert net.training
+    theirs, net = Watched(), model().train()
+    keeping = Keeping(theirs, net, OLD_ROWS)
+    run = trainer(net, tmp_path, keeping)
+    keeping.attach(run)
+    run.train()
+    assert theirs.seen == expected

@@ -9,7 +9,7 @@ import torch
 from tests.retain.streams import model, stream
 
 from palimpsest.errors import UserError
-from palimpsest.metrics.continual import backward_transfer
+from palimpsest.metrics.continual import backward_transfer, forgetting, forward_transfer
 from palimpsest.retain.avalanche import avalanche_adapter
 from palimpsest.retain.lifelong_review import best_of, run_all, taxonomy
 from palimpsest.retain.methods import METHODS
@@ -27,13 +27,23 @@ def test_every_method_of_the_table_stands_here_and_every_family_has_two():
     assert taxonomy("complementary memory") == [e for e in taxonomy() if e.family == "complementary memory"]
 
 
-def test_all_methods_learn_one_stream_from_the_same_weights():
-    methods = {"fine_tune": FineTune(), "er": ER(size=12), "again": ER(size=12)}
-    found = run_all(model, stream("task"), methods, **OPTIONS)
+@pytest.mark.parametrize("kind", ["class", "task"])
+def test_all_methods_learn_one_stream_from_the_same_weights(kind):
+    methods = {"fine_tune": FineTune(), "er": ER(size=60), "again": ER(size=60)}
+    found = run_all(model, stream(kind), methods, **OPTIONS)
     assert found["er"] == found["again"]
-    log = learn_stream(model(), ER(size=12), stream("task"), **OPTIONS).log
+    log = learn_stream(model(), ER(size=60), stream(kind), **OPTIONS).log
     assert found["er"]["accuracy"] == log.accuracy["test"][-1].mean().item()
     assert found["er"]["backward transfer"] == backward_transfer(log.accuracy["test"])
+    plain = learn_stream(model(), FineTune(), stream(kind), **OPTIONS).log
+    for name, one in (("er", log), ("fine_tune", plain)):
+        assert found[name]["forgetting"] == forgetting(one.accuracy["test"])
+        assert found[name]["forward transfer"] == forward_transfer(one.accuracy["test"], one.untrained)
+    if kind == "class":
+        assert found["fine_tune"]["forgetting"] > 0
+    else:
+        assert plain.untrained.any()
+    assert log.memory[0] < log.memory[-1]
     assert found["er"]["bytes"] == log.memory[-1] > found["fine_tune"]["bytes"] == 0
 
 

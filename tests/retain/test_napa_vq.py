@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from tests.retain.streams import model, stream
+from tests.retain.streams import SETTINGS, model, second_task, stream
 from torch.nn import functional as F
 
 from palimpsest.retain.napa_vq import NAPAVQ
@@ -13,22 +13,7 @@ from palimpsest.retain.neighbour_graph import between, distances, neighbourhood_
 from palimpsest.retain.quarter_turns import turned
 from palimpsest.retain.sequence import _batches, _present, learn_stream
 
-SETTINGS = {"seed": 0, "lr": 1e-2, "batch_size": 8}
 PLACED = torch.tensor([[0.0, 0.0], [1.0, 0.0], [5.0, 0.0]], dtype=torch.float64)
-
-
-def second_task(method):
-    data, base = stream(dtype=torch.float64), model().double()
-    first, second = (_present(data, number, SETTINGS) for number in range(2))
-    state = method.before_task(method.init(base, first), base, first)
-    batch = _batches(method, state, first, 8)(0)
-    method.loss(state, base, batch)
-    method.gradients(state, base)
-    state = method.before_task(method.after_task(state, base, first), base, second)
-    with torch.no_grad():
-        for p in base.parameters():
-            p.add_(0.05)
-    return state, base, _batches(method, state, second, 8)(0)
 
 
 def test_edges_between_vectors_placed_by_hand():
@@ -96,7 +81,7 @@ def test_every_image_is_learned_in_four_turns_of_their_own_classes():
 
 def test_the_loss_is_the_naive_one():
     method = NAPAVQ(neighbours=4, strength=2.0, held=3.0)
-    state, base, batch = second_task(method)
+    state, base, batch = second_task(method, updates=1)
     vectors, edges = state["vectors"], state["edges"][:16, :16]
     images = torch.cat([torch.rot90(x, k, (1, 2))[None] for x in batch["pixel_values"] for k in range(4)])
     labels = torch.tensor([4 * y + k for y in batch["labels"].tolist() for k in range(4)])

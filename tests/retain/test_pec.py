@@ -128,3 +128,13 @@ def test_errors_are_mean_squares():
     network = Dense(3, 2, 4)
     out = functional_call(network, dict(network.named_parameters()), torch.ones(2, 3))
     torch.testing.assert_close(prediction_errors(out, out + 2), torch.full((2,), 4.0))
+
+
+def test_a_class_that_comes_again_is_learned_further():
+    state = learn_stream(model(classes=1), SMALL, of_classes([(0,)] * 2), steps=1, progress=False).state
+    own, network, weights = rows([0], 20, 0).x, Dense(16, 4, 9), state["first"]
+    goals = functional_call(Dense(16, 100, 9), state["teacher"], own).detach()
+    for _ in range(2):
+        weights = SMALL.taught(network, weights, own, goals)
+    for name, value in weights.items():
+        torch.testing.assert_close(state["students"][0][name], value)

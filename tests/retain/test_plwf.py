@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from tests.retain.streams import model, stream
+from tests.retain.streams import draw, model, stream
 
 from palimpsest.retain.continual import as_it_was, on
 from palimpsest.retain.distillation import LwF
@@ -12,10 +12,6 @@ from palimpsest.tasks.streams import Stream
 from palimpsest.train.classification import logits_of
 
 SETTINGS = {"seed": 0, "lr": 1e-2, "batch_size": 8}
-
-
-def draw(*shape, seed=0):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 def moved(network, seed):

@@ -5,10 +5,10 @@ import math
 
 import pytest
 import torch
-from tests.retain.streams import model, stream
+from tests.retain.streams import model, second_task, stream
 from torch import nn
 
-from palimpsest.retain.continual import Continual
+from palimpsest.retain.continual import Continual, cross_entropy
 from palimpsest.retain.replay import ER
 from palimpsest.retain.sequence import learn_stream
 from palimpsest.retain.stability_gap import TracedER, gap_report, grad_decomposition
@@ -135,3 +135,11 @@ def test_the_parts_of_a_step_are_those_of_replay():
     both = torch.autograd.grad(0.25 * new + 0.75 * old, w)[0].norm()
     squares = found["new"] ** 2 + found["old"] ** 2 + 2 * found["cosine"] * found["new"] * found["old"]
     assert math.sqrt(squares) == pytest.approx(float(both))
+
+
+def test_the_parts_have_the_shares_of_their_rows():
+    state, base, batch = second_task(TracedER(size=9, replayed=2))
+    TracedER(size=9, replayed=2).loss(state, base, batch)
+    trained = list(base.parameters())
+    losses = [cross_entropy(base, part) for part in (batch, batch["memory"])]
+    assert state["trace"][-1] == [pytest.approx(list(grad_decomposition(*losses, trained, alpha=0.8).values()))]

@@ -4,15 +4,13 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tests.retain.streams import SIDE, model, stream
+from tests.retain.streams import SETTINGS, SIDE, model, second_task, stream
 from torch.nn import functional as F
 
 from palimpsest.retain.continual import everything_of
 from palimpsest.retain.sequence import _batches, _present, learn_stream
 from palimpsest.retain.sycon import SyCON, sycon_in_batch, sycon_loss
 from palimpsest.retain.unlabelled import CaSSLe, MoCo, Projecting, distillation_nce, nce, random_view
-
-SETTINGS = {"seed": 0, "lr": 1e-2, "batch_size": 8}
 
 
 def draw(*shape, seed=0):
@@ -29,20 +27,6 @@ def network():
     with torch.random.fork_rng():
         torch.manual_seed(0)
         return Projecting(model(), features=8, projected=5, hidden=7).double()
-
-
-def second_task(method):
-    data, base = stream(dtype=torch.float64), network()
-    first, second = (_present(data, number, SETTINGS) for number in range(2))
-    state = method.before_task(method.init(base, first), base, first)
-    batch = _batches(method, state, first, 8)(0)
-    method.loss(state, base, batch)
-    method.gradients(state, base)
-    state = method.before_task(method.after_task(state, base, first), base, second)
-    with torch.no_grad():
-        for p in base.parameters():
-            p.add_(0.05)
-    return state, base, _batches(method, state, second, 8)(0)
 
 
 def test_a_query_finds_its_key_among_negatives():
@@ -97,7 +81,7 @@ def test_in_a_batch_negatives_are_all_others_by_both_models():
 
 def test_the_loss_is_the_naive_one():
     method = SyCON(size=12)
-    state, base, batch = second_task(method)
+    state, base, batch = second_task(method, network(), updates=1)
     views = [batch[name]["pixel_values"] for name in ("first", "second")]
     assert not torch.equal(*views)
     z = [F.normalize(base.projected(view), dim=1) for view in views]
@@ -116,7 +100,7 @@ def test_the_loss_is_the_naive_one():
 
 def test_queues_take_the_same_images_and_let_the_oldest_go():
     method = SyCON(size=12)
-    state, base, batch = second_task(method)
+    state, base, batch = second_task(method, network(), updates=1)
     torch.testing.assert_close(state["old queue"], state["queue"])
     before = state["queue"].clone()
     method.loss(state, base, batch)
@@ -148,7 +132,7 @@ def test_the_momentum_copy_follows_and_the_first_task_is_moco():
 
 def test_neither_old_model_nor_keys_have_a_gradient():
     method = SyCON(size=12)
-    state, base, batch = second_task(method)
+    state, base, batch = second_task(method, network(), updates=1)
     sum(method.loss(state, base, batch).values()).backward()
     assert not any(value.requires_grad for value in state["old"].values())
     assert not state["pushed"]["queue"].requires_grad

@@ -5,6 +5,7 @@ import torch
 from tests.retain.streams import model, stream
 from torch import nn
 
+from palimpsest.models.vision import cnn
 from palimpsest.retain.continual import cross_entropy
 from palimpsest.retain.replay import AGEM, DERpp, FineTune
 from palimpsest.retain.sequence import _batches, _present, learn_stream
@@ -174,3 +175,36 @@ def test_the_paired_interval_is_the_bootstraps_and_updates_are_of_the_last_task(
     assert updates_to(looks) == 3
     with pytest.raises(ValueError, match="looks are needed"):
         updates_to([])
+
+
+def test_the_margin_is_that_of_gem():
+    found = {}
+    for margin in (0.0, 5.0):
+        method = CombinedLearner("new", "gem", size=9, margin=margin, eps=0.0)
+        state, base, batch = third_task(method)
+        sum(method.loss(state, base, batch).values()).backward()
+        g = flat_gradient(list(base.parameters()))
+        tasks = [batch["constraint"]["task"] == task for task in (0, 1)]
+        parts = [{name: value[rows] for name, value in batch["constraint"].items()} for rows in tasks]
+        G = torch.stack([flat(cross_entropy(base, part), base) for part in parts])
+        method.gradients(state, base)
+        found[margin] = flat_gradient(list(base.parameters()))
+        torch.testing.assert_close(found[margin], gem(g, G, margin=margin, eps=0.0))
+        assert state["turned"] == 1
+    assert not torch.allclose(found[0.0], found[5.0])
+
+
+@pytest.mark.parametrize("how", ["agem", "gem"])
+def test_no_statistic_moves_while_the_gradient_is_turned(how):
+    data = stream()
+    base = cnn(1, 6, width=4, image_size=4, norm="batch", feature_dim=8)
+    method, first = CombinedLearner("new", how, size=9), _present(data, 0, SETTINGS)
+    state = method.after_task(method.before_task(method.init(base, first), base, first), base, first)
+    second = _present(data, 1, SETTINGS)
+    state = method.before_task(state, base, second)
+    base.train()
+    sum(method.loss(state, base, _batches(method, state, second, 8)(0)).values()).backward()
+    before = {name: value.clone() for name, value in base.named_buffers()}
+    method.gradients(state, base)
+    assert state["asked"] == 1
+    assert all(torch.equal(before[name], value) for name, value in base.named_buffers())

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from tests.retain.streams import model, stream
+from tests.retain.streams import draw, model, rows, stream
 from torch import nn
 from torch.nn import functional as F
 
@@ -10,13 +10,10 @@ from palimpsest.retain.buffers import Buffer, Examples
 from palimpsest.retain.increments import with_exemplars
 from palimpsest.retain.sequence import _batches, _present, learn_stream
 from palimpsest.retain.weight_aligning import WeightAligning, aligning_factor
+from palimpsest.tasks.streams import Stream, Task
 
 SETTINGS = {"seed": 0, "lr": 1e-2, "batch_size": 8}
 OLD = torch.tensor([True] * 3 + [False] * 3)
-
-
-def draw(*shape, seed=0):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 def run(method, data=None, **options):
@@ -124,3 +121,17 @@ def test_exemplars_are_equal_parts_in_the_order_of_herding():
     assert second.labels.bincount().tolist() == [2, 2, 2, 2]
     assert torch.equal(second.of_class(0).columns["pixel_values"], first.of_class(0).columns["pixel_values"][:2])
     assert isinstance(base.head, nn.Linear)
+
+
+def test_a_class_that_comes_again_counts_as_neither_old_nor_new():
+    tasks = [Task(str(c), rows(c, 24, 1), rows(c, 8, 2), c) for c in ((0, 1), (1, 2))]
+    method, base = WeightAligning(size=9, clip=False), model(classes=3)
+    first, second = (_present(Stream(tuple(tasks)), number, SETTINGS) for number in range(2))
+    state = method.before_task(method.after_task(method.init(base, first), base, first), base, second)
+    with torch.no_grad():
+        base.head.weight[1] *= 3
+    before = base.head.weight.detach().clone()
+    method.after_task(state, base, second)
+    now = base.head.weight.detach()
+    torch.testing.assert_close(now[2].norm(), before[0].norm())
+    assert torch.equal(now[:2], before[:2])
