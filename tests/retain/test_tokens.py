@@ -161,3 +161,11 @@ def test_what_holds_the_old_keeps_more_of_it_than_plain_fine_tuning():
 def test_what_needs_features_is_refused():
     with pytest.raises(Exception, match="cannot be applied to LlamaForCausalLM"):
         learn_stream(model(), METHODS["ncm"], stream(), steps=1, progress=False)
+
+
+def test_fisher_information_of_a_model_in_16_bits_is_summed_in_32():
+    columns = {name: value for name, value in batch().items() if name != "task"}
+    found = {t: fisher(model(dtype=t), columns, torch.Generator(), own=True) for t in (torch.float32, torch.bfloat16)}
+    for name, value in found[torch.bfloat16].items():
+        assert value.dtype == torch.float32
+        torch.testing.assert_close(value.sum(), found[torch.float32][name].sum(), rtol=0.2, atol=1e-6)

@@ -17,6 +17,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
+from itertools import count
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -257,11 +258,13 @@ def names(files: Sequence[str]) -> list[str]:
 
     >>> names(["a/new.jsonl", "b/new.jsonl"])
     ['new', 'new 2']
+    >>> names(["x.jsonl", "x 3.jsonl", "b/x.jsonl"])
+    ['x', 'x 3', 'x 4']
     """
     found: list[str] = ["old"]
     for number, file in enumerate(files, 1):
         name = Path(file).name.partition(".")[0]
-        found.append(f"{name} {number}" if name in found else name)
+        found.append(next(each for each in (name, *(f"{name} {i}" for i in count(number))) if each not in found))
     return found[1:]
 
 

@@ -116,7 +116,7 @@ def reservoir(buffer: Buffer, rows: Examples, generator: torch.Generator) -> Buf
     (4, 6, 4)
     """
     places = _places(sum(buffer.seen.values()), buffer.capacity, len(rows), generator)
-    return buffer.keeping(_placed(buffer, rows, places, buffer.capacity), _counts(rows.labels))
+    return buffer.keeping(_placed(buffer, rows, places, buffer.capacity), counted(rows.labels))
 
 
 def class_balanced(buffer: Buffer, rows: Examples, generator: torch.Generator) -> Buffer:
@@ -129,9 +129,9 @@ def class_balanced(buffer: Buffer, rows: Examples, generator: torch.Generator) -
     >>> class_balanced(Buffer(capacity=10), rows, torch.Generator().manual_seed(0)).labels.bincount().tolist()
     [7, 3]
     """
-    passed = _counts(rows.labels)
+    passed = counted(rows.labels)
     seen = {label: buffer.seen.get(label, 0) for label in sorted({**buffer.seen, **passed})}
-    kept = _counts(buffer.labels) if len(buffer) else {}
+    kept = counted(buffer.labels) if len(buffer) else {}
     parts = _parts({label: kept.get(label, 0) + passed.get(label, 0) for label in seen}, buffer.capacity)
     found = []
     for label, part in parts.items():
@@ -159,7 +159,7 @@ def ring(buffer: Buffer, rows: Examples, each: int, *, by: str = "task") -> Buff
     last = torch.cat([(groups == group).nonzero()[:, 0][-each:] for group in groups.unique()])
     if len(last) > buffer.capacity:
         raise ValueError(f"{len(groups.unique())} groups of {each} rows exceed the capacity of {buffer.capacity}")
-    return buffer.keeping({name: value[last] for name, value in columns.items()}, _counts(rows.labels))
+    return buffer.keeping({name: value[last] for name, value in columns.items()}, counted(rows.labels))
 
 
 def herding(features: Float[Tensor, "n d"], count: int) -> Int[Tensor, " count"]:
@@ -222,7 +222,8 @@ def joined(parts: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
     return {name: torch.cat([part[name] for part in parts]) for name in names}
 
 
-def _counts(labels: Tensor) -> dict[int, int]:
+def counted(labels: Tensor) -> dict[int, int]:
+    """How many rows each class has."""
     values, counts = labels.unique(return_counts=True)
     return dict(zip(values.tolist(), counts.tolist(), strict=True))
 

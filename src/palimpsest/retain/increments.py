@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from palimpsest.retain.buffers import Buffer, Examples, herding, joined
+from palimpsest.retain.buffers import Buffer, Examples, counted, herding, joined
 from palimpsest.retain.continual import (
     Present,
     State,
@@ -107,9 +107,3 @@ def with_exemplars(buffer: Buffer, rows: Examples, model: nn.Module, size: int) 
             # What was herded before is in order: its beginning stands for the class as well as fewer can.
             found.append(buffer.of_class(label).at(slice(each)).columns)
     return buffer.keeping(joined(found), counted(rows.labels))
-
-
-def counted(labels: Tensor) -> dict[int, int]:
-    """How many rows each class has."""
-    values, counts = labels.unique(return_counts=True)
-    return dict(zip(values.tolist(), counts.tolist(), strict=True))

@@ -85,7 +85,7 @@ class Keeper:
     def terms(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The terms of the loss of a batch of new rows, by name."""
         own = self._rows(batch, 1).columns
-        drawn = self.method.replay(self.state, {name: value.cpu() for name, value in own.items()}, self.generator)
+        drawn = self.method.replay(self.state, own, self.generator)
         device = device_of(self.model)
         ready = on(with_allowed(_one_width(drawn), torch.ones(2, self.classes, dtype=torch.bool)), device)
         return self.method.loss(self.state, self.model, ready)
@@ -118,8 +118,8 @@ class Keeper:
         return Present(rows, number, every, every[:number], self.generator, {"seed": self.seed})
 
     def _rows(self, columns: Mapping[str, Tensor], task: int) -> Examples:
-        """Rows with a task, and of tokens with a mask."""
-        kept = {name: value for name, value in columns.items() if isinstance(value, Tensor) and value.ndim}
+        """Rows with a task, and of tokens with a mask, where what is drawn is drawn: on the CPU."""
+        kept = {name: value.cpu() for name, value in columns.items() if isinstance(value, Tensor) and value.ndim}
         n = len(kept["labels"])
         if "input_ids" in kept:
             kept = {name: kept[name] for name in FILL if name in kept}

@@ -27,8 +27,8 @@ from torch.nn import functional as F
 from palimpsest.metrics.plasticity import dormant_units, feature_rank, sharpness
 from palimpsest.metrics.probes import effective_rank
 from palimpsest.models.forward import evaluating
-from palimpsest.models.language import seeded
 from palimpsest.retain.hidden_units import hidden_activations
+from palimpsest.retain.renewal import redrawn
 from palimpsest.train.classification import logits_of
 from palimpsest.train.loop import fit
 
@@ -53,22 +53,9 @@ class Plasticity:
         return self.fresh - self.trained
 
 
-def fresh(model: nn.Module, seed: int) -> nn.Module:
-    """A copy whose layers have drawn their weights anew."""
-
-    def drawn() -> nn.Module:
-        again = copy.deepcopy(model)
-        for part in again.modules():
-            if hasattr(part, "reset_parameters"):
-                part.reset_parameters()
-        return again
-
-    return seeded(seed, drawn)
-
-
 def random_targets(model: nn.Module, batch: Batch, *, frequency: float = 30.0, seed: int = 0) -> Float[Tensor, " n"]:
     """sin(frequency r(x)), r the first output of a fresh network."""
-    other = fresh(model, seed)
+    other = redrawn(model, seed)
     with evaluating(other):
         return torch.sin(frequency * logits_of(other, batch)[:, 0])
 
@@ -95,7 +82,7 @@ def plasticity(
     found: dict[str, list[float]] = {"trained": [], "fresh": []}
     for number in range(targets):
         g = random_targets(model, batch, frequency=frequency, seed=seed + 2 * number)
-        for name, learner in (("trained", copy.deepcopy(model)), ("fresh", fresh(model, seed + 2 * number + 1))):
+        for name, learner in (("trained", copy.deepcopy(model)), ("fresh", redrawn(model, seed + 2 * number + 1))):
             with evaluating(learner):
                 offset = logits_of(learner, batch)[:, 0].mean() - g.mean()
             rows = {**batch, "targets": g + offset}

@@ -5,14 +5,30 @@ Source: shrink and perturb: Ash and Adams (2020), On warm-starting neural networ
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from typing import Annotated
 
 import torch
 from torch import nn
 
+from palimpsest.models.language import seeded
 from palimpsest.retain.continual import Continual, Present, State, everything_of, put_back
 from palimpsest.train.ranges import AtLeast, AtMost
+
+
+def redrawn(model: nn.Module, seed: int) -> nn.Module:
+    """A copy whose layers have drawn their weights anew; one that draws nothing (without `reset_parameters`) keeps
+    what it has."""
+
+    def drawn() -> nn.Module:
+        again = copy.deepcopy(model)
+        for part in again.modules():
+            if hasattr(part, "reset_parameters"):
+                part.reset_parameters()
+        return again
+
+    return seeded(seed, drawn)
 
 
 @dataclass(frozen=True)

@@ -81,7 +81,7 @@ def _sampled(
     first = next(i for i in (tokenizer.bos_token_id, tokenizer.eos_token_id, 0) if i is not None)
     encoded = [ids or [first] for ids in encode_prompts(tokenizer, list(prompts))]
     pad, device, texts = pad_token_id(tokenizer), device_of(model), []
-    with evaluating(model), torch.random.fork_rng(devices=[]):
+    with evaluating(model), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         for start in range(0, len(encoded), BATCH):
             rows = encoded[start : start + BATCH]
             width = max(map(len, rows))

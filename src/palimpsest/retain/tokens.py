@@ -154,7 +154,9 @@ def fisher(
         own: take the row's tokens instead ("empirical").
     """
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    total = {name: torch.zeros_like(p) for name, p in trained.items()}
+    total = {
+        name: torch.zeros_like(p, dtype=torch.promote_types(p.dtype, torch.float32)) for name, p in trained.items()
+    }
     n = len(columns["input_ids"])
     for row in torch.arange(n).split(1):
         batch = {name: value.to(device_of(model)) for name, value in trimmed(_at(columns, row)).items()}
@@ -165,7 +167,7 @@ def fisher(
             gradients = torch.autograd.grad(logp, list(trained.values()), allow_unused=True)
         for name, gradient in zip(trained, gradients, strict=True):
             if gradient is not None:
-                total[name] += gradient.square() / n
+                total[name] += gradient.to(total[name]).square() / n
     return total
 
 

@@ -13,7 +13,6 @@ the squared 2-Wasserstein distance between their entries, times the number of en
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -21,8 +20,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from palimpsest.models.language import seeded
 from palimpsest.retain.continual import Continual, Present, State, cross_entropy
+from palimpsest.retain.renewal import redrawn
 from palimpsest.train.ranges import AtLeast
 
 
@@ -53,14 +52,5 @@ class WassersteinInit(Continual):
 
 
 def fresh(model: nn.Module, seed: int) -> dict[str, Float[Tensor, " entries"]]:
-    """The entries of each parameter as its layer would draw them at first, in order of size; those of a layer that
-    draws nothing (without `reset_parameters`) as they are."""
-
-    def drawn(module: nn.Module) -> nn.Module:
-        again = copy.deepcopy(module)
-        for part in again.modules():
-            if hasattr(part, "reset_parameters"):
-                part.reset_parameters()
-        return again
-
-    return {n: p.detach().flatten().sort().values for n, p in seeded(seed, lambda: drawn(model)).named_parameters()}
+    """The entries of each parameter as its layer would draw them at first, in order of size."""
+    return {n: p.detach().flatten().sort().values for n, p in redrawn(model, seed).named_parameters()}
