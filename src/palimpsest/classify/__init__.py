@@ -1,9 +1,9 @@
 """Say which: supervised losses for labels that are many, few, unbalanced or wrong.
 
-The hall: `label_losses` (what `palimpsest classify` offers, in one form), `saved` (classifiers on disk, with what they
-must know to predict), `family` (the command). The losses that all rooms compare with are in
-`palimpsest.losses.classification`, calibration in `palimpsest.metrics.calibration`. The names below can be imported
-from here.
+The hall: `label_losses` (what `palimpsest classify` offers, in one form), `logits` (what losses ask of arguments),
+`saved` (classifiers on disk, with what they must know to predict), `family` (the command). The losses that all rooms
+compare with are in `palimpsest.losses.classification`, calibration and the curves of rejection in
+`palimpsest.metrics`. The names below can be imported from here.
 """
 
 from __future__ import annotations
@@ -11,16 +11,24 @@ from __future__ import annotations
 from palimpsest.lazy import front_door
 
 _ROOMS = {
+    "encouraging_loss": ("ablated_loss", "energy_score", "margin_stats", "spread_within"),
     "label_losses": (
         "ClassWeights",
         "CrossEntropy",
+        "EncouragingLoss",
         "GeneralizedCE",
         "LabelSmoothing",
         "LogitAdjustment",
         "Squentropy",
+        "ZLoss",
     ),
+    "reject_option": ("Rejector", "agreement", "chow", "fit_threshold", "trust"),
+    "reject_option_integrated": ("SelectiveHeads", "SelectiveNet", "abstain_loss", "selective_loss"),
+    "reject_option_novelty": ("Familiarity",),
     "saved": ("Classifier", "load_classifier", "save_classifier"),
     "squentropy": ("decision_norm", "rescaled_square", "squentropy_loss"),
+    "z_loss": ("standard_score", "taylor_cross_entropy", "topk_error"),
+    "z_loss_output": ("SphericalOutput",),
 }
 
 __getattr__, __dir__, __all__ = front_door(__name__, _ROOMS)

@@ -57,6 +57,8 @@ family = Family(
             "logit_adjustment": ("label_losses", "LogitAdjustment", {}),
             "generalized_ce": ("label_losses", "GeneralizedCE", {}),
             "squentropy": ("label_losses", "Squentropy", {}),
+            "encouraging_loss": ("label_losses", "EncouragingLoss", {}),
+            "z_loss": ("label_losses", "ZLoss", {}),
         },
     ),
 )

@@ -13,7 +13,9 @@ from typing import Annotated, Any, ClassVar
 from torch import Tensor
 from torch.nn import functional as F
 
+from palimpsest.classify.encouraging_loss import encouraging_loss
 from palimpsest.classify.squentropy import squentropy_loss
+from palimpsest.classify.z_loss import z_loss
 from palimpsest.losses.classification import (
     class_balanced_cross_entropy,
     generalized_cross_entropy,
@@ -99,3 +101,25 @@ class Squentropy(LabelLoss):
 
     def __call__(self, logits: Tensor, labels: Tensor, **given: Any) -> Tensor:
         return squentropy_loss(logits, labels)
+
+
+@dataclass(frozen=True)
+class EncouragingLoss(LabelLoss):
+    """Cross-entropy with a bonus for rows that are right already, which then go on teaching (Zhao et al. 2021)."""
+
+    log_end: Annotated[float, AtLeast(0), AtMost(1)] = 0.75
+    """The probability from which the bonus is a straight line; 1 for none, which wants the gradient norm clipped."""
+
+    def __call__(self, logits: Tensor, labels: Tensor, **given: Any) -> Tensor:
+        return encouraging_loss(logits, labels, self.log_end)
+
+
+@dataclass(frozen=True)
+class ZLoss(LabelLoss):
+    """How many standard deviations the label's output is above all outputs (de Brébisson and Vincent 2016)."""
+
+    a: Annotated[float, Above(0)] = 1.0
+    """How sharply the loss ends beyond half of the largest possible score."""
+
+    def __call__(self, logits: Tensor, labels: Tensor, **given: Any) -> Tensor:
+        return z_loss(logits, labels, self.a)

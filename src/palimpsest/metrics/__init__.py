@@ -8,6 +8,13 @@ _ROOMS = {
     "calibration": ("expected_calibration_error",),
     "continual": ("average_accuracy", "backward_transfer", "forgetting", "forward_transfer", "learning_accuracy"),
     "membership": ("attacks", "auc", "loss_attack", "min_k_attack", "min_k_plus_plus_attack", "zlib_attack"),
+    "rejection": (
+        "accuracy_rejection_area",
+        "excess_risk_coverage_area",
+        "rejection_scores",
+        "risk_coverage",
+        "risk_coverage_area",
+    ),
     "text": (
         "bleu",
         "distinct_n",
