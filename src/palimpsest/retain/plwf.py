@@ -25,15 +25,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from palimpsest.retain.continual import (
-    Continual,
-    Present,
-    State,
-    Weights,
-    as_it_was,
-    everything_of,
-    only_allowed,
-)
+from palimpsest.retain.continual import Continual, Present, State, Weights, as_it_was, everything_of, only_allowed
 from palimpsest.retain.distillation import distillation
 from palimpsest.retain.increments import of_today
 from palimpsest.train.classification import logits_of
@@ -97,13 +89,10 @@ class PLwF(Continual):
     def before_task(self, state: State, model: nn.Module, data: Present) -> State:
         now = everything_of(model)
         past = list(enumerate(state["past"]))[-1:] if self.mode == "last" else enumerate(state["past"])
-        teachers = [
-            {
-                "weights": {name: value.to(now[name].dtype) for name, value in one["weights"].items()},
-                "heads": self.heads(number, one, data),
-            }
-            for number, one in past
-        ]
+        teachers = []
+        for number, one in past:
+            weights = {name: value.to(now[name].dtype) for name, value in one["weights"].items()}
+            teachers.append({"weights": weights, "heads": self.heads(number, one, data)})
         return {**state, "teachers": teachers}
 
     def heads(self, number: int, one: State, data: Present) -> Bool[Tensor, "heads classes"]:
@@ -125,7 +114,7 @@ class PLwF(Continual):
         known = torch.stack(parts).sum() / (len(parts) if self.combine == "mean" else 1)
         held = self.strength * self.temperature**2 * known
         if held.requires_grad and self.credit != "none":
-            trained = _trained(model)
+            trained = [p for p in model.parameters() if p.requires_grad]
             slope = torch.autograd.grad(held, trained, retain_graph=True, allow_unused=True, materialize_grads=True)
             # One for each of the batches of an update.
             state.setdefault("slopes", []).append(torch.cat([part.flatten() for part in slope]))
@@ -136,7 +125,7 @@ class PLwF(Continual):
         did."""
         if not (slopes := state.pop("slopes", None)):
             return
-        trained = _trained(model)
+        trained = [p for p in model.parameters() if p.requires_grad]
         held = torch.stack(slopes).mean(0)
         new = flat_gradient(trained) - held
         shared = held != 0
@@ -158,7 +147,3 @@ def conflict_rate(state: State) -> float:
     0.25
     """
     return state["conflicts"] / state["asked"] if state["asked"] else float("nan")
-
-
-def _trained(model: nn.Module) -> list[nn.Parameter]:
-    return [p for p in model.parameters() if p.requires_grad]
