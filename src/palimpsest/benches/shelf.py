@@ -42,6 +42,7 @@ BENCHES: dict[str, tuple[str, ...]] = {
     "rotated_looks": ("rotated_looks",),
     "one_pass": ("one_pass",),
     "concept_shift": ("concept_shift",),
+    "spoken_streams": ("spoken_stream",),
 }
 """module of this package -> the benches in it, each an attribute of its name in capitals"""
 
