@@ -760,6 +760,8 @@ def test_show_says_on_what_data_of_yours_a_claim_runs(capsys):
         (["squentropy", "--table", "TABLE", "--target", "width"], "what is predicted is one class"),
         (["squentropy", "--table", "TABLE", "--target", "ripe", "--images", "x"], "one kind of data"),
         (["squentropy", "--table", "TABLE", "--target", "ripe", "--size", "9"], "--size is about --images"),
+        (["squentropy", "--table", "TABLE", "--target", "ripe", "--each", "2"], "takes no --each with --table"),
+        (["bic", "--table", "TABLE", "--target", "ripe"], "all is one task, 'no, yes': a stream needs two"),
         (["squentropy", "--table", "nowhere.csv", "--target", "ripe"], "nowhere.csv"),
         (["squentropy", "hark", "--table", "TABLE", "--target", "ripe"], "name one paper"),
         (["hark", "--table", "TABLE", "--target", "ripe"], "no data of yours"),
@@ -811,6 +813,20 @@ def test_a_claim_on_a_table_shows_the_users_verdict(tmp_path, capsys, monkeypatc
     found = json.loads(called(capsys, *asked, "--json")[1])
     assert found["standing"] == "yours"
     assert "asked is any gain" in found["yours"]["not asked"][0]
+
+
+def test_a_claim_on_classes_that_arrive_is_put_to_a_table_in_groups(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("PALIMPSEST_HOME", str(tmp_path / "home"))
+    file = tmp_path / "mine.csv"
+    file.write_text("width,kind\n" + "".join(f"{i % 4 + i / 99:.2f},{'abcd'[i % 4]}\n" for i in range(80)))
+    code, out, err = called(capsys, "run", "bic", "--table", str(file), "--target", "kind", "--budget", "smoke")
+    assert code == 0
+    assert "palimpsest: tasks bring new classes: a, b, then c, d\n" in err
+    flat = " ".join(out.split())
+    assert "bic on your data: mine.csv, 80 rows, 4 classes in 2 tasks" in flat
+    assert "central: bic above er by at least 10% of the room up to joint on average accuracy" in flat
+    assert "not asked" not in flat
+    assert "palimpsest run bic --images FOLDER" in " ".join(called(capsys, "show", "bic")[1].split())
 
 
 def test_a_claim_that_another_process_puts_to_the_same_table_is_left_to_it(tmp_path, capsys, monkeypatch):

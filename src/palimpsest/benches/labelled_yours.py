@@ -83,17 +83,21 @@ class ImagesWorld:
         return world_of(task, networks, seed, smoke, classes=classes)
 
 
-def class_table(bench: Bench, **files: Any) -> Yours:
+def class_table(
+    bench: Bench, *, table: Path, target: Sequence[str], group: str | None = None, time: str | None = None
+) -> Yours:
     """A bench on a user's table whose target is a class."""
-    return _on_table(bench, "classes", **files)
+    return _on_table(bench, "classes", table, target, group, time)
 
 
-def number_table(bench: Bench, **files: Any) -> Yours:
+def number_table(
+    bench: Bench, *, table: Path, target: Sequence[str], group: str | None = None, time: str | None = None
+) -> Yours:
     """A bench on a user's table whose target is a number."""
-    return _on_table(bench, "number", **files)
+    return _on_table(bench, "number", table, target, group, time)
 
 
-def class_images(bench: Bench, images: Path, *, size: int | None = None) -> Yours:
+def class_images(bench: Bench, *, images: Path, size: int | None = None) -> Yours:
     """A bench on a user's folders of images, one a class."""
     world = ImagesWorld(str(Path(images).absolute()), size)
     read = world.images
@@ -102,7 +106,7 @@ def class_images(bench: Bench, images: Path, *, size: int | None = None) -> Your
 
 
 def _on_table(
-    bench: Bench, kind: str, *, table: Path, target: Sequence[str], group: str | None = None, time: str | None = None
+    bench: Bench, kind: str, table: Path, target: Sequence[str], group: str | None, time: str | None
 ) -> Yours:
     world = TableWorld(str(Path(table).absolute()), tuple(target), group, time)
     read = world.table

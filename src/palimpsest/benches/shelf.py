@@ -48,6 +48,7 @@ BENCHES: dict[str, tuple[str, ...]] = {
 
 _CLASSES = {"table": "labelled_yours:class_table", "images": "labelled_yours:class_images"}
 _NUMBERS = {"table": "labelled_yours:number_table"}
+_ARRIVING = {"table": "streams_yours:classes_of_table", "images": "streams_yours:classes_of_images"}
 YOURS: dict[str, dict[str, str]] = {
     "mnist_few": _CLASSES,
     "mnist_noise": _CLASSES,
@@ -60,6 +61,8 @@ YOURS: dict[str, dict[str, str]] = {
     "glyphs": {"images": "images_yours:on_images"},
     "docpairs": {"pairs": "pairs_yours:on_pairs"},
     "authors": {"rows": "rows_yours:on_rows"},
+    "split_mnist": _ARRIVING,
+    "exemplar_free": _ARRIVING,
 }
 """bench -> kind of a user's files -> "module:function", which puts the bench on them: (bench, **what the files are) ->
 `palimpsest.benches.yours.Yours`. By name and here, so that no record depends on how a user's files are read."""

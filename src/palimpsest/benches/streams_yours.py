@@ -1,7 +1,8 @@
-"""The user's table or images as tasks that arrive one after another: what `palimpsest retain` compares classifiers on.
+"""The user's table or images as tasks that arrive one after another: what `palimpsest retain` compares classifiers on,
+and what claims about classes that arrive are put to.
 
-A table's tasks are the values of a column; those of images are their domains, or the classes in groups. Where tasks are
-not told, any class that has arrived may be answered.
+A table's tasks are the values of a column, or the classes in groups; those of images are their domains, or the classes
+in groups. Where tasks are not told, any class that has arrived may be answered.
 """
 
 from __future__ import annotations
@@ -43,26 +44,30 @@ class TableStream:
     """(seed, smoke) -> a table's rows as tasks, and a network for them.
 
     Attributes:
-        path, target, tasks, group: of the file, and columns of it.
+        path, target, tasks, group: of the file, and columns of it; without tasks, the classes come in groups.
+        each: classes of a task, where no column has the tasks.
         told: whether a row's task is known when it is asked about.
         digest: of the content that was read at first: another content is another world.
     """
 
     path: str
     target: tuple[str, ...]
-    tasks: str
+    tasks: str | None
     group: str | None = None
     told: bool = False
     digest: str = ""
+    each: int = EACH
 
     @property
     def read(self) -> TableFile:
         return unchanged(_table(self.path, self.target, self.tasks, self.group), self.digest, self.path)
 
-    def __call__(self, seed: int, smoke: bool = False) -> StreamWorld:
-        tasks = domain_tasks(self.read.by_task(seed))
+    def __call__(self, seed: int, smoke: bool = False, *, told: bool | None = None) -> StreamWorld:
+        rows = self.read
+        tasks = domain_tasks(rows.by_task(seed)) if self.tasks else _in_groups(rows, seed, self.each)
         features = tasks[0].train.x.shape[1]
-        return _world(tasks, self.told, seed, smoke, partial(mlp, features, len(self.read.classes), HIDDEN))
+        told = self.told if told is None else told
+        return _world(tasks, told, seed, smoke, partial(mlp, features, len(rows.classes), HIDDEN))
 
 
 @dataclass(frozen=True)
@@ -85,16 +90,11 @@ class ImagesStream:
     def read(self) -> ImageFolder:
         return unchanged(_images(self.path, self.size), self.digest, self.path)
 
-    def __call__(self, seed: int, smoke: bool = False) -> StreamWorld:
+    def __call__(self, seed: int, smoke: bool = False, *, told: bool | None = None) -> StreamWorld:
         images = self.read
-        if images.domains:
-            tasks = domain_tasks(images.by_domain(seed))
-        else:
-            sizes = [min(self.each, len(images.classes) - begun) for begun in range(0, len(images.classes), self.each)]
-            tasks = split_classes(images.splits(seed), sizes)
-            tasks = [replace(task, name=", ".join(images.classes[one] for one in task.classes)) for task in tasks]
+        tasks = domain_tasks(images.by_domain(seed)) if images.domains else _in_groups(images, seed, self.each)
         network = partial(cnn, images.channels, len(images.classes), image_size=images.size)
-        return _world(tasks, self.told, seed, smoke, network)
+        return _world(tasks, self.told if told is None else told, seed, smoke, network)
 
 
 def on_table(*, table: Path, target: Sequence[str], tasks: str, group: str | None = None, told: bool = False) -> Yours:
@@ -109,6 +109,22 @@ def on_images(*, images: Path, size: int | None = None, each: int | None = None,
     if world.read.domains and each:
         raise UserError(f"{images}: its domains are the tasks, and --each is about classes in groups: leave it out")
     return _yours(world, Path(images), f"{len(world.read)} images", each or EACH)
+
+
+def classes_of_table(
+    bench: Bench, *, table: Path, target: Sequence[str], group: str | None = None, each: int | None = None
+) -> Yours:
+    """A bench of ours on a table whose classes arrive in groups, in the order of their names."""
+    world = TableStream(str(Path(table).absolute()), tuple(target), None, group, each=each or EACH)
+    return _put(bench, world, Path(table), "rows")
+
+
+def classes_of_images(bench: Bench, *, images: Path, size: int | None = None, each: int | None = None) -> Yours:
+    """A bench of ours on folders of images whose classes arrive in groups, in the order of their names."""
+    world = ImagesStream(str(Path(images).absolute()), size, each or EACH)
+    if world.read.domains:
+        raise UserError(f"{images}: its domains share classes, and the claim is about classes that arrive in groups")
+    return _put(bench, world, Path(images), "images")
 
 
 def measures(world: StreamWorld, model: nn.Module) -> dict[str, Any]:
@@ -150,14 +166,11 @@ def check_saved(name: str, method: Any) -> None:
 
 def _yours(world: TableStream | ImagesStream, path: Path, rows: str, each: int) -> Yours:
     read = world.read
-    stream = world(0).data  # what is wrong with the tasks is said before anything is trained
-    if len(stream) < 2:
-        raise UserError(f"{path}: all is one task, {stream.tasks[0].name!r}: a stream needs two")
+    stream = _stream(world, path)
     new = sum(len(task.classes) for task in stream.tasks) == stream.classes
     asks = "among the classes of its task" if world.told else "among all classes so far"
     kind = "tasks bring new classes" if new else "tasks share classes"
     about = f"{path.name}, {rows}, {len(read.classes)} classes, {len(stream)} tasks"
-    order = ", then ".join(task.name for task in stream.tasks[:6]) + ", ..." * (len(stream) > 6)
     bench = Bench(
         name="a stream of your data",
         about=about,
@@ -175,8 +188,39 @@ def _yours(world: TableStream | ImagesStream, path: Path, rows: str, each: int) 
         ceiling=None,
         baselines={},
     )
-    notes = (f"{kind}, and a row is asked about {asks}: {order}", *read.notes)
+    notes = (f"{kind}, and a row is asked about {asks}: {_order(stream)}", *read.notes)
     return Yours(bench, frozenset({"network"}), about, notes)
+
+
+def _put(bench: Bench, world: TableStream | ImagesStream, path: Path, rows: str) -> Yours:
+    """Our bench with its arms and measures on the user's rows: these can have the floor and the ceiling, too."""
+    read, stream = world.read, _stream(world, path)
+    about = f"{path.name}, {len(read)} {rows}, {len(read.classes)} classes in {len(stream)} tasks"
+    on = replace(bench, name=f"{bench.name} on your data", about=about, world=replace(world, digest=read.digest))
+    notes = (
+        f"tasks bring new classes: {_order(stream)}",
+        "what methods keep of rows, logits or classes is counted as in our world, whatever yours weigh",
+    )
+    return Yours(on, frozenset({"network"}), about, (*notes, *read.notes), takes=frozenset({"told"}))
+
+
+def _stream(world: TableStream | ImagesStream, path: Path) -> Stream:
+    """The tasks; what is wrong with them is said before anything is trained."""
+    stream = world(0).data
+    if len(stream) < 2:
+        raise UserError(f"{path}: all is one task, {stream.tasks[0].name!r}: a stream needs two")
+    return stream
+
+
+def _order(stream: Stream) -> str:
+    return ", then ".join(task.name for task in stream.tasks[:6]) + ", ..." * (len(stream) > 6)
+
+
+def _in_groups(rows: TableFile | ImageFolder, seed: int, each: int) -> list[Task]:
+    """The classes of a file or a folder, so many at a time; the last task may have fewer."""
+    sizes = [min(each, len(rows.classes) - begun) for begun in range(0, len(rows.classes), each)]
+    tasks = split_classes(rows.splits(seed), sizes)
+    return [replace(task, name=", ".join(rows.classes[one] for one in task.classes)) for task in tasks]
 
 
 def _world(tasks: Sequence[Task], told: bool, seed: int, smoke: bool, network: Any) -> StreamWorld:
@@ -186,7 +230,7 @@ def _world(tasks: Sequence[Task], told: bool, seed: int, smoke: bool, network: A
 
 
 @lru_cache(maxsize=2)
-def _table(path: str, target: tuple[str, ...], tasks: str, group: str | None) -> TableFile:
+def _table(path: str, target: tuple[str, ...], tasks: str | None, group: str | None) -> TableFile:
     return read_table(path, target, task=tasks, group=group, kind="classes")
 
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from hashlib import sha256
 from importlib import import_module
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -116,7 +117,12 @@ def ask(claim: Claim, kind: str, *, steps: int | None = None, scale_lr: float = 
         baselines = {name: change(recipe) for name, recipe in ours.baselines.items()}
         ours = replace(ours, training=training, baselines=baselines)
         claim = replace(claim, terms=terms)
-    yours = getattr(import_module(f"palimpsest.benches.{module}"), function)(ours, **files)
+    put = getattr(import_module(f"palimpsest.benches.{module}"), function)
+    files = {name: value for name, value in files.items() if value}  # what is not given has the reader's default
+    if others := files.keys() - signature(put).parameters.keys():
+        flag = min(others).replace("_", "-")
+        raise UserError(f"the claim of {claim.paper} takes no --{flag} with --{kind}: leave it out")
+    yours = put(ours, **files)
     said = {"bench": ours.name, "world": plain(yours.bench.world), "steps": steps, "scale": scale_lr}
     digest = sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:16]
     folder = home() / "yours" / digest

@@ -22,8 +22,8 @@ from palimpsest.record_files import marked, read, write
 from palimpsest.train.ranges import Above, AtLeast, check_fields
 
 KINDS = {
-    "table": Kind(needs={"target": "the column that is predicted"}, takes=("group", "time")),
-    "images": Kind(takes=("size",)),
+    "table": Kind(needs={"target": "the column that is predicted"}, takes=("group", "time", "each")),
+    "images": Kind(takes=("size", "each")),
     "pairs": Kind(needs={"model": "the encoder that they train"}),
     "rows": Kind(
         needs={"retain": "the rows to keep", "model": "the language model that knows them"},
@@ -77,6 +77,8 @@ class Arguments:
     """put the claim to your own images, in a folder for each class; the verdict is yours"""
     size: int | None = None
     """pixels that the sides of --images are brought to; about their own, and at most 64, unless told otherwise"""
+    each: Annotated[int | None, AtLeast(1)] = None
+    """classes of a task of --table or --images, for a claim on classes that arrive in groups; 2 unless you say"""
     pairs: Path | None = None
     """put the claim to your own pairs of texts (JSON lines), with --model; the verdict is yours"""
     rows: Path | None = None
