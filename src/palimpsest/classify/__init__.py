@@ -1,9 +1,9 @@
 """Say which: supervised losses for labels that are many, few, unbalanced or wrong.
 
-The hall: `label_losses` (what `palimpsest classify` offers, in one form), `logits` (what losses ask of arguments),
-`saved` (classifiers on disk, with what they must know to predict), `family` (the command). The losses that all rooms
-compare with are in `palimpsest.losses.classification`, calibration and the curves of rejection in
-`palimpsest.metrics`. The names below can be imported from here.
+The hall: `label_losses` and `label_set_losses` (losses of one label a row and of several, in one form each), `logits`
+(what losses ask of arguments), `saved` (classifiers on disk, with what they must know to predict), `family` (the
+command). The losses that all rooms compare with are in `palimpsest.losses.classification` and `multilabel`; what
+classifiers are measured by in `palimpsest.metrics`. The names below can be imported from here.
 """
 
 from __future__ import annotations
@@ -11,6 +11,13 @@ from __future__ import annotations
 from palimpsest.lazy import front_door
 
 _ROOMS = {
+    "asl": ("asymmetric_loss",),
+    "asl_measures": (
+        "AdaptiveGamma",
+        "negative_gradient",
+    ),
+    "asl_softmax": ("asymmetric_softmax",),
+    "em_apl": ("EMAPL", "em_apl_loss", "update_pseudo"),
     "encouraging_loss": ("ablated_loss", "energy_score", "margin_stats", "spread_within"),
     "label_losses": (
         "ClassWeights",
@@ -21,6 +28,15 @@ _ROOMS = {
         "LogitAdjustment",
         "Squentropy",
         "ZLoss",
+    ),
+    "label_set_losses": (
+        "Asymmetric",
+        "BinaryCE",
+        "BinaryFocal",
+        "Dice",
+        "EntropyMaximization",
+        "WeakNegatives",
+        "WeightedBCE",
     ),
     "reject_option": ("Rejector", "agreement", "chow", "fit_threshold", "trust"),
     "reject_option_integrated": ("SelectiveHeads", "SelectiveNet", "abstain_loss", "selective_loss"),

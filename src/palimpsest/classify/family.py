@@ -62,3 +62,17 @@ family = Family(
         },
     ),
 )
+
+label_sets = Table(
+    "palimpsest.classify",
+    {
+        "bce": ("label_set_losses", "BinaryCE", {}),
+        "weighted_bce": ("label_set_losses", "WeightedBCE", {}),
+        "weak_negatives": ("label_set_losses", "WeakNegatives", {}),
+        "focal": ("label_set_losses", "BinaryFocal", {}),
+        "dice": ("label_set_losses", "Dice", {}),
+        "asl": ("label_set_losses", "Asymmetric", {}),
+        "em_apl": ("label_set_losses", "EntropyMaximization", {}),
+    },
+)
+"""Losses of rows with several labels each, by name."""

@@ -15,6 +15,14 @@ _ROOMS = {
     ),
     "divergence": ("kl_divergence",),
     "embeddings": ("barlow_twins_loss", "contrastive_loss", "triplet_loss"),
+    "multilabel": (
+        "binary_cross_entropy",
+        "binary_focal_loss",
+        "dice_loss",
+        "positive_weights",
+        "soft_dice",
+        "weighted_binary_cross_entropy",
+    ),
     "preference": ("dpo_loss",),
     "ranking": ("bpr", "sampled_softmax"),
 }

@@ -8,6 +8,7 @@ _ROOMS = {
     "calibration": ("expected_calibration_error",),
     "continual": ("average_accuracy", "backward_transfer", "forgetting", "forward_transfer", "learning_accuracy"),
     "membership": ("attacks", "auc", "loss_attack", "min_k_attack", "min_k_plus_plus_attack", "zlib_attack"),
+    "multilabel": ("average_precisions", "best_thresholds", "f1_of_labels", "mean_average_precision"),
     "rejection": (
         "accuracy_rejection_area",
         "excess_risk_coverage_area",
