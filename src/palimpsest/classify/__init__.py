@@ -11,12 +11,15 @@ from __future__ import annotations
 from palimpsest.lazy import front_door
 
 _ROOMS = {
+    "aem": ("AEM", "aem_loss", "concentration", "mask_top", "subsample"),
     "asl": ("asymmetric_loss",),
     "asl_measures": (
         "AdaptiveGamma",
         "negative_gradient",
     ),
     "asl_softmax": ("asymmetric_softmax",),
+    "bag_pooling": ("ClassTokenAttention", "CriticalInstance", "GatedAttention", "masked_log_softmax"),
+    "boostlu": ("CamClassifier", "LargeLoss", "boost_lu", "large_loss"),
     "em_apl": ("EMAPL", "em_apl_loss", "update_pseudo"),
     "encouraging_loss": ("ablated_loss", "energy_score", "margin_stats", "spread_within"),
     "label_losses": (
@@ -42,6 +45,14 @@ _ROOMS = {
     "reject_option_integrated": ("SelectiveHeads", "SelectiveNet", "abstain_loss", "selective_loss"),
     "reject_option_novelty": ("Familiarity",),
     "saved": ("Classifier", "load_classifier", "save_classifier"),
+    "simpsons_bias": (
+        "bias_curve",
+        "corpus_bleu",
+        "dice_of_tokens",
+        "reversal_rate",
+        "sentence_bleu",
+        "simpson_bias",
+    ),
     "squentropy": ("decision_norm", "rescaled_square", "squentropy_loss"),
     "z_loss": ("standard_score", "taylor_cross_entropy", "topk_error"),
     "z_loss_output": ("SphericalOutput",),
