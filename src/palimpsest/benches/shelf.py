@@ -37,7 +37,7 @@ BENCHES: dict[str, tuple[str, ...]] = {
     "memories": ("memories",),
     "chains": ("chains",),
     "smollm2": ("smollm2",),
-    "streams": ("split_mnist", "rotated_mnist", "permuted_mnist"),
+    "streams": ("split_mnist", "rotated_mnist", "permuted_mnist", "domain_stream"),
     "exemplar_free": ("exemplar_free",),
     "rotated_looks": ("rotated_looks",),
     "one_pass": ("one_pass",),
@@ -82,7 +82,7 @@ POOLS: dict[str, tuple[str, ...]] = {
     "exemplar_free": ("mnist",),
     "rotated_looks": ("mnist",),
     **dict.fromkeys(("one_pass", "concept_shift"), ("mnist",)),
-    **dict.fromkeys(BENCHES["domains"], ("real_domains",)),
+    **dict.fromkeys((*BENCHES["domains"], "domain_stream"), ("real_domains",)),
     **{name: ("tabular", "randhie_visits" if name == "randhie" else name) for name in BENCHES["tables"]},
 }
 """bench whose rows are made from what is installed -> the module of `palimpsest.tasks` with their `digest`, and what it
