@@ -45,6 +45,8 @@ _ROOMS = {
     "reject_option_integrated": ("SelectiveHeads", "SelectiveNet", "abstain_loss", "selective_loss"),
     "reject_option_novelty": ("Familiarity",),
     "saved": ("Classifier", "load_classifier", "save_classifier"),
+    "sed_dice": ("CRNN", "augment", "event_dice_loss", "transfer"),
+    "sed_dice_measures": ("EventScores", "event_scores"),
     "simpsons_bias": (
         "bias_curve",
         "corpus_bleu",
