@@ -16,6 +16,7 @@ _ROOMS = {
         "risk_coverage",
         "risk_coverage_area",
     ),
+    "robustness": ("pgd", "strong_attack"),
     "text": (
         "bleu",
         "distinct_n",
