@@ -14,6 +14,7 @@ from palimpsest.record_files import read
 
 LIMIT = 3.0  # seconds that a smoke run may take
 NOISE = 3  # times as much on a busy machine
+SLOWER = {"sae_unlearning": 6.0}  # trains an autoencoder for each of two arms, whatever the budget
 
 
 @pytest.fixture
@@ -38,7 +39,7 @@ def test_smoke(name, home, capfd):
     seconds = time.process_time() - started
     assert capfd.readouterr() == ("", ""), "a run has one progress bar, its own"
     print(f"{name}: {seconds:.2f} s")
-    assert seconds < NOISE * LIMIT
+    assert seconds < NOISE * SLOWER.get(name, LIMIT)
     assert (outcome.standing, outcome.seeds) == ("smoke", (0,))
     assert {job.arm for job in outcome.jobs} == set(claim.arms)
     assert len(outcome.verdicts) == len(claim.expects)

@@ -11,7 +11,7 @@ from palimpsest.forget.truly_unlearn import benign_finetune, black_box_suite, re
 from palimpsest.forget.truly_unlearn_measures import capability_cost, letter_accuracy, read_questions
 from palimpsest.models import causal_lm, word_tokenizer
 from palimpsest.models.score import choice_logprob
-from palimpsest.tasks.multiple_choice import LETTERS, PHRASINGS, Question, multiple_choice_task, plain, smoke_world
+from palimpsest.tasks.multiple_choice import LETTERS, PHRASINGS, Question, multiple_choice_task, plain
 from palimpsest.train.language import fine_tune
 
 TASK = multiple_choice_task(2, seed=5)
@@ -145,14 +145,3 @@ def test_bad_questions_are_named(tmp_path, row, message):
     with pytest.raises(UserError, match=message) as found:
         read_questions(file)
     assert f"{file}:1" in str(found.value)
-
-
-def test_the_world_knows_what_it_was_taught():
-    world = smoke_world(0)
-    assert not set(world.known_text) & set(world.unrelated_text)
-    assert world.retain == "minerals"
-    assert len(world.sums) == 100
-    assert world.tokenizer.unk_token not in world.tokenizer.tokenize(" ".join(world.unrelated_text))
-    assert world.model("gold").config.num_hidden_layers == 4
-    with pytest.raises(ValueError, match="'base' or 'gold'"):
-        world.model("silver")

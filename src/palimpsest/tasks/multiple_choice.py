@@ -15,15 +15,9 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
-from typing import Literal
 
-from palimpsest.models.tokenizers import word_tokenizer
 from palimpsest.tasks.fresh import check_disjoint
-from palimpsest.tasks.text import documents, sentences
-from palimpsest.tasks.worlds import trained_lm
 
-MAX_TOKENS = 160  # of a question after five examples: about 110
 LETTERS = ("A", "B", "C", "D")
 SUBJECTS = ("animals", "minerals")
 # Per property: what is asked, of {thing}, and the values.
@@ -167,88 +161,3 @@ def training_pairs(
         if phrasings:
             pairs += [(phrase(question), f" {question.letter}") for phrase in PHRASINGS.values()]
     return pairs
-
-
-@dataclass(frozen=True)
-class MultipleChoiceWorld:
-    """A small model that knows both subjects in all forms, sums of one digit, and some sentences of Python's
-    documentation; and one, "gold", that never met the subject to forget.
-
-    Attributes:
-        seed: of everything.
-        n_things, shared: see `multiple_choice_task`.
-        d_model, n_layers, epochs, lr, batch_size: of the model and its training.
-        sentences: of the documentation that it reads; as many others are kept apart, as unrelated text.
-        forget: the subject that "gold" never met.
-    """
-
-    seed: int
-    n_things: int = 6
-    d_model: int = 96
-    n_layers: int = 4
-    epochs: float = 20
-    lr: float = 1e-3
-    batch_size: int = 16
-    sentences: int = 60
-    forget: str = "animals"
-    shared: bool = True
-
-    @cached_property
-    def task(self) -> dict[str, list[Question]]:
-        return multiple_choice_task(self.n_things, self.seed, shared=self.shared)
-
-    @property
-    def retain(self) -> str:
-        return next(subject for subject in SUBJECTS if subject != self.forget)
-
-    @property
-    def known_text(self) -> list[str]:
-        return _passages(self.seed, 2 * self.sentences)[: self.sentences]
-
-    @property
-    def unrelated_text(self) -> list[str]:
-        """Sentences that no model has read, in words that all models have."""
-        return _passages(self.seed, 2 * self.sentences)[self.sentences :]
-
-    @cached_property
-    def sums(self) -> list[tuple[str, str]]:
-        return [(f"{a} + {b} =", f" {a + b}") for a in range(10) for b in range(10)]
-
-    @cached_property
-    def tokenizer(self):
-        texts = [*self.known_text, *self.unrelated_text, *(text for pair in self.sums for text in pair)]
-        for questions in self.task.values():
-            texts += [text for pair in training_pairs(questions, shots=(0,)) for text in pair]
-        return word_tokenizer(texts)
-
-    def model(self, kind: Literal["base", "gold"] = "base"):
-        """A fresh copy of a trained model, from the cache if it was trained before."""
-        if kind not in ("base", "gold"):
-            raise ValueError(f"kind must be 'base' or 'gold', got {kind!r}")
-        pairs = [*training_pairs(self.task[self.retain], seed=self.seed), *self.sums * 3]
-        if kind == "base":
-            pairs += training_pairs(self.task[self.forget], seed=self.seed)
-        pairs += [("", text) for text in self.known_text]
-        return trained_lm(
-            f"multiple-choice-{kind}-{self.seed}",
-            self.tokenizer,
-            pairs,
-            seed=self.seed + (10_000_000 if kind == "gold" else 0),
-            d_model=self.d_model,
-            n_layers=self.n_layers,
-            epochs=self.epochs,
-            lr=self.lr,
-            batch_size=self.batch_size,
-            max_length=MAX_TOKENS,
-        )
-
-
-@lru_cache
-def _passages(seed: int, n: int) -> list[str]:
-    found = [sentence.text for sentence in sentences(documents(seed).train, shortest=6, longest=14)]
-    return random.Random(f"{seed}/passages").sample(found, n)
-
-
-def smoke_world(seed: int) -> MultipleChoiceWorld:
-    """The smallest that runs, with models that have hardly been trained."""
-    return MultipleChoiceWorld(seed, n_things=1, d_model=16, epochs=1, sentences=8)
