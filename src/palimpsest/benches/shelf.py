@@ -42,6 +42,7 @@ BENCHES: dict[str, tuple[str, ...]] = {
     "exemplar_free": ("exemplar_free",),
     "rotated_looks": ("rotated_looks",),
     "one_pass": ("one_pass",),
+    "updates": ("series_update",),
     "concept_shift": ("concept_shift",),
     "spoken_streams": ("spoken_stream",),
 }
@@ -80,6 +81,7 @@ POOLS: dict[str, tuple[str, ...]] = {
     "memories": ("documentation",),
     "multiple_choice": ("documentation",),
     "mnist1d": ("mnist1d",),
+    "series_update": ("mnist1d",),
     **dict.fromkeys(("digit_views", *BENCHES["mnist"], *BENCHES["mnist_sets"], *BENCHES["streams"]), ("mnist",)),
     "exemplar_free": ("mnist",),
     "rotated_looks": ("mnist",),
