@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from palimpsest.benches.language_yours import Unchanged, on_rows, save_best
 from palimpsest.cli import main
-from palimpsest.models.files import load
+from palimpsest.models.files import load, save
+from palimpsest.models.template import prompt_template
 from palimpsest.retain import METHODS
 from palimpsest.retain.family import LANGUAGE
 from palimpsest.tasks.rows import read_rows
@@ -87,14 +89,37 @@ def test_a_language_model_learns_two_files_and_the_saved_one_is_what_the_table_s
 
 
 def test_without_rows_to_keep_the_model_writes_them_and_it_is_said(trained, new, capsys, monkeypatch):
-    monkeypatch.setattr("palimpsest.benches.language_yours.WRITTEN", 12)
+    monkeypatch.setattr("palimpsest.benches.language_world.WRITTEN", 12)
+    monkeypatch.setattr("palimpsest.benches.language_world.LINE_SECONDS", 0)
+    monkeypatch.setattr("palimpsest.retain.self_written.BATCH", 8)
     code, said, err = called(capsys, *language(trained, new, "--method", "interpolation", "--json"))
     assert code == 0, err
     assert "what is lost is estimated on rows that the model wrote itself" in err
+    assert err.index("the model writes 12 rows to keep, once") < err.index("8 of 12 texts are written, about")
     found = json.loads(said)
     assert "12 rows that it wrote itself to keep" in found["data"]
     lost = {name: line["values"]["lost"][0] for name, line in found["lines"].items()}
     assert lost["interpolation"] < lost["fine_tune"]
+
+
+def test_what_is_saved_has_the_tokenizer_of_the_rows_and_no_weights_are_read_for_it(
+    trained, new, tmp_path, monkeypatch
+):
+    model, tokenizer = load(trained / "model")
+    tokenizer.chat_template = "{% for m in messages %}{{ m['content'] }} {% endfor %}"
+    save(model, tokenizer, tmp_path / "chat")
+    files = {"new": [new / "first.jsonl"], "keep": trained / "retain.jsonl", "text": [new / "prose.txt"]}
+    yours = on_rows(model=tmp_path / "chat", system="She was born in Harare.", **files)
+    assert "the system message is not saved with a model: give it again where the model is used" in yours.notes
+    world = yours.bench.world
+    asked = world(0).tokenizer
+    assert prompt_template(asked).system == "She was born in Harare."
+    monkeypatch.setattr("palimpsest.benches.language_world.load", None)  # whoever reads the folder again fails
+    saved = []
+    monkeypatch.setattr(type(asked), "save_pretrained", lambda self, folder: saved.append(self))
+    save_best(world, 0, Unchanged().edit(model, world(0).data), tmp_path / "taught")
+    assert saved == [asked]
+    assert (tmp_path / "taught" / "model.safetensors").is_file()
 
 
 def test_adapters_are_trained_and_saved_alone(trained, new, tmp_path, capsys):

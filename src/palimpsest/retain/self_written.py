@@ -8,7 +8,7 @@ knows.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -28,7 +28,13 @@ BATCH = 32
 
 
 def self_written_rows(
-    model: nn.Module, tokenizer: PreTrainedTokenizerBase, n: int, *, tokens: int = 48, seed: int = 0
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    n: int,
+    *,
+    tokens: int = 48,
+    seed: int = 0,
+    told: Callable[[int], None] = lambda texts: None,
 ) -> list[Row]:
     """Rows of a model's own: question and answer of a chat model, texts of any other.
 
@@ -37,6 +43,7 @@ def self_written_rows(
         n: how many.
         tokens: the longest question, and the longest answer or text.
         seed: of what is drawn.
+        told: is given, after each batch, how many texts it was; a question is one, and its answer another.
 
     Raises:
         UserError: most of what the model writes is empty.
@@ -55,12 +62,12 @@ def self_written_rows(
     for turn in range(ROUNDS):
         draw = torch.Generator().manual_seed(seed * ROUNDS + turn)
         if template.tokenizer is None:
-            written = [{"text": text} for text in _sampled(model, tokenizer, [""] * n, tokens, draw)]
+            written = [{"text": text} for text in _sampled(model, tokenizer, [""] * n, tokens, draw, told)]
         else:
-            asked = [text.strip() for text in _sampled(model, tokenizer, [begin] * n, tokens, draw)]
+            asked = [text.strip() for text in _sampled(model, tokenizer, [begin] * n, tokens, draw, told)]
             asked = [question for question in dict.fromkeys(asked) if question]
             prompts = [template.prompt(question) for question in asked]
-            answers = _sampled(model, tokenizer, prompts, tokens, draw)
+            answers = _sampled(model, tokenizer, prompts, tokens, draw, told)
             written = [{"question": q, "answer": a.strip()} for q, a in zip(asked, answers, strict=True)]
         for row in written:
             if all(text.strip() for text in row.values()):
@@ -74,7 +81,12 @@ def self_written_rows(
 
 
 def _sampled(
-    model: nn.Module, tokenizer: Any, prompts: Sequence[str], tokens: int, generator: torch.Generator
+    model: nn.Module,
+    tokenizer: Any,
+    prompts: Sequence[str],
+    tokens: int,
+    generator: torch.Generator,
+    told: Callable[[int], None],
 ) -> list[str]:
     """How a model goes on, drawn at temperature 1 from the likeliest tokens of mass 0.95."""
     ends = {tokenizer.eos_token_id, *prompt_template(tokenizer).end_ids} - {None}
@@ -92,4 +104,5 @@ def _sampled(
             ended = {"eos_token_id": sorted(ends) or None, "pad_token_id": pad}
             said = model.generate(ids, attention_mask=mask, **settings, **ended)
             texts += [tokenizer.decode(row[width:], skip_special_tokens=True) for row in said]
+            told(len(rows))
     return texts
