@@ -18,6 +18,7 @@ from palimpsest.retain.happy_losses import (
     supervised_contrast,
 )
 from palimpsest.retain.sequence import _batches, _present, learn_stream
+from palimpsest.retain.unlabelled import Projecting
 from palimpsest.tasks.streams import Stream, Task
 
 SETTINGS = {"seed": 0, "lr": 1e-2, "batch_size": 8, "steps": 10}
@@ -125,6 +126,21 @@ def test_the_loss_is_the_naive_one():
     assert len(drawn["labels"]) == 16
     assert set(drawn["labels"].tolist()) == {0, 1}
     assert "drawn" not in Happy(prototypes="none").replay(state, {"pixel_values": images}, torch.Generator())
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_a_view_is_encoded_once_by_the_model_and_once_by_the_old_one(wrapped):
+    state, base, batch, _ = second_task(Happy())
+    if wrapped:
+        base = Projecting(base, features=8, projected=5, hidden=7).double()
+        state["old"] = {name: value.clone() for name, value in base.state_dict().items()}
+    asked, features = [], base.features
+    base.features = lambda x: asked.append(len(x)) or features(x)
+    terms = Happy().loss(state, base, batch)
+    assert asked == [8, 8, 8, 8]
+    if wrapped:
+        z = [F.normalize(base.projected(batch[view]["pixel_values"]), dim=1) for view in ("first", "second")]
+        torch.testing.assert_close(terms["contrast"], pairs_nce(*z))
 
 
 def test_the_first_task_has_labels_and_a_teacher_that_sharpens():

@@ -33,7 +33,7 @@ from palimpsest.retain.continual import (
     needs_features,
     of_all,
 )
-from palimpsest.retain.unlabelled import projections, random_view
+from palimpsest.retain.unlabelled import projected, random_view
 from palimpsest.train.ranges import AtLeast, AtMost
 
 
@@ -95,9 +95,10 @@ class Happy(Continual):
 
     def loss(self, state: State, model: nn.Module, batch: dict[str, Any]) -> dict[str, Tensor]:
         known = state["known"].to(last_layer(model).weight.device)
-        features = [F.normalize(features_of(model, batch[which]), dim=1) for which in ("first", "second")]
+        encoded = [features_of(model, batch[which]) for which in ("first", "second")]
+        features = [F.normalize(each, dim=1) for each in encoded]
         logits = [L.cosines(model, each)[:, known] for each in features]
-        z = [F.normalize(projections(model, batch[which]), dim=1) for which in ("first", "second")]
+        z = [F.normalize(projected(model, each), dim=1) for each in encoded]
         answers = (torch.cat(logits) / L.SHARPNESS).softmax(1).mean(0)
         terms = {
             "distilled": L.self_distillation(*logits, self.teacher(state)),

@@ -100,7 +100,7 @@ class Projecting(nn.Module):
 class MoCo(OnFeatures):
     """Two views of each row, keys by a momentum copy, negatives from a queue: no label, and nothing against forgetting.
 
-    A model with `projected(x)` is trained through its projector, others by their features.
+    A model with a `projector` is trained through it, others by their features.
 
     Attributes:
         size: keys of the queue, one for each view.
@@ -206,9 +206,12 @@ class CaSSLe(MoCo):
 
 def projections(model: nn.Module, batch: Mapping[str, Any]) -> Float[Tensor, "batch d"]:
     """What the model's projector says, or its features where it has none."""
-    if not hasattr(model, "projected"):
-        return features_of(model, batch)
-    return model.projected(batch["pixel_values"] if "pixel_values" in batch else batch["x"])
+    return projected(model, features_of(model, batch))
+
+
+def projected(model: nn.Module, features: Float[Tensor, "batch features"]) -> Float[Tensor, "batch d"]:
+    """What the model's projector says of features; these where it has none."""
+    return model.projector(features) if hasattr(model, "projector") else features
 
 
 def predictions(model: nn.Module, z: Float[Tensor, "batch d"]) -> Float[Tensor, "batch d"]:
