@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
-from itertools import count
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -122,7 +122,8 @@ def names(files: Sequence[str]) -> list[str]:
     found: list[str] = ["old"]
     for number, file in enumerate(files, 1):
         name = Path(file).name.partition(".")[0]
-        found.append(next(each for each in (name, *(f"{name} {i}" for i in count(number))) if each not in found))
+        numbered = (f"{name} {i}" for i in count(number))
+        found.append(next(each for each in chain([name], numbered) if each not in found))
     return found[1:]
 
 
