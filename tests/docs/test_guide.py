@@ -51,3 +51,13 @@ def test_the_guide_to_fine_tuning_without_forgetting_runs(tmp_path, monkeypatch,
 def test_only_what_mkdocs_calls_is_named_like_its_events() -> None:
     source = (GUIDE.parent / "generate.py").read_text(encoding="utf-8")
     assert re.findall(r"^def (on_\w+)", source, re.MULTILINE) == ["on_files"]  # it refuses the build over any other
+
+
+def test_the_guide_to_comparing_two_models_runs(tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name, wrong in (("before", 3), ("after", 9)):
+        Path(f"{name}.csv").write_text("".join(["id,correct\n", *(f"{n},{int(n >= wrong)}\n" for n in range(50))]))
+    [block] = re.findall(r"```python\n(.*?)```", (GUIDE / "compare.md").read_text(encoding="utf-8"), re.DOTALL)
+    known: dict = {}
+    exec(block, known)
+    assert known["found"].failed(["accuracy drops by 0.12"])

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -181,7 +182,8 @@ def save_best(world: PairsWorld, seed: int, model: nn.Module, folder: Path) -> N
 
 
 @torch.no_grad()
-def _scores(model: nn.Module, pairs: Pairs) -> dict[str, float]:
+def of_queries(model: nn.Module, pairs: Pairs) -> dict[str, Float[Tensor, " queries"]]:
+    """The measures of every query that is asked."""
     asked = pairs[pairs.asked]
     query, key = model.texts(asked.summary), model.texts(pairs.body)
     found: dict[str, list[Tensor]] = {name: [] for name in READ}
@@ -193,7 +195,11 @@ def _scores(model: nn.Module, pairs: Pairs) -> dict[str, float]:
         found[GAIN].append((hits[:, : len(place)] / place).sum(1) / ideal.sum(1))
         found[RETRIEVAL].append(average_precision(hits))
         found[FIRST].append(hits[:, 0].float())
-    return {name: float(torch.cat(values).mean()) for name, values in found.items()}
+    return {name: torch.cat(values) for name, values in found.items()}
+
+
+def _scores(model: nn.Module, pairs: Pairs) -> dict[str, float]:
+    return {name: float(values.mean()) for name, values in of_queries(model, pairs).items()}
 
 
 @lru_cache(maxsize=1)

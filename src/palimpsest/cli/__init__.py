@@ -33,11 +33,13 @@ COMMANDS = {
     "retain": "teach your own model something new, and keep what it could do",
     "predict": "what a classifier that was saved says of new rows or images",
     "audit": "ask your own model what it remembers",
+    "compare": "what changed from one model to another, item by item",
     "pretrained": "the folder of a small chat model to try the others on",
 }
 LESS_MEMORY = {  # what needs less of it, by command
     "forget": "a smaller --batch-size or --max-length, or --lora",
     "audit": "a smaller --batch-size or --max-length",
+    "compare": "a smaller --batch-size, or --rows and --text one at a time",
     "run": "fewer --workers",
     "contrast": "fewer --workers or a smaller --batch-size",
     "classify": "fewer --workers or a smaller --batch-size",
@@ -65,8 +67,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command that `argv` (by default the process's arguments) asks for.
 
     Returns:
-        the exit code: 0; 2 for an error of the user's, or where memory or the disk ends, told in one line on stderr;
-        130 if interrupted, 143 if told to terminate.
+        the exit code: 0; 1 where the answer is no (a job of `run` failed, `run --verify` found other values, a
+        `compare --fail-if` is met); 2 for an error of the user's, or where memory or the disk ends, told in one line
+        on stderr; 130 if interrupted, 143 if told to terminate.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     for stream in (sys.stdout, sys.stderr):
